@@ -1,0 +1,125 @@
+"""The grid a bundle works on: standardising an image to it, and going back."""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, sparse
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Height and width in px; intensities run from -1 (black) to 1."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where an image lies on the frame: frame px = offset + scale * image px, aspect kept."""
+
+    scale: float
+    top: int  # px of the frame
+    left: int
+    height: int  # px of the frame that the image covers
+    width: int
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def place(extent: tuple[int, int], frame: Frame) -> Placement:
+    """The largest centred placement of an image of `extent` (y, x) px on the frame."""
+    scale = min(frame.height / extent[0], frame.width / extent[1])
+    height = min(frame.height, max(1, round(extent[0] * scale)))
+    width = min(frame.width, max(1, round(extent[1] * scale)))
+    top, left = (frame.height - height) // 2, (frame.width - width) // 2
+    return Placement(scale=scale, top=top, left=left, height=height, width=width)
+
+
+@lru_cache(maxsize=64)
+def area_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
+    """[target, source] weights of area averaging: each target px is the mean of what it covers."""
+    edges = np.linspace(0, source, target + 1)
+    first = np.floor(edges[:-1]).astype(int)
+    last = np.minimum(np.ceil(edges[1:]).astype(int), source)
+    rows = np.repeat(np.arange(target), last - first)
+    cols = np.concatenate([np.arange(lo, hi) for lo, hi in zip(first, last, strict=True)])
+    overlap = np.minimum(cols + 1, edges[rows + 1]) - np.maximum(cols, edges[rows])
+    weights = (overlap / (source / target)).astype(np.float32)
+    return sparse.csr_array((weights, (rows, cols)), shape=(target, source))
+
+
+@lru_cache(maxsize=64)
+def linear_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
+    """[target, source] weights of linear interpolation between px centres, clamped at the ends."""
+    centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    low = np.minimum(np.floor(centre).astype(int), max(source - 2, 0))
+    high = np.minimum(low + 1, source - 1)
+    part = (centre - low).astype(np.float32)
+    rows = np.tile(np.arange(target), 2)
+    weights = np.concatenate([1 - part, part])
+    return sparse.csr_array((weights, (rows, np.concatenate([low, high]))), shape=(target, source))
+
+
+def to_frame(image: npt.NDArray[np.generic], frame: Frame, black: float) -> Image:
+    """Area-averages [..., y, x] onto the frame [..., H, W] in the image's own units, black around."""
+    where = place((image.shape[-2], image.shape[-1]), frame)
+    rows = area_weights(image.shape[-2], where.height)
+    cols = area_weights(image.shape[-1], where.width)
+    out = np.full((*image.shape[:-2], frame.height, frame.width), black, np.float32)
+    inner = out[..., where.top : where.top + where.height, where.left : where.left + where.width]
+    for index in np.ndindex(image.shape[:-2]):
+        inner[index] = cols.dot(rows.dot(image[index].astype(np.float32)).T).T
+    return out
+
+
+def from_frame(image: npt.NDArray[np.generic], extent: tuple[int, int]) -> Image:
+    """The part of a frame image [H, W] that held an image of `extent`, back on that extent."""
+    where = place(extent, Frame(height=image.shape[0], width=image.shape[1]))
+    inner = image[where.top : where.top + where.height, where.left : where.left + where.width]
+    rows = linear_weights(where.height, extent[0])
+    cols = linear_weights(where.width, extent[1])
+    return np.asarray(cols.dot(rows.dot(inner.astype(np.float32)).T).T, np.float32)
+
+
+def nearest_to_frame(labels: npt.NDArray[np.uint8], frame: Frame) -> npt.NDArray[np.uint8]:
+    """A label map [y, x] on the frame [H, W]: each px takes the label at its centre, 0 around."""
+    where = place((labels.shape[0], labels.shape[1]), frame)
+    out = np.zeros((frame.height, frame.width), np.uint8)
+    rows = ((np.arange(where.height) + 0.5) * labels.shape[0] / where.height).astype(int)
+    cols = ((np.arange(where.width) + 0.5) * labels.shape[1] / where.width).astype(int)
+    out[where.top : where.top + where.height, where.left : where.left + where.width] = labels[
+        np.ix_(rows, cols)
+    ]
+    return out
+
+
+def nearest_from_frame(
+    labels: npt.NDArray[np.uint8], extent: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """A frame's label map [H, W] back on an image of `extent` px."""
+    where = place(extent, Frame(height=labels.shape[0], width=labels.shape[1]))
+    rows = where.top + ((np.arange(extent[0]) + 0.5) * where.height / extent[0]).astype(int)
+    cols = where.left + ((np.arange(extent[1]) + 0.5) * where.width / extent[1]).astype(int)
+    return labels[np.ix_(rows, cols)]
+
+
+def scan_strip(depths: Image, black: float = -1.0) -> Mask:
+    """The px the scan covers, [H, W], from standardised depths [D, H, W].
+
+    Between the first and the last px of a row that any depth hit; rows lost altogether (scan noise,
+    dropout up to 5 % of the height) are bridged by their neighbours.
+    """
+    hit = (depths > black + 1e-3).any(axis=0)
+    filled = np.maximum.accumulate(hit, axis=1) & np.maximum.accumulate(hit[:, ::-1], axis=1)[:, ::-1]
+    gap = max(1, depths.shape[-2] // 40)
+    tall = np.ones((2 * gap + 1, 1), bool)
+    padded = np.pad(filled, ((2 * gap, 2 * gap), (0, 0)), mode="edge")
+    closed: Mask = ndimage.binary_closing(padded, tall)[2 * gap : -2 * gap]
+    return closed | filled
