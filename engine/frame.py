@@ -117,7 +117,9 @@ def scan_strip(depths: Image, black: float = -1.0) -> Mask:
     dropout up to 5 % of the height) are bridged by their neighbours.
     """
     hit = (depths > black + 1e-3).any(axis=0)
-    filled = np.maximum.accumulate(hit, axis=1) & np.maximum.accumulate(hit[:, ::-1], axis=1)[:, ::-1]
+    filled = (
+        np.maximum.accumulate(hit, axis=1) & np.maximum.accumulate(hit[:, ::-1], axis=1)[:, ::-1]
+    )
     gap = max(1, depths.shape[-2] // 40)
     tall = np.ones((2 * gap + 1, 1), bool)
     padded = np.pad(filled, ((2 * gap, 2 * gap), (0, 0)), mode="edge")

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 
-def gaussian(seed: int, case: str, shape: tuple[int, ...], draw: int = 0) -> npt.NDArray[np.float32]:
+def gaussian(
+    seed: int, case: str, shape: tuple[int, ...], draw: int = 0
+) -> npt.NDArray[np.float32]:
     """Noise that depends on (seed, case, draw) alone: never on batch, order or device (P4)."""
     name = f"{seed}/{draw}/{case}".encode()
     key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest())

@@ -1,0 +1,171 @@
+"""What a bundle says of itself: `contract.json`, written by export, read and checked by engine."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import BundleError
+from .frame import Frame
+from .schedule import Schedule
+
+SCHEMA = 1
+SHIPPED = Path(__file__).parent / "bundles" / "small"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One input or output of a graph; "batch" and "depths" are the free dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    file: str
+    sha256: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """The recommended way down, with its fidelity to the 1000-step DDIM result, as measured."""
+
+    solver: str
+    ladder: tuple[float, ...]
+    nfe: int
+    psnr_median_db: float
+    psnr_min_db: float
+    cases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """Everything the engine has to know of a model.
+
+    Graph `conditioner`: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W]
+        -> conditions (one or more tensors), label [B, H, W] u1, low [B, 1, H, W].
+    Graph `denoiser`: x [B, 1, H, W], previous [B, 1, H, W], t [1], coefficients [6] (signal, noise,
+        a, b, c, anchor), strip, low, conditions -> x, x0.
+    """
+
+    name: str
+    frame: Frame
+    depth_weights: tuple[float, ...]
+    classes: tuple[str, ...]
+    schedule: Schedule
+    sampler: Sampler
+    anchoring: str  # "none", "end" or "every"
+    conditioner: Graph
+    denoiser: Graph
+    training: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the tensors that go from the conditioner to every step."""
+        return tuple(x.name for x in self.conditioner.outputs if x.name not in ("label", "low"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A contract that was read, and the files it answers for, hashes checked."""
+
+    contract: Contract
+    root: Path
+    sha256: str  # of contract.json, which holds the hashes of the rest
+
+    def graph(self, name: str) -> Path:
+        graph: Graph = getattr(self.contract, name)
+        return self.root / graph.file
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _graph(raw: dict[str, Any]) -> Graph:
+    def tensors(key: str) -> tuple[Tensor, ...]:
+        return tuple(Tensor(**{**x, "shape": tuple(x["shape"])}) for x in raw[key])
+
+    return Graph(
+        file=raw["file"], sha256=raw["sha256"], inputs=tensors("inputs"), outputs=tensors("outputs")
+    )
+
+
+def _contract(raw: dict[str, Any]) -> Contract:
+    nested = {
+        "frame": Frame(**raw["frame"]),
+        "depth_weights": tuple(raw["depth_weights"]),
+        "classes": tuple(raw["classes"]),
+        "schedule": Schedule(**raw["schedule"]),
+        "sampler": Sampler(**{**raw["sampler"], "ladder": tuple(raw["sampler"]["ladder"])}),
+        "conditioner": _graph(raw["conditioner"]),
+        "denoiser": _graph(raw["denoiser"]),
+    }
+    return Contract(**{**raw, **nested})
+
+
+def write_contract(contract: Contract, root: Path) -> Path:
+    path = root / "contract.json"
+    path.write_text(json.dumps(asdict(contract), indent=1) + "\n")
+    return path
+
+
+def load_bundle(root: Path) -> Bundle:
+    """Reads and checks a bundle folder.  Raises BundleError, naming the file and both hashes."""
+    path = root / "contract.json"
+    try:
+        text = path.read_bytes()
+        raw = json.loads(text)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror}); expected a bundle folder, as written by "
+            "`mcdiff-batch export`"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{path}: is no JSON ({error}); export the bundle again") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        raise BundleError(f"{path}: schema is {found}, expected {SCHEMA}; export the bundle again")
+    try:
+        contract = _contract(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: field {error} is missing or wrong; export again") from error
+    for graph in (contract.conditioner, contract.denoiser):
+        _check_file(root, graph)
+    _check_frame(path, contract)
+    return Bundle(contract=contract, root=root, sha256=hashlib.sha256(text).hexdigest())
+
+
+def _check_file(root: Path, graph: Graph) -> None:
+    path = root / graph.file
+    if Path(graph.file).name != graph.file:
+        raise BundleError(f"{root}: graph {graph.file!r} lies outside the bundle; refused")
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing; the contract names it; copy the whole bundle")
+    found = file_sha256(path)
+    if found != graph.sha256:
+        raise BundleError(
+            f"{path}: SHA-256 is {found[:12]}..., expected {graph.sha256[:12]}...; "
+            "the file was changed or damaged: copy or export the bundle again"
+        )
+
+
+def _check_frame(path: Path, contract: Contract) -> None:
+    expected = (contract.frame.height, contract.frame.width)
+    for graph in (contract.conditioner, contract.denoiser):
+        for tensor in graph.inputs:
+            if len(tensor.shape) == 4 and tensor.name in ("depths", "x", "strip", "low"):
+                if tensor.shape[2:] != expected:
+                    raise BundleError(
+                        f"{path}: {tensor.name} is {tensor.shape[2:]} px, the contract's frame is "
+                        f"{expected} px; export the bundle again"
+                    )

@@ -1,0 +1,55 @@
+"""What the engine asks of a compiled model, whoever runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .frame import Image
+from .solver import Rung
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioned:
+    """What a case's depths come to; `conditions` is the plan's own and stays where it computes."""
+
+    conditions: object
+    label: Labels  # [B, H, W]
+
+
+class Plan(Protocol):
+    """A bundle, loaded on one device for one batch size."""
+
+    batch: int
+
+    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+        """depths [B, D, H, W] in [-1, 1], weights [B, D], strip [B, 1, H, W] of 0 and 1."""
+        ...
+
+    def relabel(self, images: Image, strip: Image) -> Labels:
+        """Label map [B, H, W] of single images [B, 1, H, W]."""
+        ...
+
+    def step(
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+    ) -> tuple[Image, Image]:
+        """One solver step: next x and x0-hat, both [B, 1, H, W]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Where a worker computes, as the user names it: "cpu:0", "cuda:1"."""
+
+    kind: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.index}"
+
+
+PlanMaker = Callable[[Device, int], Plan]  # (device, batch); picklable, called inside the worker
