@@ -163,9 +163,9 @@ def _check_frame(path: Path, contract: Contract) -> None:
     expected = (contract.frame.height, contract.frame.width)
     for graph in (contract.conditioner, contract.denoiser):
         for tensor in graph.inputs:
-            if len(tensor.shape) == 4 and tensor.name in ("depths", "x", "strip", "low"):
-                if tensor.shape[2:] != expected:
-                    raise BundleError(
-                        f"{path}: {tensor.name} is {tensor.shape[2:]} px, the contract's frame is "
-                        f"{expected} px; export the bundle again"
-                    )
+            framed = tensor.name in ("depths", "x", "strip", "low")
+            if framed and tensor.shape[2:] != expected:
+                raise BundleError(
+                    f"{path}: {tensor.name} is {tensor.shape[2:]} px, the contract's frame is "
+                    f"{expected} px; export the bundle again"
+                )

@@ -68,7 +68,7 @@ def linear_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
 
 
 def to_frame(image: npt.NDArray[np.generic], frame: Frame, black: float) -> Image:
-    """Area-averages [..., y, x] onto the frame [..., H, W] in the image's own units, black around."""
+    """Area-averages [..., y, x] onto the frame [..., H, W], in the image's units, black around."""
     where = place((image.shape[-2], image.shape[-1]), frame)
     rows = area_weights(image.shape[-2], where.height)
     cols = area_weights(image.shape[-1], where.width)

@@ -1,6 +1,6 @@
 """The noise schedule and the ladders of time steps that walk down it.
 
-`alpha` is the cumulative product (DDIM's convention): x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps.
+`alpha` is the cumulative product, as in DDIM: x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps.
 """
 
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ class Rung:
 
 
 def ddim(t: float, alpha: float, alpha_next: float) -> Rung:
-    """Song et al. 2021, eq. 12 with sigma = 0; the paper's eq. 3 with eps written through x0-hat."""
+    """Song et al. 2021, eq. 12 with sigma = 0; the paper's eq. 3, eps written through x0-hat."""
     a = np.sqrt((1 - alpha_next) / (1 - alpha))
     b = np.sqrt(alpha_next) - a * np.sqrt(alpha)
     return Rung(t=t, signal=np.sqrt(alpha), noise=np.sqrt(1 - alpha), a=a, b=b, c=0.0)
@@ -55,7 +55,7 @@ def _ddim_rungs(times: Sequence[float], alphas: Sequence[float]) -> list[Rung]:
 
 
 def _dpmpp_2m_rungs(times: Sequence[float], alphas: Sequence[float]) -> list[Rung]:
-    """First order at the first step (no history) and at the last (lambda is infinite at alpha 1)."""
+    """First order at the first step (no history) and the last (lambda is infinite at alpha 1)."""
     rungs = _ddim_rungs(times, alphas)
     for i in range(1, len(rungs) - 1):
         rungs[i] = dpmpp_2m(times[i], alphas[i - 1], alphas[i], alphas[i + 1])
