@@ -1,4 +1,4 @@
-"""The one command line: finds its commands through the entry-point group `mcdiff_batch.commands`."""
+"""The one command line; its commands are found in the entry-point group `mcdiff_batch.commands`."""
 
 import sys
 from importlib.metadata import EntryPoint, entry_points

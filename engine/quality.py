@@ -21,7 +21,7 @@ def snr(image: Image, signal: Mask, background: Mask) -> float:
 
 
 def cnr(image: Image, signal: Mask, background: Mask) -> float:
-    """Eq. 13, dB: 20 log10(|mu_s - mu_b| / sqrt(sigma_s^2 + sigma_b^2)).  image [H, W] in [0, 1]."""
+    """Eq. 13, dB: 20 log10(|mu_s - mu_b| / sqrt(sigma_s^2 + sigma_b^2)).  [H, W] in [0, 1]."""
     contrast = abs(_mean(image, signal) - _mean(image, background))
     return _decibel(contrast, float(np.hypot(_std(image, signal), _std(image, background))))
 

@@ -16,7 +16,7 @@ def sample(
     ladder: Sequence[Rung],
     tick: Callable[[], None] = lambda: None,
 ) -> Image:
-    """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image in [-1, 1] out."""
+    """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image out."""
     x, x0 = noise, np.zeros_like(noise)
     for rung in ladder:
         x, x0 = plan.step(x, x0, rung, conditioned)

@@ -1,0 +1,272 @@
+"""The body under the phantom's probe: a scoliotic spine, its bones, and the strip that was scanned.
+
+Everything is in px of a 0.45 mm grid, (y, x), y down; angles in degrees, clockwise positive.
+Sizes are those measured on one real image at about 0.18 mm/px, times 0.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+
+from .texture import Field, Mask, wander
+
+THORACIC = 12  # landmark rows 0..11 are T1..T12
+LEVELS = 18  # landmark rows 12..17 are L1..L6
+PROCESS, RIB, LUMP = 1, 2, 3  # labels
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spine:
+    """Levels in view from top to bottom, and the midline under them."""
+
+    levels: NDArray[np.intp]  # [n] landmark row of each level
+    row: Vector  # [n] px
+    tilt: Vector  # [n] degrees of the line through the pair
+    midline: Vector  # [y] px, the x of the spinous processes
+    pitch: float  # px between levels, mean
+
+    def thoracic(self) -> NDArray[np.bool_]:
+        return self.levels < THORACIC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bone:
+    """One dark shape; `side` is -1 left, +1 right, 0 both."""
+
+    label: int
+    level: int  # landmark row
+    side: int
+    y: float
+    x: float
+    high: float  # half height, px
+    wide: float  # half width, px
+    tilt: float  # radians
+    bend: float  # px: rise of a rib towards the edge, droop of a lump's wings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    extent: tuple[int, int]
+    spine: Spine
+    bones: tuple[Bone, ...]
+    landmarks: NDArray[np.float32]  # [18, 2, 2]
+    inside: Mask  # [y, x] the scan strip
+
+
+def anatomy(rng: np.random.Generator) -> Anatomy:
+    """Draws one patient and one scan of the back."""
+    rows = int(rng.integers(880, 1041))
+    spine = _spine(rng, rows)
+    columns, middle = _columns(rng, spine.midline)
+    spine = _moved(spine, columns / 2 - middle)
+    inside = _strip(rng, (rows, columns), spine)
+    bones = tuple(_bones(rng, spine))
+    return Anatomy(
+        extent=(rows, columns),
+        spine=spine,
+        bones=bones,
+        landmarks=_landmarks(bones, inside),
+        inside=inside,
+    )
+
+
+def curve_angles(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Ultrasound curve angles [thoracic, lumbar] in degrees, pixels being square.
+
+    The angle between the two most tilted lines: through paired processes, along lumps.
+    """
+    run = landmarks[:, 1] - landmarks[:, 0]
+    tilt = np.degrees(np.arctan2(run[:, 0], run[:, 1]))
+    spans = [np.ptp(part[~np.isnan(part)]) for part in (tilt[:THORACIC], tilt[THORACIC:])]
+    return np.array(spans, dtype=np.float32)
+
+
+def _spine(rng: np.random.Generator, rows: int) -> Spine:
+    levels = _levels(rng)
+    row = _level_rows(rng, levels, rows)
+    tilt = _tilts(rng, levels)
+    knots = np.concatenate([[-60.0], row, [row[-1] + 140.0]])
+    slope = PchipInterpolator(knots, np.concatenate([[0.4 * tilt[0]], tilt, [0.2 * tilt[-1]]]))
+    lean = np.tan(np.radians(slope(np.arange(rows, dtype=np.float64))))
+    midline = -np.cumsum(lean) + rng.normal(0, 0.012) * np.arange(rows)
+    return Spine(
+        levels=levels,
+        row=row,
+        tilt=tilt,
+        midline=midline,
+        pitch=float(np.diff(row).mean()),
+    )
+
+
+def _levels(rng: np.random.Generator) -> NDArray[np.intp]:
+    """11 or 12 thoracic and 5 or 6 lumbar levels, 17 at most; the missing one is T1 above."""
+    first, last = [(1, 17), (1, 18), (0, 17)][int(rng.choice(3, p=[0.45, 0.4, 0.15]))]
+    return np.arange(first, last)
+
+
+def _level_rows(rng: np.random.Generator, levels: NDArray[np.intp], rows: int) -> Vector:
+    """Centres; the pitch grows downwards, 42-65 px with a median near 54."""
+    pitch = np.linspace(0.86, 1.1, len(levels) - 1) * rng.normal(1, 0.045, len(levels) - 1)
+    top, bottom = rng.uniform(52, 68), rows - rng.uniform(80, 105)
+    return top + np.concatenate([[0.0], np.cumsum(pitch)]) / pitch.sum() * (bottom - top)
+
+
+def _tilts(rng: np.random.Generator, levels: NDArray[np.intp]) -> Vector:
+    """Tilt of each level: right thoracic, left lumbar or double curve; largest span = Cobb.
+
+    Cobb 24.8 +- 9.7 degrees, 10 to 68, as in the published Scolioscan cohorts.
+    """
+    cobb = min(10 + rng.gamma(2.33, 6.36), 68.0)
+    thoracic, lumbar = _shares(rng)
+    lower = min(0.55, 0.85 * min(thoracic, lumbar)) * rng.uniform(0.9, 1.1)
+    end = rng.normal([-0.5, 4.2, 11.3, 15.3, 17.8], [0.1, 0.7, 0.5, 0.5, 0.1])
+    tilt = np.array([0.1, -(thoracic - lower), lower, -(lumbar - lower), 0.02])
+    tilt[0] = rng.uniform(-0.3, 0.3) * thoracic
+    at = PchipInterpolator(end, tilt * rng.choice([1, -1], p=[0.85, 0.15]))(levels)
+    at = at + rng.normal(0, 0.025, len(levels))
+    spans = np.ptp(at[levels < THORACIC]), np.ptp(at[levels >= THORACIC])
+    return np.asarray(at * cobb / max(spans))
+
+
+def _shares(rng: np.random.Generator) -> tuple[float, float]:
+    """Size of the thoracic and the lumbar curve; the larger is the major one."""
+    kind = rng.choice(3, p=[0.4, 0.25, 0.35])
+    minor = rng.uniform(0.35, 0.6) if kind < 2 else rng.uniform(0.65, 1.0)
+    major_is_thoracic = kind == 0 or (kind == 2 and rng.random() < 0.6)
+    return (1.0, minor) if major_is_thoracic else (minor, 1.0)
+
+
+def _columns(rng: np.random.Generator, midline: Vector) -> tuple[int, float]:
+    """Width of the scan, 220..260 px, and the x that lies in its middle."""
+    low, high = midline.min(), midline.max()
+    columns = int(np.clip(high - low + 175 + rng.uniform(0, 50), 220, 260))
+    return columns, float((low + high) / 2)
+
+
+def _moved(spine: Spine, by: float) -> Spine:
+    return Spine(
+        levels=spine.levels,
+        row=spine.row,
+        tilt=spine.tilt,
+        midline=spine.midline + by,
+        pitch=spine.pitch,
+    )
+
+
+def _strip(rng: np.random.Generator, shape: tuple[int, int], spine: Spine) -> Mask:
+    """About 160 px wide, following the spine loosely, wavy, its top slanted."""
+    rows, columns = shape
+    half = rng.uniform(72, 81) + 3 * wander(rng, rows, 300.0)
+    off = np.clip(0.12 * (columns / 2 - spine.midline) + 5 * wander(rng, rows, 220.0), -11, 11)
+    middle = np.clip(spine.midline + off, half + 4, columns - 5 - half)
+    left = middle - half + _edge(rng, rows)
+    right = middle + half + _edge(rng, rows)
+    x = np.arange(columns)[None, :]
+    y = np.arange(rows)[:, None]
+    top = rng.uniform(22, 34) + rng.normal(0, 0.045) * (x - columns / 2)
+    within = (x >= left[:, None]) & (x <= right[:, None]) & (y >= top) & (y < rows - 6)
+    return np.asarray(within & (x > 1) & (x < columns - 2))
+
+
+def _edge(rng: np.random.Generator, rows: int) -> Field:
+    """Waviness of one edge in px, sd about 3.6: breathing, steps of the hand, frame jitter."""
+    slow = 2.6 * wander(rng, rows, 45.0) + 1.5 * wander(rng, rows, 14.0)
+    return np.clip(slow, -7, 7) + 0.5 * rng.standard_normal(rows, dtype=np.float32)
+
+
+def _bones(rng: np.random.Generator, spine: Spine) -> list[Bone]:
+    bones: list[Bone] = []
+    apart = rng.uniform(41.5, 48)
+    for level, row, tilt in zip(spine.levels, spine.row, np.radians(spine.tilt), strict=True):
+        middle = float(spine.midline[int(row)])
+        if level >= THORACIC:
+            bones.append(_lump(rng, int(level), row, middle, tilt, spine.pitch))
+            continue
+        for side in (-1, 1):
+            process = _process(rng, int(level), side, row, middle, tilt, apart)
+            bones += [process, _rib(rng, process)]
+    return bones
+
+
+def _process(
+    rng: np.random.Generator,
+    level: int,
+    side: int,
+    row: float,
+    middle: float,
+    tilt: float,
+    apart: float,
+) -> Bone:
+    """Transverse process: a blob about 35 px high and 31 wide, 75 to 99 px from its twin."""
+    reach = apart * (1.0 - 0.05 * np.sin(level / 11 * np.pi)) + rng.normal(0, 1.2)
+    return Bone(
+        label=PROCESS,
+        level=level,
+        side=side,
+        y=row + side * reach * np.sin(tilt) + rng.normal(0, 0.7),
+        x=middle + side * reach * np.cos(tilt),
+        high=rng.uniform(13.5, 19),
+        wide=rng.uniform(13, 18.5),
+        tilt=tilt + rng.normal(0, 0.35),
+        bend=0.0,
+    )
+
+
+def _rib(rng: np.random.Generator, process: Bone) -> Bone:
+    """Joined outside the process, rising towards the strip's edge; the lowest one falls."""
+    rise = rng.uniform(0.5, 1.1) if process.level == THORACIC - 1 else rng.normal(-0.42, 0.22)
+    return Bone(
+        label=RIB,
+        level=process.level,
+        side=process.side,
+        y=process.y + rng.normal(-3, 2),
+        x=process.x,
+        high=rng.uniform(11, 15.5),
+        wide=70.0,
+        tilt=0.0,
+        bend=rise,
+    )
+
+
+def _lump(
+    rng: np.random.Generator, level: int, row: float, middle: float, tilt: float, pitch: float
+) -> Bone:
+    """Lumbar lump: a wing about 54 px high and 110 wide."""
+    return Bone(
+        label=LUMP,
+        level=level,
+        side=0,
+        y=row,
+        x=middle + rng.normal(0, 2),
+        high=rng.uniform(0.40, 0.52) * pitch,
+        wide=rng.uniform(49, 59),
+        tilt=tilt,
+        bend=rng.uniform(6, 17),
+    )
+
+
+def _landmarks(bones: tuple[Bone, ...], inside: Mask) -> NDArray[np.float32]:
+    """[18, 2, 2]: level x (left, right) x (y, x) px; NaN where absent or outside the strip."""
+    marks = np.full((LEVELS, 2, 2), np.nan, dtype=np.float32)
+    for bone in bones:
+        if bone.label == PROCESS:
+            marks[bone.level, (bone.side + 1) // 2] = bone.y, bone.x
+        elif bone.label == LUMP:
+            marks[bone.level] = [_wing(bone, -1), _wing(bone, 1)]
+    for mark in marks.reshape(-1, 2):
+        if not np.isnan(mark[0]) and not inside[int(mark[0]), int(mark[1])]:
+            mark[:] = np.nan
+    return marks
+
+
+def _wing(bone: Bone, side: int) -> tuple[float, float]:
+    """Where a lump's wing ends: 0.7 of its half width along its tilt, on its drooping axis."""
+    along, down = side * 0.7 * bone.wide, 0.5 * bone.bend
+    sine, cosine = np.sin(bone.tilt), np.cos(bone.tilt)
+    return bone.y + along * sine + down * cosine, bone.x + along * cosine - down * sine

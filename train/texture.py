@@ -1,0 +1,131 @@
+"""Random fields of the phantom: smooth tissue, speckle, B-mode rows, and the ways a scan goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def stream(seed: int, index: int, part: str) -> np.random.Generator:
+    """Random numbers that depend on (seed, index, part) alone."""
+    digest = hashlib.blake2b(f"phantom/{seed}/{index}/{part}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def smooth(rng: np.random.Generator, shape: tuple[int, int], scale: tuple[float, float]) -> Field:
+    """Gaussian field [y, x] of unit variance, a cubic B-spline with knots `scale` px apart."""
+    knots = tuple(int(n / s) + 5 for n, s in zip(shape, scale, strict=True))
+    coarse = rng.standard_normal(knots, dtype=np.float32)
+    return stretch(stretch(coarse.T, shape[1], scale[1]).T, shape[0], scale[0])
+
+
+def wander(rng: np.random.Generator, length: int, scale: float) -> Field:
+    """Gaussian curve [length] of unit variance, smooth over `scale` px."""
+    return smooth(rng, (length, 1), (scale, 1.0))[:, 0]
+
+
+def stretch(coarse: Field, length: int, scale: float) -> Field:
+    """B-spline upsampling along axis 0 that keeps the variance of white noise."""
+    if scale <= 1:
+        return np.ascontiguousarray(coarse[:length])
+    at = np.arange(length, dtype=np.float32) / np.float32(scale)
+    knot = at.astype(np.intp)
+    taps = _bspline(at - knot)
+    out = taps[0][:, None] * coarse[knot]
+    for k in (1, 2, 3):
+        out += taps[k][:, None] * coarse[knot + k]
+    return out
+
+
+def _bspline(t: Field) -> Field:
+    """Cubic B-spline weights [4, n] at fractions t, scaled to unit energy."""
+    taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    return (taps / np.sqrt((taps**2).sum(0))).astype(np.float32)
+
+
+def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> Field:
+    """Mean-1 speckle [y, x]: Rayleigh envelopes averaged over `looks`, as a projection does.
+
+    A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
+    """
+    drawn = 5
+    grid = (shape[0], int(shape[1] / 1.8) + 5)
+    waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
+    white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
+    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.8).T
+    rows = 0.8 * rows + 0.6 * np.roll(rows, 1, axis=0)
+    return np.maximum(1 + rows * np.float32(0.5227 / np.sqrt(looks)), 0.05)
+
+
+def row_gain(rng: np.random.Generator, shape: tuple[int, int], spread: float) -> Field:
+    """Frame-to-frame gain [y, x], mean 1: B-mode frames are stacked rows, each with its own."""
+    return 1 + np.float32(spread) * smooth(rng, shape, (1.0, 70.0))
+
+
+def dashes(rng: np.random.Generator, shape: tuple[int, int], bands: int) -> Mask:
+    """Dead pixels: rows that no voxel hit, black dashes on lines sloping 1 row per 30 px."""
+    dead = np.zeros(shape, dtype=bool)
+    for _ in range(bands):
+        _dash_band(rng, dead)
+    return dead
+
+
+def _dash_band(rng: np.random.Generator, dead: Mask) -> None:
+    rows, columns = dead.shape
+    height = int(rng.integers(6, 31))
+    top = int(rng.integers(40, rows - height - 60))
+    slope = rng.choice([-1, 1]) / rng.uniform(25, 35)
+    peak = rng.uniform(0.25, 0.6)
+    x = np.arange(columns)
+    shift = np.rint(slope * (x - columns / 2)).astype(int)
+    for row in range(0, height, int(rng.integers(2, 4))):
+        fill = peak * np.sin(np.pi * (row + 0.5) / height) * rng.uniform(0.3, 1.0)
+        dead[np.clip(top + row + shift, 0, rows - 1), x] |= _dash_row(rng, columns, fill)
+
+
+def _dash_row(rng: np.random.Generator, columns: int, fill: float) -> Mask:
+    """One dashed line: runs of median 2 px, p90 8 px (5 and 21 px at 0.18 mm), `fill` of them."""
+    runs = np.maximum(np.rint(rng.lognormal(0.75, 1.0, columns)), 1).astype(int)
+    gaps = np.maximum(np.rint(rng.exponential(3.5 * (1 - fill) / fill, columns)), 1).astype(int)
+    edges = np.stack([gaps, runs], axis=1).ravel()
+    return np.repeat(np.tile([False, True], columns), edges)[:columns]
+
+
+def contact_loss(rng: np.random.Generator, inside: Mask, wedges: int) -> Field:
+    """Transmission [y, x]: dark wedges that enter from an edge where the probe lost the skin."""
+    rows, columns = inside.shape
+    out = np.ones(inside.shape, dtype=np.float32)
+    for _ in range(wedges):
+        middle, half = rng.uniform(0.03, 0.95) * rows, rng.uniform(8, 40)
+        reach = rng.uniform(15, 60)
+        y0, y1 = max(0, int(middle - 2 * half)), min(rows, int(middle + 2 * half))
+        y = np.arange(y0, y1, dtype=np.float32)[:, None]
+        edge = _edge_distance(inside[y0:y1], bool(rng.integers(2)))
+        depth = reach * np.exp(-(((y - middle) / half) ** 2) * 2)
+        loss = rng.uniform(0.5, 0.95) / (1 + np.exp((edge - depth) / 3))
+        out[y0:y1] *= (1 - loss * (depth > 1)).astype(np.float32)
+    return out
+
+
+def _edge_distance(inside: Mask, right: bool) -> Field:
+    """Distance in px [y, x] from the strip's left or right edge."""
+    columns = inside.shape[1]
+    x = np.arange(columns, dtype=np.float32)[None, :]
+    if right:
+        return (columns - inside[:, ::-1].argmax(1))[:, None].astype(np.float32) - x
+    return x - inside.argmax(1)[:, None].astype(np.float32)
+
+
+def dropout(rng: np.random.Generator, rows: int, count: int) -> Field:
+    """Gain [y, 1] of a probe that moved too fast or lifted: a few rows of low signal."""
+    gain = np.ones(rows, dtype=np.float32)
+    y = np.arange(rows, dtype=np.float32)
+    for _ in range(count):
+        middle, half = rng.uniform(0.05, 0.92) * rows, rng.uniform(1.5, 9)
+        gain *= 1 - rng.uniform(0.2, 0.6) * np.exp(-(((y - middle) / half) ** 4)).astype(np.float32)
+    return gain[:, None]
