@@ -4,8 +4,6 @@ Everything is in px of a 0.45 mm grid, (y, x), y down; angles in degrees, clockw
 Sizes are those measured on one real image at about 0.18 mm/px, times 0.4.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,14 +92,25 @@ def _spine(rng: np.random.Generator, rows: int) -> Spine:
     knots = np.concatenate([[-60.0], row, [row[-1] + 140.0]])
     slope = PchipInterpolator(knots, np.concatenate([[0.4 * tilt[0]], tilt, [0.2 * tilt[-1]]]))
     lean = np.tan(np.radians(slope(np.arange(rows, dtype=np.float64))))
-    midline = -np.cumsum(lean) + rng.normal(0, 0.012) * np.arange(rows)
     return Spine(
         levels=levels,
         row=row,
         tilt=tilt,
-        midline=midline,
+        midline=_midline(rng, lean),
         pitch=float(np.diff(row).mean()),
     )
+
+
+def _midline(rng: np.random.Generator, lean: Vector) -> Vector:
+    """Course of the spinous processes, px: the tilts summed, then upright and within 88 px.
+
+    A scan follows its patient, and the grid is 260 px wide.
+    """
+    y = np.linspace(-0.5, 0.5, len(lean))
+    course = -np.cumsum(lean)
+    course -= course.mean()
+    course -= y * (0.7 * (course @ y) / (y @ y) + rng.normal(0, 8))
+    return np.asarray(course * min(1.0, 88 / np.ptp(course)))
 
 
 def _levels(rng: np.random.Generator) -> NDArray[np.intp]:
@@ -227,7 +236,7 @@ def _rib(rng: np.random.Generator, process: Bone) -> Bone:
         side=process.side,
         y=process.y + rng.normal(-3, 2),
         x=process.x,
-        high=rng.uniform(11, 15.5),
+        high=rng.uniform(10, 14),
         wide=70.0,
         tilt=0.0,
         bend=rise,
@@ -259,10 +268,14 @@ def _landmarks(bones: tuple[Bone, ...], inside: Mask) -> NDArray[np.float32]:
             marks[bone.level, (bone.side + 1) // 2] = bone.y, bone.x
         elif bone.label == LUMP:
             marks[bone.level] = [_wing(bone, -1), _wing(bone, 1)]
-    for mark in marks.reshape(-1, 2):
-        if not np.isnan(mark[0]) and not inside[int(mark[0]), int(mark[1])]:
-            mark[:] = np.nan
+    marks[~_within(marks, inside)] = np.nan
     return marks
+
+
+def _within(marks: NDArray[np.float32], inside: Mask) -> NDArray[np.bool_]:
+    at = np.nan_to_num(marks).astype(np.intp)
+    y, x = (np.clip(at[..., k], 0, inside.shape[k] - 1) for k in (0, 1))
+    return np.asarray(inside[y, x])
 
 
 def _wing(bone: Bone, side: int) -> tuple[float, float]:

@@ -1,6 +1,4 @@
-"""Random fields of the phantom: smooth tissue, speckle, B-mode rows, and the ways a scan goes wrong."""
-
-from __future__ import annotations
+"""Random fields of the phantom: tissue, speckle, B-mode rows, and the ways a scan goes wrong."""
 
 import hashlib
 
@@ -54,10 +52,10 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
     A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
     """
     drawn = 5
-    grid = (shape[0], int(shape[1] / 1.8) + 5)
+    grid = (shape[0], int(shape[1] / 2.6) + 5)
     waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
     white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
-    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.8).T
+    rows = stretch(np.ascontiguousarray(white.T), shape[1], 2.6).T
     rows = 0.8 * rows + 0.6 * np.roll(rows, 1, axis=0)
     return np.maximum(1 + rows * np.float32(0.5227 / np.sqrt(looks)), 0.05)
 
@@ -98,7 +96,7 @@ def _dash_row(rng: np.random.Generator, columns: int, fill: float) -> Mask:
 
 def contact_loss(rng: np.random.Generator, inside: Mask, wedges: int) -> Field:
     """Transmission [y, x]: dark wedges that enter from an edge where the probe lost the skin."""
-    rows, columns = inside.shape
+    rows = len(inside)
     out = np.ones(inside.shape, dtype=np.float32)
     for _ in range(wedges):
         middle, half = rng.uniform(0.03, 0.95) * rows, rng.uniform(8, 40)
@@ -107,8 +105,8 @@ def contact_loss(rng: np.random.Generator, inside: Mask, wedges: int) -> Field:
         y = np.arange(y0, y1, dtype=np.float32)[:, None]
         edge = _edge_distance(inside[y0:y1], bool(rng.integers(2)))
         depth = reach * np.exp(-(((y - middle) / half) ** 2) * 2)
-        loss = rng.uniform(0.5, 0.95) / (1 + np.exp((edge - depth) / 3))
-        out[y0:y1] *= (1 - loss * (depth > 1)).astype(np.float32)
+        loss = rng.uniform(0.35, 0.8) / (1 + np.exp((edge - depth) / rng.uniform(4, 9)))
+        out[y0:y1] *= (1 - loss * np.minimum(depth / 12, 1)).astype(np.float32)
     return out
 
 
@@ -126,6 +124,7 @@ def dropout(rng: np.random.Generator, rows: int, count: int) -> Field:
     gain = np.ones(rows, dtype=np.float32)
     y = np.arange(rows, dtype=np.float32)
     for _ in range(count):
-        middle, half = rng.uniform(0.05, 0.92) * rows, rng.uniform(1.5, 9)
-        gain *= 1 - rng.uniform(0.2, 0.6) * np.exp(-(((y - middle) / half) ** 4)).astype(np.float32)
+        middle, half = rng.uniform(0.05, 0.92) * rows, rng.uniform(3, 18)
+        lost = np.exp(-(np.abs((y - middle) / half) ** 3))
+        gain *= (1 - rng.uniform(0.1, 0.35) * lost).astype(np.float32)
     return gain[:, None]

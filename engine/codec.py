@@ -1,0 +1,141 @@
+"""Undoes a chunk's compression, never allocating more than the chunk's metadata promise."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import google_crc32c
+import numcodecs.blosc  # type: ignore[import-untyped]
+import numcodecs.zstd  # type: ignore[import-untyped]
+
+COMPRESSORS = ("zstd", "gzip", "blosc")
+CRC_BYTES = 4
+ZSTD_MAGIC = bytes.fromhex("28b52ffd")
+ZSTD_BLOCK = 128 << 10  # bytes; no block of a frame holds more
+ZSTD_SLACK = 64 << 20  # bytes that frames without a size may seem to hold beyond twice the limit
+BLOSC_HEADER = 16  # bytes
+
+
+class CorruptError(ValueError):
+    """Bytes that are not what their metadata promise.  The text depends on the bytes alone (P1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """A bytes-to-bytes codec: "zstd", "gzip", "blosc" or "crc32c"."""
+
+    name: str
+    checksum: bool = False  # zstd only: the frame must end in one
+
+    @property
+    def notices_damage(self) -> bool:
+        return self.checksum or self.name in ("gzip", "crc32c")
+
+
+def unpack(data: bytes, packings: tuple[Packing, ...], limit: int) -> bytes:
+    """What `packings` (in the order of writing) were applied to: at most `limit` bytes.
+
+    Raises CorruptError.  At most one packing compresses, so every stage's size is known.
+    """
+    for k in reversed(range(len(packings))):
+        trailers = CRC_BYTES * sum(x.name == "crc32c" for x in packings[:k])
+        data = UNPACKERS[packings[k].name](data, limit + trailers, packings[k])
+    return data
+
+
+def encoded_limit(limit: int) -> int:
+    """More bytes than any of the compressors makes of `limit` bytes."""
+    return 2 * limit + (64 << 10)
+
+
+def crc32c(data: bytes, limit: int, packing: Packing) -> bytes:
+    body, stored = data[:-CRC_BYTES], data[-CRC_BYTES:]
+    if google_crc32c.value(body) != int.from_bytes(stored, "little") or len(data) < CRC_BYTES:
+        raise CorruptError("the crc32c checksum differs")
+    return body
+
+
+def gzip(data: bytes, limit: int, packing: Packing) -> bytes:
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        out = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise CorruptError("gzip cannot decompress it") from error
+    if len(out) > limit:
+        raise CorruptError(f"gzip data hold more than the {limit} bytes declared")
+    if not stream.eof or stream.unused_data:
+        raise CorruptError("gzip data are truncated or followed by other bytes")
+    return out
+
+
+def blosc(data: bytes, limit: int, packing: Packing) -> bytes:
+    if len(data) < BLOSC_HEADER:
+        raise CorruptError(f"{len(data)} bytes are no blosc data")
+    size, stored = (int.from_bytes(data[k : k + 4], "little") for k in (4, 12))
+    if size > limit:
+        raise CorruptError(f"blosc data claim {size} bytes, {limit} were declared")
+    if stored != len(data):
+        raise CorruptError(f"blosc data are {len(data)} bytes, their header says {stored}")
+    try:
+        return bytes(numcodecs.blosc.decompress(data))
+    except (RuntimeError, ValueError) as error:
+        raise CorruptError("blosc cannot decompress it") from error
+
+
+def zstd(data: bytes, limit: int, packing: Packing) -> bytes:
+    frame = _zstd_frame(data)
+    if frame.size is None:
+        _check_unsized(data, frame, limit)
+    elif frame.size > limit:
+        raise CorruptError(f"the zstd frame claims {frame.size} bytes, {limit} were declared")
+    if packing.checksum and not frame.checksum:
+        raise CorruptError("the zstd frame has no checksum, its metadata promise one")
+    try:
+        return bytes(numcodecs.zstd.decompress(data))
+    except (RuntimeError, ValueError) as error:
+        raise CorruptError("zstd cannot decompress it") from error
+
+
+UNPACKERS: dict[str, Callable[[bytes, int, Packing], bytes]] = {
+    "crc32c": crc32c,
+    "gzip": gzip,
+    "blosc": blosc,
+    "zstd": zstd,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZstdFrame:
+    """What a zstd frame's header says.  RFC 8878, section 3.1.1.1."""
+
+    size: int | None  # bytes when decompressed
+    checksum: bool
+    body: int  # offset of the first block
+
+
+def _zstd_frame(data: bytes) -> ZstdFrame:
+    if len(data) < 6 or data[:4] != ZSTD_MAGIC:
+        raise CorruptError("no zstd frame")
+    single = data[4] >> 5 & 1
+    at = 6 - single + (0, 1, 2, 4)[data[4] & 3]
+    width = (single, 2, 4, 8)[data[4] >> 6]
+    if len(data) < at + width:
+        raise CorruptError("the zstd frame is truncated")
+    size = int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
+    return ZstdFrame(size=size if width else None, checksum=bool(data[4] >> 2 & 1), body=at + width)
+
+
+def _check_unsized(data: bytes, frame: ZstdFrame, limit: int) -> None:
+    """A frame that does not say its size: its block headers bound it.  One frame, nothing after."""
+    at, bound, last = frame.body, 0, False
+    while not last:
+        header = int.from_bytes(data[at : at + 3], "little")
+        last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+        bound += max(1, size if kind < 2 else ZSTD_BLOCK)
+        at += 3 + (1 if kind == 1 else size)
+        if at > len(data):
+            raise CorruptError("the zstd frame is truncated")
+        if bound > 2 * limit + ZSTD_SLACK:
+            raise CorruptError(f"the zstd frame may hold {bound} bytes, {limit} were declared")
+    if at + (4 if frame.checksum else 0) != len(data):
+        raise CorruptError("the zstd frame is truncated or followed by other bytes")

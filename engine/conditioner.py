@@ -1,0 +1,22 @@
+"""What happens once per batch: the cases' depths become conditions for every step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .frame import Image
+from .plan import Conditioned, Plan
+from .reader import FramedCase
+
+
+def strips(batch: Sequence[FramedCase]) -> Image:
+    """[B, 1, H, W], 1 where the scan is."""
+    return np.stack([case.strip for case in batch])[:, None].astype(np.float32)
+
+
+def condition(plan: Plan, batch: Sequence[FramedCase]) -> Conditioned:
+    """`batch` is full: as many cases as the plan was made for."""
+    assert len(batch) == plan.batch, "pad the batch first"
+    depths = np.stack([case.depths for case in batch])
+    weights = np.stack([case.weights for case in batch])
+    return plan.condition(depths, weights, strips(batch))

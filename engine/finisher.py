@@ -1,0 +1,150 @@
+"""From a sampled image to committed bytes: the gate, grey levels, quality, shards, record."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from . import ledger, quality, writer
+from .errors import McdiffError
+from .frame import Image, Mask
+from .ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
+from .plan import Labels
+from .reader import Failure, FramedCase
+from .task import Recipe, Task, UnitDone
+from .writer import IMAGES, Pixels
+
+IO = "io"  # reason of a Failure that is not the data's: the case could not be read now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What the plan made of one case; arrays [H, W]."""
+
+    case: FramedCase
+    image: Image
+    before: Labels
+    after: Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A unit under way, handed from stage to stage."""
+
+    task: Task
+    entries: dict[int, Entry] = field(default_factory=dict)
+    chunks: dict[str, dict[int, bytes]] = field(default_factory=lambda: {x: {} for x in IMAGES})
+    incidents: list[Incident] = field(default_factory=list)
+    spans: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.spans.append((stage, perf_counter() - start))
+
+    def seconds(self) -> dict[str, float]:
+        """By stage; `wait` is the plan waiting for input."""
+        total: dict[str, float] = {}
+        for stage, spent in self.spans:
+            total[stage] = total.get(stage, 0.0) + spent
+        return total
+
+    def leave_open(self, case: int, kind: str, detail: str) -> None:
+        """The case is no failure of its data: an incident, and the next run tries again."""
+        self.entries[case] = Entry(case=case, status=OPEN)
+        found = Incident(kind=kind, detail=detail, unit=self.task.unit.index, case=case)
+        self.incidents.append(found)
+
+
+def fail(work: Work, failure: Failure) -> None:
+    if failure.reason == IO:
+        work.leave_open(failure.index, "read", failure.detail)
+        return
+    work.entries[failure.index] = Entry(
+        case=failure.index, status=FAILED, reason=failure.reason, detail=failure.detail
+    )
+
+
+def finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
+    """Grey levels, quality and compressed chunks of one case."""
+    case, fault = done.case, gate(done.image, done.case.strip)
+    if fault:
+        work.leave_open(case.index, "model", fault)
+        return
+    image = grey(done.image, case.strip)
+    with work.timed("quality"):
+        measured = measure(done, image)
+    with work.timed("encode"):
+        images = writer.on_grid(image, done.after, case.extent, recipe.layout)
+        for name, pixels in zip(IMAGES, images, strict=True):
+            slot = case.index - work.task.unit.first
+            work.chunks[name][slot] = writer.encode_chunk(pixels)
+    work.entries[case.index] = Entry(
+        case=case.index,
+        status=DONE,
+        pixels=writer.pixels_sha256(images),
+        extent=case.extent,
+        optimal=case.optimal,
+        quality=measured,
+    )
+
+
+def gate(image: Image, strip: Mask) -> str:
+    """What is wrong with a model's result, [H, W]; nothing that passes here is NaN or flat."""
+    inside = image[strip]
+    if not np.isfinite(inside).all():
+        return "the model's result holds NaN or infinity"
+    return "" if np.ptp(inside) > 0 else "the model's result is constant"
+
+
+def grey(image: Image, strip: Mask) -> Pixels:
+    """[-1, 1] to 0-255, black outside the strip."""
+    levels = np.rint((np.clip(image, -1, 1) + 1) * np.float32(127.5))
+    return np.where(strip, levels, 0).astype(np.uint8)
+
+
+def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
+    """Quality of the enhanced image against the optimal depth's, rounded; None: undefined."""
+    case = done.case
+    before = (case.depths[case.optimal] + 1) / 2
+    after = image.astype(np.float32) / 255
+    spacing = float(np.sqrt(np.prod(case.spacing_mm)))
+    found = quality.measure(before, after, (done.before, done.after), case.strip, spacing)
+    return {name: round(x, 4) if np.isfinite(x) else None for name, x in found.items()}
+
+
+def commit(work: Work, recipe: Recipe) -> UnitDone:
+    """Shards, then the record, each durable before the next.  Raises SpaceError, McdiffError."""
+    unit, size = work.task.unit, recipe.layout.unit_size
+    with work.timed("encode"):
+        shards = {name: writer.encode_shard(work.chunks[name], size) for name in IMAGES}
+    try:
+        with work.timed("write"):
+            record = Record(
+                unit=unit.index,
+                first=unit.first,
+                count=unit.count,
+                shards=writer.commit(recipe.output, unit.index, shards),
+                cases=tuple(_entry(work, case) for case in unit.cases),
+            )
+            ledger.write(recipe.output, record)
+    except OSError as error:
+        raise McdiffError(
+            f"{recipe.output}: unit {unit.index} cannot be written ({error.strerror}); what is "
+            "committed is safe: mend the disk and run the same command again"
+        ) from error
+    return UnitDone(
+        unit=unit.index,
+        counts=record.head.counts,
+        incidents=tuple(work.incidents),
+        seconds=work.seconds(),
+    )
+
+
+def _entry(work: Work, case: int) -> Entry:
+    assert case in work.entries or case not in work.task.cases, "a case was lost on the way"
+    missing = Entry(case=case, status=SKIPPED, reason="not selected")
+    return work.entries.get(case, missing)

@@ -1,0 +1,205 @@
+"""The child process: one device, one plan, units in, committed units out.
+
+Three stages run side by side: cases are read ahead, batches computed, units finished.  A worker
+that runs `alone` takes one case at a time through all three, so that `pulse.case` names the one
+that ends it.
+"""
+
+import ctypes
+import faulthandler
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import cast
+
+import numpy as np
+
+from . import finisher
+from .archive import Archive, open_archive
+from .batcher import batches, padded
+from .conditioner import condition, strips
+from .conveyor import ahead
+from .errors import ArchiveError, CaseError, McdiffError
+from .finisher import IO, Sampled, Work
+from .frame import Image
+from .noise import gaussian
+from .plan import Device, Plan, PlanMaker
+from .pulse import Pulse
+from .reader import Failure, FramedCase, LoadError, frame_case, prefetched
+from .sampler import sample
+from .task import Broke, Ready, Recipe, Task
+
+OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
+PR_SET_PDEATHSIG = 1
+READ_AHEAD = 2  # batches
+FINISH_BEHIND = 2
+
+Batch = list[FramedCase]  # empty: the unit has no more
+
+
+def main(
+    recipe: Recipe,
+    maker: PlanMaker,
+    device: Device,
+    alone: bool,
+    line: Connection,
+    pulse: Pulse,
+    parent: int,
+    lock: object,
+) -> None:
+    """Runs until told to end, or the parent is gone.  `lock` keeps the output's lock alive (P7)."""
+    _guard(parent)
+    code = 0
+    try:
+        _serve(recipe, maker, device, alone, line, pulse)
+    except EOFError:
+        code = 1  # the parent is gone
+    except BaseException as error:
+        line.send(told(error, recipe))
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # stages may be left waiting for each other
+
+
+def _guard(parent: int) -> None:
+    """Die with the parent (P9), let it decide about signals, tell where a crash or hang was."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _serve(
+    recipe: Recipe,
+    maker: PlanMaker,
+    device: Device,
+    alone: bool,
+    line: Connection,
+    pulse: Pulse,
+) -> None:
+    archive = open_archive(recipe.archive)
+    if archive.identity != recipe.identity:
+        raise ArchiveError(f"{recipe.archive}: was changed during the run; start a new output")
+    framed = ahead(read(tasks(line), archive, recipe, alone, pulse), 0 if alone else READ_AHEAD)
+    make = lambda: _ready(maker(device, recipe.batch_size), line)
+    computed = ahead(compute(framed, make, recipe, pulse), 0 if alone else FINISH_BEHIND)
+    for work, batch in computed:
+        for done in batch:
+            finisher.finish_case(work, done, recipe)
+            pulse.beat()
+        if not batch:
+            pulse.begin(-1)
+            line.send(finisher.commit(work, recipe))
+
+
+def _ready(plan: Plan, line: Connection) -> Plan:
+    line.send(Ready())
+    return plan
+
+
+def tasks(line: Connection) -> Iterator[Task]:
+    """What the parent hands out, until it says that there is no more."""
+    while (task := cast(Task | None, line.recv())) is not None:
+        yield task
+
+
+def read(
+    source: Iterator[Task], archive: Archive, recipe: Recipe, alone: bool, pulse: Pulse
+) -> Iterator[tuple[Work, Batch]]:
+    """Batches of framed cases, alone of one; then an empty one for the end of a unit."""
+    size, lookahead = (1, 1) if alone else (recipe.batch_size, 2 * recipe.batch_size)
+    for task in source:
+        work = Work(task=task)
+        for case in task.poison:
+            work.leave_open(case, "poison", "ended a worker that had only this case")
+        load = loader(archive, recipe, work, pulse)
+        framed = prefetched(task.cases, load, lookahead, recipe.readers)
+        for batch in batches(_good(framed, work), size):
+            yield work, batch
+        yield work, []
+
+
+def loader(
+    archive: Archive, recipe: Recipe, work: Work, pulse: Pulse
+) -> Callable[[int], FramedCase]:
+    def load(index: int) -> FramedCase:
+        pulse.begin(index)
+        try:
+            with work.timed("read"):
+                return frame_case(archive.read(index), recipe.contract)
+        except OSError as error:
+            raise CaseError(IO, f"cannot be read now ({error.strerror})") from error
+
+    return load
+
+
+def _good(framed: Iterator[FramedCase | Failure], work: Work) -> Iterator[FramedCase]:
+    for item in framed:
+        if isinstance(item, Failure):
+            finisher.fail(work, item)
+        else:
+            yield item
+
+
+def compute(
+    source: Iterator[tuple[Work, Batch]],
+    make: Callable[[], Plan],
+    recipe: Recipe,
+    pulse: Pulse,
+) -> Iterator[tuple[Work, list[Sampled]]]:
+    """The plan is made here, in the thread that uses it.  Asked to drain, begins no new unit."""
+    plan, current, start = make(), None, perf_counter()
+    for work, batch in source:
+        if work is not current and pulse.draining:
+            return
+        work.spans.append(("wait", perf_counter() - start))
+        current = work
+        yield work, enhanced(plan, batch, work, recipe, pulse) if batch else []
+        start = perf_counter()
+
+
+def enhanced(
+    plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse
+) -> list[Sampled]:
+    """condition -> sample -> relabel, for a batch of one fixed, padded shape (P4)."""
+    full = padded(batch, plan.batch)
+    with work.timed("condition"):
+        conditioned = condition(plan, full)
+        pulse.beat()
+    with work.timed("step"):
+        x = sample(plan, noise(full, recipe), conditioned, recipe.rungs, pulse.beat)
+    with work.timed("relabel"):
+        strip = strips(full)
+        images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
+        after = plan.relabel(images, strip)
+    pulse.computed(len(batch))
+    rows = zip(batch, x[:, 0], conditioned.label, after, strict=False)
+    return [Sampled(case=c, image=i, before=b, after=a) for c, i, b, a in rows]
+
+
+def noise(batch: Sequence[FramedCase], recipe: Recipe) -> Image:
+    """x_T, [B, 1, H, W]."""
+    frame = recipe.contract.frame
+    shape = (1, frame.height, frame.width)
+    return np.stack([gaussian(recipe.seed, case.key, shape) for case in batch])
+
+
+def told(error: BaseException, recipe: Recipe) -> Broke:
+    """What the parent hears of an error that ends the worker; no path in it (P10)."""
+    if isinstance(error, McdiffError):
+        return Broke(kind="end", detail=str(error), error=error)
+    cause = error.__cause__ if isinstance(error, LoadError) and error.__cause__ else error
+    text = f"{type(cause).__name__}: {cause}"
+    for path in (recipe.archive, recipe.output):
+        text = text.replace(str(path), "...")
+    memory = isinstance(cause, MemoryError) or any(x in text.lower() for x in OUT_OF_MEMORY)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Broke(kind="memory" if memory else "fault", detail=text, resident=resident)

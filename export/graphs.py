@@ -1,0 +1,67 @@
+"""The two graphs of a bundle as PyTorch modules: what is exported is what is checked."""
+
+import torch
+from torch import Tensor, nn
+
+from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
+from mcdiff_batch.train.fusion import fuse, fused
+from mcdiff_batch.train.stages import Networks
+
+
+class Conditioner(nn.Module):
+    """Once per case: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W] to what steps need.
+
+    Returns (label [B, H, W] u1, low [B, 1, H, W], then down_i and star_i for every skip i).
+    """
+
+    taps: Tensor
+
+    def __init__(self, nets: Networks) -> None:
+        super().__init__()
+        self.extractor, self.tuner = nets.extractor, nets.tuner
+        self.register_buffer("taps", gaussian_taps(nets.preset.frame.height))
+
+    def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
+        height, width = strip.shape[2:]
+        features = self.extractor.features(depths.reshape(-1, 1, height, width))
+        likely = fuse(weights, features.logits.softmax(dim=1))
+        label = likely.argmax(dim=1).to(torch.uint8) * strip[:, 0].to(torch.uint8)
+        mean = (weights[:, :, None, None] * depths).sum(dim=1, keepdim=True)
+        folded = self.tuner.fold(*fused(weights, features))
+        return label, low_band(mean, strip, self.taps), *(x for pair in folded for x in pair)
+
+
+class Denoiser(nn.Module):
+    """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, x0-hat clamped (SCIENCE.md).
+
+    coefficients [6]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c, anchor; t [1].
+    """
+
+    taps: Tensor
+
+    def __init__(self, nets: Networks) -> None:
+        super().__init__()
+        self.foundation, self.tuner = nets.foundation, nets.tuner
+        self.register_buffer("taps", gaussian_taps(nets.preset.frame.height))
+
+    def forward(
+        self,
+        x: Tensor,
+        previous: Tensor,
+        t: Tensor,
+        coefficients: Tensor,
+        strip: Tensor,
+        low: Tensor,
+        conditions: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        folded = list(zip(conditions[::2], conditions[1::2], strict=True))
+        eps = self.foundation(x, t, lambda i, f: self.tuner.tune(folded, i, f))
+        signal, noise, a, b, c, gate = coefficients.unbind()
+        x0 = ((x - noise * eps) / signal).clamp(-1, 1)
+        x0 = anchored(x0, low, strip, self.taps, gate)
+        return a * x + b * x0 + c * previous, x0
+
+
+def condition_names(nets: Networks) -> list[str]:
+    """down_0, star_0, down_1, ... in the order of the graphs."""
+    return [f"{kind}_{i}" for i in range(len(nets.tuner)) for kind in ("down", "star")]

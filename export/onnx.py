@@ -1,0 +1,110 @@
+"""Writes the graphs as ONNX files, with names and free dimensions as the contract says."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from mcdiff_batch.engine.contract import Graph, file_sha256
+from mcdiff_batch.engine.contract import Tensor as Described
+from mcdiff_batch.train.stages import Networks
+
+from .graphs import Conditioner, Denoiser, condition_names
+
+OPSET = 18
+DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.UINT8: "uint8",
+}
+
+
+def write_conditioner(nets: Networks, path: Path) -> Graph:
+    """Free dimensions: batch, and depths, so that one image can be labelled by the same graph."""
+    height, width = nets.preset.frame.height, nets.preset.frame.width
+    depths = len(nets.preset.depth_weights)
+    inputs = (
+        torch.zeros(2, depths, height, width),
+        torch.full((2, depths), 1 / depths),
+        torch.ones(2, 1, height, width),
+    )
+    batch, free = torch.export.Dim("batch"), torch.export.Dim("depths")
+    shapes = ({0: batch, 1: free}, {0: batch, 1: free}, {0: batch})
+    names = ["label", "low", *condition_names(nets)]
+    return _write(Conditioner(nets), inputs, shapes, ["depths", "weights", "strip"], names, path)
+
+
+def write_denoiser(nets: Networks, path: Path) -> Graph:
+    height, width = nets.preset.frame.height, nets.preset.frame.width
+    depths = len(nets.preset.depth_weights)
+    image = lambda: torch.rand(2, 1, height, width)  # one each: the exporter merges equal objects
+    even = torch.full((2, depths), 1 / depths)
+    with torch.no_grad():
+        seen = image().expand(-1, depths, -1, -1)
+        _, _, *conditions = Conditioner(nets)(seen, even, torch.ones(2, 1, height, width))
+    coefficients = torch.tensor([0.5, 0.8, 0.1, 0.9, 0.0, 0.0])
+    scalars = (torch.tensor([500.0]), coefficients)
+    inputs = (image(), image(), *scalars, image(), image(), list(conditions))
+    first = {0: torch.export.Dim("batch")}
+    shapes = (first, first, None, None, first, first, [first] * len(conditions))
+    names = ["x", "previous", "t", "coefficients", "strip", "low", *condition_names(nets)]
+    return _write(Denoiser(nets), inputs, shapes, names, ["x_next", "x0"], path)
+
+
+def _write(
+    module: nn.Module,
+    inputs: tuple[Tensor | list[Tensor], ...],
+    shapes: tuple[object, ...],
+    input_names: list[str],
+    output_names: list[str],
+    path: Path,
+) -> Graph:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None
+    model = _stripped(program.model_proto)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return Graph(
+        file=path.name,
+        sha256=file_sha256(path),
+        inputs=tuple(_described(x) for x in model.graph.input),
+        outputs=tuple(_described(x) for x in model.graph.output),
+    )
+
+
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's stack traces, which name files of the machine it ran on."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    return model
+
+
+def _described(value: onnx.ValueInfoProto) -> Described:
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
+    return Described(name=value.name, dtype=DTYPES[kind.elem_type], shape=shape)

@@ -1,0 +1,66 @@
+"""Commands of training and evaluation; PyTorch is imported inside them."""
+
+import os
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+ARCHIVE = click.Path(exists=True, path_type=Path)
+
+
+@click.command()
+@click.option("--data", type=ARCHIVE, required=True, help="archive with labels and flags")
+@click.option("--preset", default="small", show_default=True, help="toy, small, tall or paper")
+@click.option("--output", type=FOLDER, required=True, help="folder of checkpoints and the card")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--residual/--as-written", default=True, show_default=True, help="tuner, eq. 8")
+@click.option(
+    "--anchoring",
+    type=click.Choice(["none", "end", "every"]),
+    help="low band; default: the preset's",
+)
+def train(
+    data: Path, preset: str, output: Path, seed: int, residual: bool, anchoring: str | None
+) -> None:
+    """Train the three stages on an archive; the same command again resumes.
+
+    The archive needs `label (case, y, x)` and `artifact_free (case)`.  Two GPUs:
+    `torchrun --nproc-per-node 2 --no-python mcdiff-batch train ...`.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from mcdiff_batch.engine.errors import UsageError
+
+    from . import data as cases
+    from .curves import draw_curves
+    from .loop import Setting, world
+    from .presets import PRESETS
+    from .stages import train_all
+
+    if preset not in PRESETS:
+        raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+    chosen = replace(PRESETS[preset], residual=residual)
+    chosen = replace(chosen, anchoring=anchoring) if anchoring else chosen
+    rank, size, device = world()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    say = click.echo if rank == 0 else lambda text: None
+    say(f"reading {data}")
+    known, unseen = cases.split(cases.load(data, chosen.frame, chosen.depth_weights))
+    say(f"{len(known)} cases to train on, {len(unseen)} held out, on {device}")
+    setting = Setting(
+        seed=seed,
+        device=device,
+        ema=chosen.ema,
+        clip=chosen.clip,
+        folder=output,
+        rank=rank,
+        world=size,
+    )
+    _, records = train_all(chosen, known, unseen, setting, say)
+    if rank == 0:
+        draw_curves(records, output / "curves.png")
+        say(f"trained; weights, card.json and curves.png are in {output}")

@@ -1,0 +1,144 @@
+"""Training cases: an archive's depths and labels on a frame, split by patient."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import zarr
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcdiff_batch.engine.archive import Archive, open_archive
+from mcdiff_batch.engine.errors import ArchiveError, CaseError
+from mcdiff_batch.engine.frame import Frame, nearest_to_frame, to_frame
+from mcdiff_batch.engine.reader import standardised, weights_present
+
+Bytes = npt.NDArray[np.uint8]
+NEEDED = ("label", "artifact_free")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """N cases on one frame.  The clean target of a phantom is never read (SCIENCE.md)."""
+
+    depths: Bytes  # [N, D, H, W], 0 black, 255 white
+    weights: npt.NDArray[np.float32]  # [N, D], adding to 1 over the depths a case has
+    label: Bytes  # [N, H, W]
+    optimal: npt.NDArray[np.int64]  # [N]
+    artifact_free: npt.NDArray[np.bool_]  # [N]
+    patient: npt.NDArray[np.str_]  # [N]
+    sha256: str  # of the archive's identity, and of what was read
+
+    def __len__(self) -> int:
+        return len(self.depths)
+
+    def subset(self, where: npt.NDArray[np.bool_]) -> "Dataset":
+        columns = ("depths", "weights", "label", "optimal", "artifact_free", "patient")
+        chosen = {name: getattr(self, name)[where] for name in columns}
+        return Dataset(**chosen, sha256=self.sha256)
+
+
+def load(
+    path: Path,
+    frame: Frame,
+    weights: tuple[float, ...],
+    progress: Callable[[int], None] = lambda n: None,
+) -> Dataset:
+    """Reads a whole training archive.  Raises ArchiveError where labels or flags are absent."""
+    archive = open_archive(path)
+    truth = _truth(path, archive)
+    rows = [_row(archive, i, truth, frame, weights, progress) for i in range(archive.cases)]
+    kept = [row for row in rows if row is not None]
+    if not kept:
+        raise ArchiveError(f"{path}: no case can be trained on; see `mcdiff-batch check`")
+    columns = {name: np.stack([row[name] for row in kept]) for name in kept[0]}
+    digest = hashlib.sha256(archive.identity.encode() + columns["depths"].tobytes())
+    return Dataset(**columns, sha256=digest.hexdigest())
+
+
+def split(data: Dataset, held_out: float = 0.05) -> tuple[Dataset, Dataset]:
+    """(train, held-out) by patient, never by image: a patient's side is drawn from its name."""
+    share = np.array([int(hashlib.sha256(p.encode()).hexdigest()[:8], 16) for p in data.patient])
+    away = share / 2**32 < held_out
+    if away.all() or not away.any():
+        away = np.arange(len(data)) == len(data) - 1
+    return data.subset(~away), data.subset(away)
+
+
+def _truth(path: Path, archive: Archive) -> zarr.Group:
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    absent = [name for name in NEEDED if name not in group]
+    if absent:
+        raise ArchiveError(
+            f"{path}: has no {' and no '.join(absent)}; training needs `label (case, y, x)` and "
+            "`artifact_free (case)`: add them, or make phantoms with `mcdiff-batch phantom`"
+        )
+    label: Any = group["label"]
+    if label.ndim != 3 or label.shape[0] != archive.cases:
+        raise ArchiveError(f"{path}: label is {label.shape}, expected ({archive.cases}, y, x)")
+    return group
+
+
+def _row(
+    archive: Archive,
+    index: int,
+    truth: Any,
+    frame: Frame,
+    weights: tuple[float, ...],
+    progress: Callable[[int], None],
+) -> dict[str, Any] | None:
+    """One case's columns; None for a case that cannot be read (`check` lists those)."""
+    try:
+        case = archive.read(index)
+    except CaseError:
+        return None
+    finally:
+        progress(1)
+    framed = to_frame(standardised(case), frame, black=-1.0)
+    share = weights_present(weights, case.present)
+    optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
+    y, x = case.depths.shape[1:]
+    return {
+        "depths": np.round((framed + 1) * 127.5).astype(np.uint8),
+        "weights": share,
+        "label": nearest_to_frame(np.asarray(truth["label"][index])[:y, :x], frame),
+        "optimal": np.int64(optimal),
+        "artifact_free": np.bool_(truth["artifact_free"][index]),
+        "patient": np.str_(truth["patient"][index] if "patient" in truth else index),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a stage sees: depths [B, D, H, W] in [-1, 1], weights [B, D], optimal image, labels."""
+
+    depths: Tensor
+    weights: Tensor
+    image: Tensor  # [B, 1, H, W], the optimal depth
+    label: Tensor  # [B, H, W]
+
+
+def draw(data: Dataset, size: int, rng: np.random.Generator, *, half: bool = False) -> Batch:
+    """`size` random cases, each flipped left to right or not, all its depths and label together."""
+    chosen = rng.integers(len(data), size=size)
+    return batch_of(data, chosen, rng.random(size) < 0.5, half=half)
+
+
+def batch_of(
+    data: Dataset, chosen: npt.NDArray[Any], flips: npt.NDArray[np.bool_], *, half: bool = False
+) -> Batch:
+    """The cases `chosen`, as tensors; `half`: on a frame of half the size."""
+    depths = torch.from_numpy(data.depths[chosen]).float() / 127.5 - 1
+    label = torch.from_numpy(data.label[chosen])
+    mirrored = torch.from_numpy(flips)
+    depths = torch.where(mirrored[:, None, None, None], depths.flip(-1), depths)
+    label = torch.where(mirrored[:, None, None], label.flip(-1), label)
+    if half:
+        depths, label = F.avg_pool2d(depths, 2), label[:, ::2, ::2]
+    image = depths[torch.arange(len(chosen)), torch.from_numpy(data.optimal[chosen])][:, None]
+    return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label)

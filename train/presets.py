@@ -1,0 +1,106 @@
+"""Sizes and stages as data."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mcdiff_batch.engine.frame import Frame
+
+from .unet import Widths
+
+PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep; add to 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage's budget: the first `half_steps` of `steps` run on frames of half the size."""
+
+    name: str
+    steps: int
+    half_steps: int
+    batch: int
+    half_batch: int
+    learning_rate: float
+    draws: int = 1  # (t, eps) pairs for each case of a batch; batch counts the pairs
+    warmup: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Everything that a training run is made of, but its data and seed."""
+
+    name: str
+    frame: Frame
+    widths: Widths
+    stages: tuple[Stage, ...]
+    depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
+    residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
+    anchoring: str = "end"  # low band of x0-hat from the depths: none, end, every
+    x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
+    ema: float = 0.999
+    clip: float = 1.0
+
+
+def _stages(
+    foundation: tuple[int, int], extractor: tuple[int, int], tuner: tuple[int, int], batch: int
+) -> tuple[Stage, ...]:
+    """(steps, of which at half size) for each stage; half-size batches are twice as large."""
+    both = {"batch": batch, "half_batch": 2 * batch}
+    return (
+        Stage(
+            name="foundation",
+            steps=foundation[0],
+            half_steps=foundation[1],
+            learning_rate=1e-3,
+            **both,
+        ),
+        Stage(
+            name="extractor",
+            steps=extractor[0],
+            half_steps=extractor[1],
+            learning_rate=1e-3,
+            **both,
+        ),
+        Stage(
+            name="tuner", steps=tuner[0], half_steps=tuner[1], learning_rate=1e-3, draws=4, **both
+        ),
+    )
+
+
+SMALL = Preset(
+    name="small",
+    frame=Frame(height=256, width=64),
+    widths=Widths(base=16),
+    stages=_stages((5000, 2500), (1200, 600), (2000, 700), batch=16),
+)
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="toy",
+            frame=Frame(height=64, width=16),
+            widths=Widths(base=8, multipliers=(1, 2), blocks=1),
+            stages=_stages((60, 30), (60, 30), (40, 20), batch=8),
+            ema=0.9,
+        ),
+        SMALL,
+        replace(SMALL, name="tall", frame=Frame(height=512, width=128), widths=Widths(base=32)),
+        Preset(
+            name="paper",
+            frame=Frame(height=256, width=256),
+            widths=Widths(base=128, multipliers=(1, 2, 3, 4), blocks=3),
+            stages=_stages((40000, 0), (4000, 0), (30000, 0), batch=16),
+        ),
+    )
+}
+
+
+def preset_from(raw: dict[str, Any]) -> Preset:
+    """A preset from its JSON form (dataclasses.asdict)."""
+    widths = Widths(**{**raw["widths"], "multipliers": tuple(raw["widths"]["multipliers"])})
+    nested = {
+        "frame": Frame(**raw["frame"]),
+        "widths": widths,
+        "stages": tuple(Stage(**stage) for stage in raw["stages"]),
+        "depth_weights": tuple(raw["depth_weights"]),
+    }
+    return Preset(**{**raw, **nested})

@@ -1,0 +1,266 @@
+"""The paper's three stages over one dataset: what each trains, on which images, by which loss."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcdiff_batch.engine.contract import file_sha256
+from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
+from mcdiff_batch.engine.quality import mean_dice
+from mcdiff_batch.engine.schedule import Schedule
+
+from . import checkpoint
+from .data import Batch, Dataset, batch_of, draw
+from .fusion import fused
+from .loop import Loss, Score, Setting, generator, train_stage
+from .losses import diffuse, extractor_loss, foundation_loss, tuner_loss
+from .presets import Preset, Stage
+from .tuner import Tuners
+from .unet import UNet
+
+Say = Callable[[str], None]
+CLASSES = ("background", "transverse process", "rib", "lumbar lump")
+HELD_OUT_TIMES = (50, 200, 400, 600, 800, 950)
+
+
+class Networks:
+    """The three networks of a preset, on a device."""
+
+    def __init__(self, preset: Preset, device: torch.device) -> None:
+        self.preset = preset
+        self.foundation = UNet(preset.widths, outputs=1, timed=True)
+        self.extractor = UNet(preset.widths, outputs=len(CLASSES), timed=False)
+        self.tuner = Tuners(self.foundation, residual=preset.residual)
+        for model in self.all().values():
+            model.to(device=device, memory_format=torch.channels_last)
+
+    def all(self) -> dict[str, torch.nn.Module]:
+        return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
+
+    def conditions(self, depths: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Fused features of depths [B, D, H, W], folded for every skip."""
+        features = self.extractor.features(depths.flatten(0, 1)[:, None])
+        encoder, decoder = fused(weights, features)
+        return self.tuner.fold(encoder, decoder)
+
+    def eps(self, x: Tensor, t: Tensor, conditions: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """eps-hat of x_t [B, 1, H, W] under conditions."""
+        return self.foundation(x, t, lambda i, f: self.tuner.tune(conditions, i, f))  # type: ignore[no-any-return]
+
+
+class Noising:
+    """Draws (t, eps) for images and noises them, eq. 1."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.schedule = Schedule()
+        self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32, device=device)
+
+    def __call__(
+        self, image: Tensor, rng: np.random.Generator, times: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x_t, t, alpha_t, eps for image [N, 1, H, W]; times stratified over 1..T unless given."""
+        n = len(image)
+        if times is None:
+            strata = (np.arange(n) + rng.random(n)) / n
+            times = torch.from_numpy(1 + np.floor(strata * self.schedule.steps).astype(np.int64))
+        t = times.to(image.device)
+        seed = int(rng.integers(2**62))
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+        eps = noise.to(image.device)
+        alpha = self.alphas[t]
+        return diffuse(image, eps, alpha), t, alpha, eps
+
+
+def train_all(
+    preset: Preset, train: Dataset, held_out: Dataset, setting: Setting, say: Say
+) -> tuple[Networks, dict[str, Any]]:
+    """All three stages and their records, each resumed from its checkpoint; writes card.json and weights.
+
+    Raises FingerprintError where the folder holds another training, ArchiveError where no
+    artifact-free case is there for stage I.
+    """
+    _pin(preset, train, setting)
+    nets = Networks(preset, setting.device)
+    jobs: dict[str, Callable[[Stage], tuple[Loss, Score]]] = {
+        "foundation": lambda stage: _foundation(nets, stage, train, held_out, setting),
+        "extractor": lambda stage: _extractor(nets, stage, train, held_out, setting),
+        "tuner": lambda stage: _tuner(nets, stage, train, held_out, setting),
+    }
+    records = {}
+    for stage in preset.stages:
+        model = nets.all()[stage.name]
+        torch.manual_seed(setting.seed)
+        loss, score = jobs[stage.name](stage)
+        records[stage.name] = train_stage(stage, model, loss, score, setting, say)
+        model.requires_grad_(False).eval()
+    if setting.rank == 0:
+        write_weights(nets, setting, train, held_out, records)
+    return nets, records
+
+
+def _share(stage: Stage, half: bool, world: int) -> int:
+    return max(1, (stage.half_batch if half else stage.batch) // world)
+
+
+def _foundation(
+    nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
+) -> tuple[Loss, Score]:
+    """Stage I: artifact-free optimal images, eq. 9."""
+    images, unseen = (x.subset(x.artifact_free) for x in (train, held_out))
+    if not len(images):
+        raise ArchiveError("no artifact-free case to train the foundation on; flag some")
+    noising = Noising(setting.device)
+
+    def loss(rng: np.random.Generator, half: bool) -> Tensor:
+        batch = draw(images, _share(stage, half, setting.world), rng, half=half)
+        x, t, alpha, eps = noising(batch.image.to(setting.device), rng)
+        return foundation_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
+
+    def score() -> dict[str, float]:
+        return {"held_out": _eps_error(nets, unseen, noising, setting, conditioned=False)}
+
+    return loss, score
+
+
+def _extractor(
+    nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
+) -> tuple[Loss, Score]:
+    """Stage II: optimal images and masks, eq. 10."""
+
+    def loss(rng: np.random.Generator, half: bool) -> Tensor:
+        batch = draw(train, _share(stage, half, setting.world), rng, half=half)
+        logits = nets.extractor(batch.image.to(setting.device))
+        return extractor_loss(logits, batch.label.to(setting.device))
+
+    def score() -> dict[str, float]:
+        return {"dice": _held_out_dice(nets, held_out, setting)}
+
+    return loss, score
+
+
+def _tuner(
+    nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
+) -> tuple[Loss, Score]:
+    """Stage III: all cases, D depths to the optimal image, eq. 11; the rest is frozen."""
+    noising = Noising(setting.device)
+
+    def loss(rng: np.random.Generator, half: bool) -> Tensor:
+        cases = max(1, _share(stage, half, setting.world) // stage.draws)
+        batch = draw(train, cases, rng, half=half)
+        conditions = _repeated(nets, batch, setting, stage.draws)
+        image = batch.image.to(setting.device).repeat_interleave(stage.draws, 0)
+        x, t, _, eps = noising(image, rng)
+        return tuner_loss(nets.eps(x, t, conditions), eps)
+
+    def score() -> dict[str, float]:
+        return {"held_out": _eps_error(nets, held_out, noising, setting, conditioned=True)}
+
+    return loss, score
+
+
+def _repeated(
+    nets: Networks, batch: Batch, setting: Setting, times: int
+) -> list[tuple[Tensor, Tensor]]:
+    """A batch's conditions, each case's repeated `times`; only the tuner has gradients."""
+    depths, weights = batch.depths.to(setting.device), batch.weights.to(setting.device)
+    with torch.no_grad():
+        encoder, decoder = fused(weights, nets.extractor.features(depths.flatten(0, 1)[:, None]))
+    folded = nets.tuner.fold(encoder, decoder)
+    return [(d.repeat_interleave(times, 0), s.repeat_interleave(times, 0)) for d, s in folded]
+
+
+@torch.no_grad()
+def _eps_error(
+    nets: Networks, data: Dataset, noising: Noising, setting: Setting, *, conditioned: bool
+) -> float:
+    """Mean eps-MSE over fixed cases, times and noise."""
+    if not len(data):
+        return float("nan")
+    errors = []
+    for i in range(min(len(data), 16)):
+        batch = batch_of(data, np.array([i]), np.array([False]))
+        image = batch.image.to(setting.device).repeat_interleave(len(HELD_OUT_TIMES), 0)
+        rng = generator(0, "held-out", i)
+        x, t, _, eps = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
+        with torch.autocast(setting.device.type, dtype=torch.bfloat16):
+            if conditioned:
+                eps_hat = nets.eps(x, t, _repeated(nets, batch, setting, len(HELD_OUT_TIMES)))
+            else:
+                eps_hat = nets.foundation(x, t)
+        errors.append(tuner_loss(eps_hat, eps).item())
+    return float(np.mean(errors))
+
+
+@torch.no_grad()
+def _held_out_dice(nets: Networks, data: Dataset, setting: Setting) -> float:
+    chosen = np.arange(min(len(data), 32))
+    batch = batch_of(data, chosen, np.zeros(len(chosen), bool))
+    logits = nets.extractor(batch.image.to(setting.device))
+    found = logits.argmax(1).to(torch.uint8).cpu().numpy()
+    return float(np.mean([mean_dice(a, b) for a, b in zip(found, data.label[chosen], strict=True)]))
+
+
+def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
+    """A folder belongs to one training: preset, data and seed are written first and compared."""
+    path = setting.folder / "training.json"
+    mine = {"preset": asdict(preset), "data_sha256": train.sha256, "seed": setting.seed}
+    mine = json.loads(json.dumps(mine))
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        for key, value in mine.items():
+            if theirs.get(key) != value:
+                raise FingerprintError(
+                    f"{path}: {key} differs from this training's; use another --output"
+                )
+    elif setting.rank == 0:
+        setting.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=1) + "\n")
+
+
+def write_weights(
+    nets: Networks,
+    setting: Setting,
+    train: Dataset,
+    held_out: Dataset,
+    records: dict[str, Any],
+) -> None:
+    """`weights.safetensors`, rounded to float16 once for every export, and `card.json`."""
+    tensors: dict[str, Tensor] = {}
+    for name, model in nets.all().items():
+        tensors |= checkpoint.prefixed(name, {k: v.half() for k, v in model.state_dict().items()})
+    path = setting.folder / "weights"
+    about = {"preset": asdict(nets.preset), "seed": setting.seed}
+    checkpoint.save(path, tensors, about)
+    card = about | {
+        "weights_sha256": file_sha256(path.with_suffix(".safetensors")),
+        "data_sha256": train.sha256,
+        "cases": {
+            "train": len(train),
+            "held_out": len(held_out),
+            "artifact_free": int(train.artifact_free.sum()),
+        },
+        "split": "by patient",
+        "device": str(setting.device),
+        "torch": str(torch.__version__),
+        "stages": records,
+    }
+    (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def read_weights(folder: Path) -> tuple[Networks, dict[str, Any]]:
+    """The trained networks of `folder` on the CPU in float32, and their card."""
+    from .presets import preset_from
+
+    tensors, about = checkpoint.load(folder / "weights")
+    nets = Networks(preset_from(about["preset"]), torch.device("cpu"))
+    for name, model in nets.all().items():
+        state = {k: v.float() for k, v in checkpoint.under(name, tensors).items()}
+        model.load_state_dict(state)
+        model.requires_grad_(False).eval()
+    return nets, json.loads((folder / "card.json").read_text())

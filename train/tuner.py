@@ -1,0 +1,56 @@
+"""The morphology tuner, eq. 7 and 8, in the folded form that training and the plans share.
+
+What depends on the conditions alone, W_down F + b_down and the projected F* + b_up, is worked out
+once per case (`fold`); a step is left with two 1x1 convolutions.
+
+Eq. 8 as written drops the pretrained skip f_i where W_up is zero.  With `residual`, as in SCEdit,
+the skip becomes f_i + T + P F* with W_up and P zero at the start, so that stage III begins at the
+pretrained model; SCIENCE.md found that as written it starves.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .unet import UNet
+
+
+class Tuner(nn.Module):
+    """One skip's tuner: f [B, C, H, W], F like f, F* [B, C*, H, W], through C / 2 channels."""
+
+    def __init__(self, channels: int, star_channels: int, *, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        width = max(8, channels // 2)
+        self.down = nn.Conv2d(channels, width, 1)
+        self.up = nn.Conv2d(width, channels, 1)
+        self.star = nn.Conv2d(star_channels, channels, 1, bias=False)
+        if residual:
+            for weight in (self.up.weight, self.up.bias, self.star.weight):
+                assert weight is not None
+                nn.init.zeros_(weight)
+
+    def fold(self, feature: Tensor, star: Tensor) -> tuple[Tensor, Tensor]:
+        """The per-case constants: W_down F + b_down [B, C / 2, H, W], P F* + b_up [B, C, H, W]."""
+        assert self.up.bias is not None
+        return self.down(feature), self.star(star) + self.up.bias[:, None, None]
+
+    def forward(self, f: Tensor, down: Tensor, star: Tensor) -> Tensor:
+        """Eq. 7 and 8: W_up SiLU(W_down (f + F)) + F*, plus f where `residual`."""
+        tuned = F.conv2d(F.silu(F.conv2d(f, self.down.weight) + down), self.up.weight) + star
+        return f + tuned if self.residual else tuned
+
+
+class Tuners(nn.ModuleList):
+    """One tuner per skip of a U-Net."""
+
+    def __init__(self, unet: UNet, *, residual: bool) -> None:
+        pairs = zip(unet.skip_channels, unet.star_channels, strict=True)
+        super().__init__(Tuner(c, s, residual=residual) for c, s in pairs)
+
+    def fold(self, encoder: list[Tensor], decoder: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        pairs = zip(self, encoder, decoder, strict=True)
+        return [tuner.fold(feature, star) for tuner, feature, star in pairs]
+
+    def tune(self, folded: list[tuple[Tensor, Tensor]], i: int, f: Tensor) -> Tensor:
+        tuned: Tensor = self[i](f, *folded[i])
+        return tuned

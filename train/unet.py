@@ -1,0 +1,214 @@
+"""The improved-DDPM U-Net (Nichol & Dhariwal 2021): foundation model, and feature extractor.
+
+Both have the same body; the extractor has no time embedding and four outputs (SCIENCE.md).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUP = 8  # channels per group: a power of two keeps TensorRT's fast GroupNorm kernel
+
+Tune = Callable[[int, Tensor], Tensor]  # (skip index, f_i) -> what the decoder gets instead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """Size of a U-Net: base channels, their multiple at each level, residual blocks a level."""
+
+    base: int
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 2
+
+    @property
+    def factor(self) -> int:
+        """Height and width must divide by this."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the extractor makes of images [N, 1, H, W]; one encoder/decoder pair a skip (eq. 4)."""
+
+    logits: Tensor  # [N, 4, H, W]
+    encoder: list[Tensor]  # F_i
+    decoder: list[Tensor]  # F*_i, which the extractor's own skip i is concatenated with
+
+
+def sinusoidal(t: Tensor, width: int) -> Tensor:
+    """[N] times to [N, width] embeddings, Vaswani et al. 2017, half cosines, half sines."""
+    half = width // 2
+    rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * rates[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class NormSilu(nn.Module):
+    """SiLU(GroupNorm(x) (1 + scale) + shift).  In half precision all of it is one float32 island,
+    which compiles to one kernel; bfloat16 training leaves the statistics to PyTorch's own float32.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(channels // GROUP, channels)
+
+    def forward(self, x: Tensor, scale_shift: Tensor | None = None) -> Tensor:
+        h = self.norm(x.float() if x.dtype == torch.float16 else x)
+        if scale_shift is not None:
+            scale, shift = scale_shift.to(h.dtype)[:, :, None, None].chunk(2, dim=1)
+            h = torch.addcmul(h + shift, h, scale)
+        return F.silu(h).to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Residual block with scale-shift time conditioning."""
+
+    def __init__(self, source: int, target: int, time: int | None) -> None:
+        super().__init__()
+        self.first = NormSilu(source)
+        self.conv1 = nn.Conv2d(source, target, 3, padding=1)
+        self.time = nn.Linear(time, 2 * target) if time else None
+        self.second = NormSilu(target)
+        self.conv2 = _zeroed(nn.Conv2d(target, target, 3, padding=1))
+        self.skip = nn.Conv2d(source, target, 1) if source != target else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        h = self.conv1(self.first(x))
+        scale_shift = self.time(embedding) if self.time is not None else None
+        h = self.conv2(self.second(h, scale_shift))
+        return torch.add(self.skip(x), h)
+
+
+class Attention(nn.Module):
+    """One-head self-attention over all px, residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(channels // GROUP, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(n, 3, 1, c, height * width)
+        q, k, v = qkv.transpose(3, 4).unbind(1)
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(h.transpose(2, 3).reshape(n, c, height, width))
+
+
+class Block(nn.Module):
+    """A residual block, and attention behind it at the coarsest level."""
+
+    def __init__(self, source: int, target: int, time: int | None, attends: bool) -> None:
+        super().__init__()
+        self.res = ResBlock(source, target, time)
+        self.attention = Attention(target) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        out: Tensor = self.attention(self.res(x, embedding))
+        return out
+
+
+class Up(nn.Module):
+    """Twice the size by nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class UNet(nn.Module):
+    """x [N, 1, H, W] (and t [N] or [1]) to [N, outputs, H, W]; H and W divide by widths.factor.
+
+    `skip_channels` and `star_channels` are those of f_i and of what it is concatenated with.
+    """
+
+    def __init__(self, widths: Widths, *, outputs: int, timed: bool) -> None:
+        super().__init__()
+        self.base = widths.base
+        levels = [widths.base * m for m in widths.multipliers]
+        time = 4 * widths.base if timed else None
+        self.time = _time_mlp(widths.base, time) if time else None
+        self.stem = nn.Conv2d(1, widths.base, 3, padding=1)
+        self.skip_channels = [widths.base]
+        self.encoder = nn.ModuleList()
+        here = widths.base
+        for level, channels in enumerate(levels):
+            deepest = level == len(levels) - 1
+            for _ in range(widths.blocks):
+                self.encoder.append(Block(here, channels, time, deepest))
+                here = channels
+                self.skip_channels.append(here)
+            if not deepest:
+                self.encoder.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
+                self.skip_channels.append(here)
+        self.middle = nn.ModuleList([Block(here, here, time, True), Block(here, here, time, False)])
+        self.decoder = nn.ModuleList()
+        stars, pending = [], list(self.skip_channels)
+        for level, channels in reversed(list(enumerate(levels))):
+            for i in range(widths.blocks + 1):
+                stars.append(here)
+                deepest = level == len(levels) - 1
+                self.decoder.append(Block(here + pending.pop(), channels, time, deepest))
+                here = channels
+                if level and i == widths.blocks:
+                    self.decoder.append(Up(here))
+        self.star_channels = stars[::-1]
+        self.last = NormSilu(here)
+        self.out = _zeroed(nn.Conv2d(here, outputs, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor | None = None, tune: Tune | None = None) -> Tensor:
+        return self._run(x, t, tune or (lambda i, f: f)).logits
+
+    def features(self, x: Tensor) -> Features:
+        """The extractor's side of eq. 4."""
+        return self._run(x, None, lambda i, f: f)
+
+    def _run(self, x: Tensor, t: Tensor | None, tune: Tune) -> Features:
+        embedding = self._embed(t, x.dtype)
+        skips = [self.stem(x)]
+        for layer in self.encoder:
+            h = layer(skips[-1], embedding) if isinstance(layer, Block) else layer(skips[-1])
+            skips.append(h)
+        h = skips[-1]
+        for block in self.middle:
+            h = block(h, embedding)
+        stars: list[Tensor] = []
+        for layer in self.decoder:
+            if isinstance(layer, Up):
+                h = layer(h)
+                continue
+            stars.append(h)
+            i = len(skips) - len(stars)
+            h = layer(torch.cat([tune(i, skips[i]), h], dim=1), embedding)
+        return Features(self.out(self.last(h)), skips, stars[::-1])
+
+    def _embed(self, t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        if self.time is None or t is None:
+            return None
+        out: Tensor = self.time(sinusoidal(t, self.base).to(dtype))
+        return out
+
+
+def _time_mlp(base: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(base, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+
+def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    """Residual branches and the output start at zero (improved DDPM)."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def parameter_count(models: Sequence[nn.Module]) -> int:
+    return sum(p.numel() for model in models for p in model.parameters())
