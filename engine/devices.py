@@ -11,7 +11,7 @@ PLANS = {"cpu": "onnxruntime"}  # device kind -> plan kind; "auto" takes the fir
 
 
 def devices(text: str) -> tuple[Device, ...]:
-    """"auto", "cpu", "cpu:2" (two devices), "cuda:0,cuda:1".  Raises UsageError, DeviceError."""
+    """ "auto", "cpu", "cpu:2" (two devices), "cuda:0,cuda:1".  Raises UsageError, DeviceError."""
     if text == "auto":
         return devices("cpu")
     count = re.fullmatch(r"cpu(?::([1-9]\d*))?", text)

@@ -110,7 +110,7 @@ def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
     """Quality of the enhanced image against the optimal depth's, rounded; None: undefined."""
     case = done.case
     before = (case.depths[case.optimal] + 1) / 2
-    after = image.astype(np.float32) / 255
+    after = image.astype(np.float32) / np.float32(255)
     spacing = float(np.sqrt(np.prod(case.spacing_mm)))
     found = quality.measure(before, after, (done.before, done.after), case.strip, spacing)
     return {name: round(x, 4) if np.isfinite(x) else None for name, x in found.items()}

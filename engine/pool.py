@@ -157,7 +157,7 @@ class Pool:
             case UnitDone():
                 slot.tasks.popleft()
                 slot.shortages = slot.deaths = 0
-                life.credited = life.pulse.cases if not slot.tasks else life.credited
+                life.credited += message.counts["done"]
                 self.watcher.done(slot.device, message)
 
     def _bury(self, slot: Slot, life: Life) -> None:

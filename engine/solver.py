@@ -5,11 +5,11 @@ step itself, with x0-hat clamped to [-1, 1] and eps recomputed from it, is insid
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import UsageError
+from .errors import BundleError, UsageError
 from .schedule import Schedule, half_log_snr
 
 
@@ -78,3 +78,11 @@ def rungs(solver: str, schedule: Schedule, ladder: Sequence[float]) -> list[Rung
         raise UsageError(f"ladder starts at t = {ladder[0]}, the schedule ends at {schedule.steps}")
     alphas = [*(float(alpha) for alpha in schedule.alpha_at(ladder)), 1.0]
     return SOLVERS[solver](list(ladder), alphas)
+
+
+def anchored(walk: Sequence[Rung], mode: str) -> list[Rung]:
+    """The rungs, with those marked at which the contract's `anchoring` replaces the low band."""
+    first = {"none": len(walk), "end": len(walk) - 1, "every": 0}.get(mode)
+    if first is None:
+        raise BundleError(f"anchoring is {mode!r}, expected none, end or every; export again")
+    return [replace(rung, anchor=float(i >= first)) for i, rung in enumerate(walk)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from .contract import Contract
 from .errors import McdiffError
 from .ledger import Incident
-from .plan import Device
 from .solver import Rung
 from .units import Unit
 from .writer import Layout

@@ -65,7 +65,7 @@ class Selection:
 
 
 def parse_selection(text: str, cases: int) -> Selection:
-    """"0,3,5-9" of an archive of `cases`, 0-based, ends included.  Raises UsageError."""
+    """ "0,3,5-9" of an archive of `cases`, 0-based, ends included.  Raises UsageError."""
     return joined(_span(part, cases) for part in text.split(","))
 
 
@@ -74,7 +74,9 @@ def _span(part: str, cases: int) -> range:
     try:
         span = range(int(first), int(last or first) + 1)
     except ValueError:
-        raise UsageError(f"--cases: {part!r} is no case or span; expected such as 0,3,5-9") from None
+        raise UsageError(
+            f"--cases: {part!r} is no case or span; expected such as 0,3,5-9"
+        ) from None
     if not span or not 0 <= span[0] <= span[-1] < cases:
         raise UsageError(f"--cases: {part!r} is not within 0-{cases - 1}, the archive's cases")
     return span

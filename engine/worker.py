@@ -166,9 +166,7 @@ def compute(
         start = perf_counter()
 
 
-def enhanced(
-    plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse
-) -> list[Sampled]:
+def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse) -> list[Sampled]:
     """condition -> sample -> relabel, for a batch of one fixed, padded shape (P4)."""
     full = padded(batch, plan.batch)
     with work.timed("condition"):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
-from mcdiff_batch.train.fusion import fuse, fused
+from mcdiff_batch.train.fusion import fused, fused_probabilities
 from mcdiff_batch.train.stages import Networks
 
 
@@ -24,7 +24,7 @@ class Conditioner(nn.Module):
     def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
         height, width = strip.shape[2:]
         features = self.extractor.features(depths.reshape(-1, 1, height, width))
-        likely = fuse(weights, features.logits.softmax(dim=1))
+        likely = fused_probabilities(weights, features.logits)
         label = likely.argmax(dim=1).to(torch.uint8) * strip[:, 0].to(torch.uint8)
         mean = (weights[:, :, None, None] * depths).sum(dim=1, keepdim=True)
         folded = self.tuner.fold(*fused(weights, features))

@@ -123,7 +123,8 @@ def _level_rows(rng: np.random.Generator, levels: NDArray[np.intp], rows: int) -
     """Centres; the pitch grows downwards, 42-65 px with a median near 54."""
     pitch = np.linspace(0.86, 1.1, len(levels) - 1) * rng.normal(1, 0.045, len(levels) - 1)
     top, bottom = rng.uniform(52, 68), rows - rng.uniform(80, 105)
-    return top + np.concatenate([[0.0], np.cumsum(pitch)]) / pitch.sum() * (bottom - top)
+    down = np.concatenate([[0.0], np.cumsum(pitch)]) / pitch.sum()
+    return np.asarray(top + down * (bottom - top))
 
 
 def _tilts(rng: np.random.Generator, levels: NDArray[np.intp]) -> Vector:
@@ -186,7 +187,8 @@ def _strip(rng: np.random.Generator, shape: tuple[int, int], spine: Spine) -> Ma
 def _edge(rng: np.random.Generator, rows: int) -> Field:
     """Waviness of one edge in px, sd about 3.6: breathing, steps of the hand, frame jitter."""
     slow = 2.6 * wander(rng, rows, 45.0) + 1.5 * wander(rng, rows, 14.0)
-    return np.clip(slow, -7, 7) + 0.5 * rng.standard_normal(rows, dtype=np.float32)
+    jitter = 0.5 * rng.standard_normal(rows, dtype=np.float32)
+    return np.asarray(np.clip(slow, -7, 7) + jitter)
 
 
 def _bones(rng: np.random.Generator, spine: Spine) -> list[Bone]:

@@ -64,3 +64,19 @@ def train(
     if rank == 0:
         draw_curves(records, output / "curves.png")
         say(f"trained; weights, card.json and curves.png are in {output}")
+
+
+@click.command()
+@click.option("--run", type=FOLDER, required=True, help="output folder of `mcdiff-batch run`")
+@click.option("--truth", type=ARCHIVE, required=True, help="the phantom archive that was run")
+@click.option("--bundle", type=FOLDER, help="default: the shipped bundle")
+@click.option("--json", "as_json", is_flag=True, help="everything, per case, as JSON")
+def evaluate(run: Path, truth: Path, bundle: Path | None, as_json: bool) -> None:
+    """Score a run against the truth: CNR, SNR, PSNR, Dice beside original, floors and ceiling."""
+    from mcdiff_batch.engine.contract import SHIPPED
+
+    from . import evaluation
+
+    with click.progressbar(length=None, file=click.get_text_stream("stderr")) as bar:
+        table = evaluation.evaluate(run, truth, bundle or SHIPPED, lambda: bar.update(1))
+    click.echo(evaluation.as_json(table) if as_json else evaluation.as_text(table))

@@ -142,3 +142,11 @@ def batch_of(
         depths, label = F.avg_pool2d(depths, 2), label[:, ::2, ::2]
     image = depths[torch.arange(len(chosen)), torch.from_numpy(data.optimal[chosen])][:, None]
     return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label)
+
+
+def other_depth(batch: Batch, rng: np.random.Generator) -> Tensor:
+    """The optimal image [B, 1, H, W], or for every second case a depth drawn by its weight."""
+    drawn = [rng.choice(w.shape[0], p=w / w.sum()) for w in batch.weights.numpy()]
+    images = batch.depths[torch.arange(len(drawn)), torch.tensor(drawn)][:, None]
+    keep = torch.arange(len(drawn))[:, None, None, None] % 2 == 0
+    return torch.where(keep, batch.image, images)

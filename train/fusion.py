@@ -12,6 +12,11 @@ def fuse(weights: Tensor, stacked: Tensor) -> Tensor:
     return (weights[:, :, None, None, None].to(stacked.dtype) * split).sum(dim=1)
 
 
+def fused_probabilities(weights: Tensor, logits: Tensor) -> Tensor:
+    """Class probabilities [B, 4, H, W] of a case from logits [B * D, 4, H, W], by eq. 5's weights."""
+    return fuse(weights, logits.float().softmax(dim=1))
+
+
 def fused(weights: Tensor, features: Features) -> tuple[list[Tensor], list[Tensor]]:
     """Fused encoder and decoder features, a pair per skip."""
     return (

@@ -5,6 +5,7 @@ Bone is dark and muscle bright, as in volume projection imaging. A case is drawn
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ DIFFICULT = Grade(
     rows=0.037,
     own=0.25,
     wander=0.45,
-    hidden=0.10,
+    hidden=0.09,
     haze=0.08,
     bands=(1, 3),
     wedges=(1, 4),
@@ -102,7 +103,7 @@ GRADES = (EASY, AVERAGE, DIFFICULT)
 
 def phantom(seed: int, index: int, *, raw_tone: bool = False) -> Phantom:
     """Case `index` of the endless series `seed`; `raw_tone` leaves the scanner's tone curve out."""
-    draw = lambda part: stream(seed, index, part)
+    draw = partial(stream, seed, index)
     body = anatomy(draw("anatomy"))
     grade = _grade(draw("grade"))
     optimal = int(draw("optimal").choice(DEPTHS, p=OPTIMAL / OPTIMAL.sum()))
@@ -134,7 +135,7 @@ def _grade(rng: np.random.Generator) -> Grade:
 
 
 def _scan(seed: int, index: int, body: Anatomy, grade: Grade, optimal: int) -> _Scan:
-    draw = lambda part: stream(seed, index, part)
+    draw = partial(stream, seed, index)
     shape = body.extent
     bones = distances(draw("wobble"), body)
     grain = 1 + 0.04 * texture.smooth(draw("grain"), shape, (5.0, 12.0))
@@ -149,11 +150,11 @@ def _scan(seed: int, index: int, body: Anatomy, grade: Grade, optimal: int) -> _
     depths = []
     for depth in range(DEPTHS):
         rng, off = draw(f"depth {depth}"), float(depth - optimal)
-        tissue = muscle * np.exp(0.12 * np.sqrt(grade.own) * texture.smooth(rng, shape, (16, 14)))
-        image = light * tissue * transmission(grain, bones, dark[:, depth], off)
+        own = np.float32(0.12 * grade.own**0.5) * texture.smooth(rng, shape, (16.0, 14.0))
+        image = light * muscle * np.exp(own) * transmission(grain, bones, dark[:, depth], off)
         image *= valley.light(off)
         image = _veiled(rng, image, light, grade.haze * (1 + 0.8 * abs(off)))
-        depths.append(_exposed(rng, image * loss, grade, off, optimal))
+        depths.append(_exposed(rng, image * loss, grade, off))
     clean = light * muscle * transmission(grain, bones, ideal, 0.0) * valley.light(0.0)
     return _Scan(depths=depths, clean=clean, dead=dead, distances=bones)
 
@@ -162,13 +163,11 @@ def _count(rng: np.random.Generator, span: tuple[int, int]) -> int:
     return int(rng.integers(span[0], span[1] + 1))
 
 
-def _exposed(
-    rng: np.random.Generator, image: Field, grade: Grade, off: float, optimal: int
-) -> Field:
+def _exposed(rng: np.random.Generator, image: Field, grade: Grade, off: float) -> Field:
     """Speckle, row gain and loss of signal with depth; `off` is in depths from the optimal one."""
     looks = rng.uniform(*grade.looks) / (1 + 0.15 * off * off)
-    image = image * texture.speckle(rng, image.shape, looks)  # type: ignore[arg-type]
-    image *= texture.row_gain(rng, image.shape, grade.rows)  # type: ignore[arg-type]
+    image = image * texture.speckle(rng, image.shape, looks)
+    image *= texture.row_gain(rng, image.shape, grade.rows)
     gain = np.exp(-0.17 * max(off, 0.0)) * (1 - 0.04 * max(-off, 0.0))
     return image * np.float32(gain)
 
@@ -177,7 +176,7 @@ def _veiled(rng: np.random.Generator, image: Field, light: Field, haze: float) -
     """Patches in which scatter fills the shadows: the picture fades towards plain tissue."""
     patch = texture.smooth(rng, (image.shape[0], image.shape[1]), (55.0, 40.0))
     veil = np.clip(haze * (0.5 + 0.6 * patch), 0, 0.75)
-    return image + veil * (0.92 * light - image)
+    return np.asarray(image + veil * (0.92 * light - image), dtype=np.float32)
 
 
 def _light(rng: np.random.Generator, body: Anatomy) -> Field:
@@ -191,7 +190,8 @@ def _light(rng: np.random.Generator, body: Anatomy) -> Field:
     fade = 1 / (1 + np.exp((y - rows + rng.uniform(9, 15)) / rng.uniform(2, 3.5)))
     fade = fade * (1 - rng.uniform(0.15, 0.3) / (1 + np.exp((rows - 55 - y) / 14)))
     level = rng.normal(0.217, 0.016)
-    return (level * fade * (1 + rng.uniform(0.06, 0.16) * beside * where)).astype(np.float32)
+    bright = 1 + rng.uniform(0.06, 0.16) * beside * where
+    return np.asarray(level * fade * bright, dtype=np.float32)
 
 
 def _muscle(rng: np.random.Generator, body: Anatomy) -> Field:
@@ -204,11 +204,11 @@ def _muscle(rng: np.random.Generator, body: Anatomy) -> Field:
     log += (0.03 + 0.02 * lumbar) * texture.smooth(rng, shape, (7.0, 10.0))
     log += 0.025 * texture.smooth(rng, shape, (2.0, 4.0))
     log += 0.010 * texture.smooth(rng, shape, (1.0, 40.0))
-    return np.exp(log).astype(np.float32)
+    return np.asarray(np.exp(log), dtype=np.float32)
 
 
 def _raw_curve() -> Image:
-    return np.rint(np.linspace(0, 255, TONES)).astype(np.uint8)
+    return np.asarray(np.rint(np.linspace(0, 255, TONES)), dtype=np.uint8)
 
 
 def _tone_curve(rng: np.random.Generator, optimal: Field, body: Anatomy) -> Image:
@@ -221,11 +221,11 @@ def _tone_curve(rng: np.random.Generator, optimal: Field, body: Anatomy) -> Imag
     else:
         peak = np.quantile(optimal[body.inside][::7], 0.998)
         curve = brightest * np.clip(np.linspace(0, 1, TONES) / peak, 0, 1.1) ** gamma
-    return np.rint(255 * np.clip(curve, 0, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.clip(curve, 0, 1)), dtype=np.uint8)
 
 
 def _tones(raw: Field) -> NDArray[np.uint16]:
-    return (np.clip(raw, 0, 1) * (TONES - 1)).astype(np.uint16)
+    return np.asarray(np.clip(raw, 0, 1) * (TONES - 1), dtype=np.uint16)
 
 
 def _developed(raw: Field, curve: Image, inside: Mask, dead: Mask | None = None) -> Image:

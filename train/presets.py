@@ -18,7 +18,6 @@ class Stage:
     steps: int
     half_steps: int
     batch: int
-    half_batch: int
     learning_rate: float
     draws: int = 1  # (t, eps) pairs for each case of a batch; batch counts the pairs
     warmup: int = 100
@@ -33,6 +32,7 @@ class Preset:
     widths: Widths
     stages: tuple[Stage, ...]
     depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
+    any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
     anchoring: str = "end"  # low band of x0-hat from the depths: none, end, every
     x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
@@ -43,26 +43,18 @@ class Preset:
 def _stages(
     foundation: tuple[int, int], extractor: tuple[int, int], tuner: tuple[int, int], batch: int
 ) -> tuple[Stage, ...]:
-    """(steps, of which at half size) for each stage; half-size batches are twice as large."""
-    both = {"batch": batch, "half_batch": 2 * batch}
-    return (
+    """The paper's three stages from (steps, of which at half size) of each."""
+    budgets = {"foundation": foundation, "extractor": extractor, "tuner": tuner}
+    return tuple(
         Stage(
-            name="foundation",
-            steps=foundation[0],
-            half_steps=foundation[1],
+            name=name,
+            steps=steps,
+            half_steps=half,
+            batch=batch,
             learning_rate=1e-3,
-            **both,
-        ),
-        Stage(
-            name="extractor",
-            steps=extractor[0],
-            half_steps=extractor[1],
-            learning_rate=1e-3,
-            **both,
-        ),
-        Stage(
-            name="tuner", steps=tuner[0], half_steps=tuner[1], learning_rate=1e-3, draws=4, **both
-        ),
+            draws=4 if name == "tuner" else 1,
+        )
+        for name, (steps, half) in budgets.items()
     )
 
 
@@ -70,7 +62,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((5000, 2500), (1200, 600), (2000, 700), batch=16),
+    stages=_stages((4500, 3600), (1000, 800), (1150, 700), batch=16),
 )
 PRESETS = {
     preset.name: preset

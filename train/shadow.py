@@ -60,13 +60,14 @@ def _window(bone: Bone, extent: tuple[int, int]) -> Window:
 def _process_distance(bone: Bone, y: Field, x: Field) -> Field:
     sine, cosine = np.float32(np.sin(bone.tilt)), np.float32(np.cos(bone.tilt))
     u, v = (x * cosine + y * sine) / bone.wide, (y * cosine - x * sine) / bone.high
-    return ((1 - np.sqrt(u * u + v * v)) * min(bone.high, bone.wide)).astype(np.float32)
+    reach = np.sqrt(u * u + v * v)
+    return np.asarray((1 - reach) * min(bone.high, bone.wide), dtype=np.float32)
 
 
 def _rib_distance(bone: Bone, y: Field, x: Field) -> Field:
     out = x * bone.side
     axis = bone.bend * np.maximum(out, 0)
-    return np.minimum(bone.high - np.abs(y - axis), out - 4).astype(np.float32)
+    return np.asarray(np.minimum(bone.high - np.abs(y - axis), out - 4), dtype=np.float32)
 
 
 def _lump_distance(bone: Bone, y: Field, x: Field) -> Field:
@@ -78,7 +79,7 @@ def _lump_distance(bone: Bone, y: Field, x: Field) -> Field:
     thick = thick * np.sqrt(np.maximum(1 - reach**6, 0))
     axis = bone.bend * (reach**1.5 - 0.45)
     flank = (1 - reach) * bone.wide
-    return np.minimum(thick - np.abs(v - axis), flank).astype(np.float32)
+    return np.asarray(np.minimum(thick - np.abs(v - axis), flank), dtype=np.float32)
 
 
 def transmission(
@@ -142,7 +143,7 @@ class Valley:
         width = self.width * np.float32(1 + 0.12 * off if off > 0 else 1 + 0.06 * off)
         dark = self.depth * np.float32(1 - 0.07 * off)
         profile = np.exp(-0.5 * np.abs((x - self.middle) / width) ** 2.4)
-        return (1 - np.minimum(dark, 0.85) * profile).astype(np.float32)
+        return np.asarray(1 - np.minimum(dark, 0.85) * profile, dtype=np.float32)
 
 
 def darkness(
@@ -156,7 +157,7 @@ def darkness(
     strength = np.clip(strength * rng.normal(1, 0.06, count), 0.1, 0.97)[:, None]
     best = optimal + sight.wander * rng.normal(0, 0.6, count)
     off = np.arange(DEPTHS)[None, :] - best[:, None]
-    seen = np.exp(-0.5 * (off / np.where(off < 0, 1.5, 1.75)) ** 2)
+    seen = np.exp(-0.5 * (off / np.where(off < 0, 1.35, 1.5)) ** 2)
     lost = rng.random(count) < sight.hidden
     other = optimal + np.where(rng.random(count) < 0.5, -1, 1)
     other = np.where((other < 0) | (other >= DEPTHS), 2 * optimal - other, other)

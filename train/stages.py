@@ -16,8 +16,8 @@ from mcdiff_batch.engine.quality import mean_dice
 from mcdiff_batch.engine.schedule import Schedule
 
 from . import checkpoint
-from .data import Batch, Dataset, batch_of, draw
-from .fusion import fused
+from .data import Batch, Dataset, batch_of, draw, other_depth
+from .fusion import fused, fused_probabilities
 from .loop import Loss, Score, Setting, generator, train_stage
 from .losses import diffuse, extractor_loss, foundation_loss, tuner_loss
 from .presets import Preset, Stage
@@ -104,8 +104,8 @@ def train_all(
     return nets, records
 
 
-def _share(stage: Stage, half: bool, world: int) -> int:
-    return max(1, (stage.half_batch if half else stage.batch) // world)
+def _share(stage: Stage, setting: Setting) -> int:
+    return max(1, stage.batch // setting.world)
 
 
 def _foundation(
@@ -118,7 +118,7 @@ def _foundation(
     noising = Noising(setting.device)
 
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
-        batch = draw(images, _share(stage, half, setting.world), rng, half=half)
+        batch = draw(images, _share(stage, setting), rng, half=half)
         x, t, alpha, eps = noising(batch.image.to(setting.device), rng)
         return foundation_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
 
@@ -131,11 +131,16 @@ def _foundation(
 def _extractor(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> tuple[Loss, Score]:
-    """Stage II: optimal images and masks, eq. 10."""
+    """Stage II: images and masks, eq. 10.
+
+    The paper takes optimal images only; but the extractor then reads all depths, where bone that
+    the optimal one hides may show.  `any_depth` gives half the batch another depth of its case.
+    """
 
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
-        batch = draw(train, _share(stage, half, setting.world), rng, half=half)
-        logits = nets.extractor(batch.image.to(setting.device))
+        batch = draw(train, _share(stage, setting), rng, half=half)
+        image = other_depth(batch, rng) if nets.preset.any_depth else batch.image
+        logits = nets.extractor(image.to(setting.device))
         return extractor_loss(logits, batch.label.to(setting.device))
 
     def score() -> dict[str, float]:
@@ -151,7 +156,7 @@ def _tuner(
     noising = Noising(setting.device)
 
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
-        cases = max(1, _share(stage, half, setting.world) // stage.draws)
+        cases = max(1, _share(stage, setting) // stage.draws)
         batch = draw(train, cases, rng, half=half)
         conditions = _repeated(nets, batch, setting, stage.draws)
         image = batch.image.to(setting.device).repeat_interleave(stage.draws, 0)
@@ -199,10 +204,12 @@ def _eps_error(
 
 @torch.no_grad()
 def _held_out_dice(nets: Networks, data: Dataset, setting: Setting) -> float:
-    chosen = np.arange(min(len(data), 32))
+    """Of the fused label map, as a run reads it."""
+    chosen = np.arange(min(len(data), 24))
     batch = batch_of(data, chosen, np.zeros(len(chosen), bool))
-    logits = nets.extractor(batch.image.to(setting.device))
-    found = logits.argmax(1).to(torch.uint8).cpu().numpy()
+    depths, weights = batch.depths.to(setting.device), batch.weights.to(setting.device)
+    likely = fused_probabilities(weights, nets.extractor(depths.flatten(0, 1)[:, None]))
+    found = likely.argmax(1).to(torch.uint8).cpu().numpy()
     return float(np.mean([mean_dice(a, b) for a, b in zip(found, data.label[chosen], strict=True)]))
 
 

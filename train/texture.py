@@ -37,13 +37,13 @@ def stretch(coarse: Field, length: int, scale: float) -> Field:
     out = taps[0][:, None] * coarse[knot]
     for k in (1, 2, 3):
         out += taps[k][:, None] * coarse[knot + k]
-    return out
+    return np.asarray(out)
 
 
 def _bspline(t: Field) -> Field:
     """Cubic B-spline weights [4, n] at fractions t, scaled to unit energy."""
     taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
-    return (taps / np.sqrt((taps**2).sum(0))).astype(np.float32)
+    return np.asarray(taps / np.sqrt((taps**2).sum(0)), dtype=np.float32)
 
 
 def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> Field:
@@ -57,7 +57,8 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
     white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
     rows = stretch(np.ascontiguousarray(white.T), shape[1], 2.6).T
     rows = 0.8 * rows + 0.6 * np.roll(rows, 1, axis=0)
-    return np.maximum(1 + rows * np.float32(0.5227 / np.sqrt(looks)), 0.05)
+    grain = rows * np.float32(0.5227 / np.sqrt(looks))
+    return np.asarray(np.maximum(1 + grain, 0.05), dtype=np.float32)
 
 
 def row_gain(rng: np.random.Generator, shape: tuple[int, int], spread: float) -> Field:
@@ -115,8 +116,8 @@ def _edge_distance(inside: Mask, right: bool) -> Field:
     columns = inside.shape[1]
     x = np.arange(columns, dtype=np.float32)[None, :]
     if right:
-        return (columns - inside[:, ::-1].argmax(1))[:, None].astype(np.float32) - x
-    return x - inside.argmax(1)[:, None].astype(np.float32)
+        return np.asarray(columns - inside[:, ::-1].argmax(1)[:, None] - x, dtype=np.float32)
+    return np.asarray(x - inside.argmax(1)[:, None], dtype=np.float32)
 
 
 def dropout(rng: np.random.Generator, rows: int, count: int) -> Field:

@@ -1,0 +1,162 @@
+"""What is asked for, and what that comes to beside an archive and an output that may be begun."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import ledger, runs, schedule, solver
+from .archive import Archive, open_archive
+from .contract import Contract
+from .devices import PLANS
+from .plan import Device
+from .pool import Limits
+from .reader import check_depths
+from .runs import Settings
+from .solver import Rung
+from .units import Selection, parse_selection
+from .writer import Layout
+
+UNIT_SIZE = 32  # cases
+BATCH_SIZES = {"cpu": 1}  # cases, by device kind
+BATCH_SIZE = 8  # elsewhere
+FACTS = ("plan", "device_kind", "bundle", "archive", "software")
+CHOICES = ("batch_size", "unit_size", "seed", "grid", "solver")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """None: as the output was begun, or else chosen for the user."""
+
+    archive: Path
+    output: Path
+    contract: Contract
+    bundle: str  # SHA-256 of contract.json
+    devices: tuple[Device, ...]
+    batch_size: int | None = None
+    unit_size: int | None = None
+    solver: str | None = None
+    steps: int | None = None
+    seed: int | None = None
+    cases: str | None = None
+    limit: int | None = None
+    grid: str | None = None
+    max_failures: int | None = None  # stop once more cases than this have failed
+    retry_failed: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    job: Job
+    archive: Archive
+    settings: Settings
+    selection: Selection
+    begun: bool  # an earlier run has left run.json
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            cases=self.archive.cases,
+            unit_size=self.settings.unit_size,
+            frame=self.job.contract.frame,
+            grid=self.archive.grid if self.settings.grid == "input" else None,
+        )
+
+    @property
+    def rungs(self) -> list[Rung]:
+        contract = self.job.contract
+        walk = solver.rungs(self.settings.solver, contract.schedule, self.settings.ladder)
+        return solver.anchored(walk, contract.anchoring)
+
+
+def resolve(job: Job) -> Resolved:
+    """Reads the archive and the output's run.json; writes nothing.
+
+    Raises ArchiveError, UsageError, FingerprintError.
+    """
+    archive = open_archive(job.archive)
+    check_depths(archive, job.contract)
+    stored = runs.load(job.output)
+    automatic = _automatic(job, archive)
+    settings = runs.settle(job.output, stored, _wanted(job, automatic, stored), automatic)
+    resolved = Resolved(
+        job=job,
+        archive=archive,
+        settings=settings,
+        selection=parse_selection(settings.cases, archive.cases),
+        begun=stored is not None,
+    )
+    _ = resolved.rungs  # checks solver and ladder
+    return resolved
+
+
+def _automatic(job: Job, archive: Archive) -> Settings:
+    kind = job.devices[0].kind
+    return Settings(
+        plan=PLANS[kind],
+        device_kind=kind,
+        batch_size=BATCH_SIZES.get(kind, BATCH_SIZE),
+        unit_size=UNIT_SIZE,
+        solver=job.contract.sampler.solver,
+        ladder=job.contract.sampler.ladder,
+        seed=0,
+        bundle=job.bundle,
+        archive=archive.identity,
+        cases=str(Selection((range(archive.cases),))),
+        grid="frame",
+        software=runs.software(),
+    )
+
+
+def _wanted(job: Job, automatic: Settings, stored: dict[str, Any] | None) -> dict[str, Any]:
+    """What the user asked for, and the facts; these have to agree with an earlier run."""
+    asked = {name: getattr(job, name) for name in CHOICES if getattr(job, name) is not None}
+    wanted = {name: getattr(automatic, name) for name in FACTS} | asked
+    if job.solver is not None or job.steps is not None:
+        known = stored["settings"]["solver"] if stored else automatic.solver
+        wanted["ladder"] = ladder(job.contract, job.solver or known, job.steps)
+    if job.cases is not None or job.limit is not None:
+        whole = parse_selection(automatic.cases, 1 << 62)
+        selection = parse_selection(job.cases, whole.spans[0].stop) if job.cases else whole
+        wanted["cases"] = str(selection.head(job.limit or len(selection)))
+    return wanted
+
+
+def ladder(contract: Contract, name: str, steps: int | None) -> tuple[float, ...]:
+    """Exactly `steps` evaluations: the fitted ladder where there is one for them, every step of
+    the schedule where it has as many, else uniform in log-SNR."""
+    fitted = contract.sampler
+    count = fitted.nfe if steps is None else steps
+    if (name, count) == (fitted.solver, fitted.nfe):
+        return fitted.ladder
+    if (name, count) == ("ddim", contract.schedule.steps):
+        return schedule.uniform_ladder(contract.schedule, count)
+    return schedule.log_snr_ladder(contract.schedule, count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Where an output stands."""
+
+    pending: tuple[int, ...]  # units
+    counts: dict[str, int]  # cases by status, in the units that are finished
+
+
+def survey(resolved: Resolved) -> Survey:
+    """By the heads of the records and the sizes of the shards; hashes are `verify`'s work."""
+    pending: list[int] = []
+    counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
+    for unit in resolved.selection.units(resolved.settings.unit_size):
+        head = runs.finished(resolved.job.output, unit)
+        if head is None or (resolved.job.retry_failed and head.counts[ledger.FAILED]):
+            pending.append(unit)
+        else:
+            counts.update(head.counts)
+    return Survey(pending=tuple(pending), counts=dict(counts))
+
+
+def bytes_needed(resolved: Resolved, units: int) -> int:
+    """An upper estimate for `units` more; label maps compress more than ten times."""
+    height, width = resolved.layout.image
+    return int(units * resolved.settings.unit_size * height * width * 1.1)

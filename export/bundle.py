@@ -1,0 +1,233 @@
+"""From trained weights to a bundle: graphs, parity, the recommended sampler, contract."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.contract import Bundle, Contract, Sampler, load_bundle, write_contract
+from mcdiff_batch.engine.errors import BundleError, CaseError, UsageError
+from mcdiff_batch.engine.frame import Image
+from mcdiff_batch.engine.noise import gaussian
+from mcdiff_batch.engine.ort import load
+from mcdiff_batch.engine.plan import Device, Plan
+from mcdiff_batch.engine.quality import psnr
+from mcdiff_batch.engine.reader import FramedCase, frame_case
+from mcdiff_batch.engine.sampler import sample
+from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder, uniform_ladder
+from mcdiff_batch.engine.solver import Rung, anchored, rungs
+from mcdiff_batch.train.stages import CLASSES, Networks, read_weights
+
+from .graphs import Conditioner, Denoiser, condition_names
+from .onnx import write_conditioner, write_denoiser
+
+Say = Callable[[str], None]
+
+PARITY_TIMES = (5, 60, 180, 350, 520, 700, 880, 990)
+PARITY_DB = 90.0  # float32 against float32: far above what an 8-bit image can show
+FIDELITY_MEDIAN_DB, FIDELITY_MIN_DB = 45.0, 42.0  # PERFORMANCE.md, against 1000-step DDIM
+EVALUATIONS = (6, 8, 10, 12, 16, 20, 25, 32)
+LAST_LAMBDAS = (2.5, 3.0, 3.5, 4.0)
+LICENCE = "Synthetic phantoms only; research use. Not a medical device."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A case, conditioned, with its noise and the end of its 1000-step DDIM trajectory."""
+
+    case: FramedCase
+    conditioned: Any
+    noise: Image
+    image: Image
+
+
+def export_bundle(trained: Path, output: Path, data: Path, cases: int, say: Say) -> Bundle:
+    """Writes the bundle `output` from the training folder `trained`.
+
+    `data` are held-out cases: half choose the ladder, the other half score it.  Raises BundleError
+    where ONNX Runtime and PyTorch disagree.  Nothing is left at `output` unless all went well.
+    """
+    if output.exists():
+        raise UsageError(f"{output}: exists already; export to a new folder or remove it")
+    nets, card = read_weights(trained)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
+        folder = Path(name) / output.name
+        folder.mkdir()
+        say("writing graphs")
+        contract = _contract(nets, card, folder)
+        plan = _plan(contract, folder)
+        framed = list(_framed(data, contract, cases))
+        say("checking parity with PyTorch")
+        contract = dataclasses.replace(contract, parity=parity(nets, plan, framed[0]))
+        say(f"walking {len(framed)} cases down 1000 steps")
+        references = [_reference(plan, contract, case) for case in framed]
+        sampler = recommend(plan, contract, references, say)
+        write_contract(dataclasses.replace(contract, sampler=sampler), folder)
+        folder.rename(output)
+    return load_bundle(output)
+
+
+def _contract(nets: Networks, card: dict[str, Any], folder: Path) -> Contract:
+    preset = nets.preset
+    total = sum(preset.depth_weights)
+    return Contract(
+        name=preset.name,
+        frame=preset.frame,
+        depth_weights=tuple(w / total for w in preset.depth_weights),
+        classes=CLASSES,
+        schedule=Schedule(),
+        sampler=Sampler(
+            solver="ddim", ladder=(1.0,), nfe=1, psnr_median_db=0, psnr_min_db=0, cases=0
+        ),
+        anchoring=preset.anchoring,
+        conditioner=write_conditioner(nets, folder / "conditioner.onnx"),
+        denoiser=write_denoiser(nets, folder / "denoiser.onnx"),
+        training={k: v for k, v in card.items() if k != "stages"} | {"stages": _brief(card)},
+        licence=LICENCE,
+    )
+
+
+def _brief(card: dict[str, Any]) -> dict[str, Any]:
+    """Each stage's steps, seconds and last line, without the curve in between."""
+    return {name: {**x, "history": x["history"][-1:]} for name, x in card["stages"].items()}
+
+
+def _plan(contract: Contract, folder: Path) -> Plan:
+    write_contract(contract, folder)
+    return load(load_bundle(folder), Device(kind="cpu", index=0), batch=1)
+
+
+def _framed(data: Path, contract: Contract, cases: int) -> Iterator[FramedCase]:
+    archive = open_archive(data)
+    for index in range(min(cases, archive.cases)):
+        try:
+            yield frame_case(archive.read(index), contract)
+        except CaseError:
+            continue
+
+
+def parity(nets: Networks, plan: Plan, case: FramedCase) -> dict[str, Any]:
+    """PyTorch against ONNX Runtime: conditions, and eps-hat at eight t.  Range 2, in dB."""
+    depths, weights, strip = _inputs(case)
+    conditioner, denoiser = Conditioner(nets).eval(), Denoiser(nets).eval()
+    with torch.no_grad():
+        label, low, *conditions = conditioner(*map(torch.from_numpy, (depths, weights, strip)))
+    conditioned = plan.condition(depths, weights, strip)
+    held: Any = conditioned.conditions
+    names = ["low", *condition_names(nets)]
+    pairs = zip(names, [low, *conditions], strict=True)
+    worst = max(float(np.abs(held[name] - x.numpy()).max()) for name, x in pairs)
+    errors = [_eps_decibel(denoiser, plan, case, conditioned, held, t, names) for t in PARITY_TIMES]
+    found = {
+        "against": f"torch {torch.__version__} eager float32",
+        "conditions_max_abs": worst,
+        "labels_equal": bool((label.numpy() == conditioned.label).all()),
+        "eps_psnr_db": {str(t): round(e, 1) for t, e in zip(PARITY_TIMES, errors, strict=True)},
+    }
+    if min(errors) < PARITY_DB:
+        raise BundleError(f"ONNX Runtime and PyTorch disagree: {found}; expected {PARITY_DB} dB")
+    return found
+
+
+def _eps_decibel(
+    denoiser: Denoiser,
+    plan: Plan,
+    case: FramedCase,
+    conditioned: Any,
+    held: dict[str, Image],
+    t: float,
+    names: list[str],
+) -> float:
+    """eps-hat is read from x0-hat = (x - eps-hat) / 16, which the clamp then leaves alone."""
+    x = gaussian(0, f"parity/{t}", (1, 1, *case.strip.shape))
+    rung = Rung(t=t, signal=16.0, noise=1.0, a=0.0, b=1.0, c=0.0)
+    _, mine = plan.step(x, np.zeros_like(x), rung, conditioned)
+    scalars = torch.tensor([rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor])
+    tensors = {name: torch.from_numpy(held[name]) for name in ("strip", *names)}
+    with torch.no_grad():
+        _, theirs = denoiser(
+            torch.from_numpy(x),
+            torch.zeros(x.shape),
+            torch.tensor([float(t)]),
+            scalars,
+            tensors["strip"],
+            tensors["low"],
+            [tensors[name] for name in names[1:]],
+        )
+    everywhere = np.ones(x.shape, bool)
+    return psnr(16 * mine, 16 * theirs.numpy(), everywhere, data_range=2.0)
+
+
+def _inputs(case: FramedCase) -> tuple[Image, Image, Image]:
+    """depths [1, D, H, W], weights [1, D], strip [1, 1, H, W]."""
+    return case.depths[None], case.weights[None], case.strip[None, None].astype(np.float32)
+
+
+def _walk(
+    plan: Plan,
+    contract: Contract,
+    conditioned: Any,
+    noise: Image,
+    solver: str,
+    ladder: Sequence[float],
+) -> Image:
+    steps = anchored(rungs(solver, contract.schedule, ladder), contract.anchoring)
+    return sample(plan, noise, conditioned, steps)
+
+
+def _reference(plan: Plan, contract: Contract, case: FramedCase) -> Reference:
+    conditioned = plan.condition(*_inputs(case))
+    noise = gaussian(0, case.key, (1, *case.strip.shape))[None]
+    ladder = uniform_ladder(contract.schedule, contract.schedule.steps)
+    image = _walk(plan, contract, conditioned, noise, "ddim", ladder)
+    return Reference(case=case, conditioned=conditioned, noise=noise, image=image)
+
+
+def fidelity(
+    plan: Plan,
+    contract: Contract,
+    references: Sequence[Reference],
+    solver: str,
+    ladder: Sequence[float],
+) -> npt.NDArray[np.float64]:
+    """PSNR in dB (range 2, inside the strip) of each case against its 1000-step DDIM result."""
+    scores = []
+    for x in references:
+        image = _walk(plan, contract, x.conditioned, x.noise, solver, ladder)
+        scores.append(psnr(image[0, 0], x.image[0, 0], x.case.strip, data_range=2.0))
+    return np.array(scores)
+
+
+def recommend(plan: Plan, contract: Contract, references: Sequence[Reference], say: Say) -> Sampler:
+    """The fewest evaluations that reach the bar on the fitting half, scored on the other half.
+
+    Where none does, the most faithful is taken and its figures say so.
+    """
+    fitting, scoring = references[::2], references[1::2] or references
+    best: tuple[float, tuple[float, ...]] = (-np.inf, ())
+    for evaluations in EVALUATIONS:
+        for last in LAST_LAMBDAS:
+            ladder = log_snr_ladder(contract.schedule, evaluations, last=last)
+            scores = fidelity(plan, contract, fitting, "dpmpp_2m", ladder)
+            if np.median(scores) > best[0]:
+                best = (float(np.median(scores)), ladder)
+        say(f"{evaluations} evaluations: {best[0]:.1f} dB against 1000-step DDIM")
+        if best[0] >= FIDELITY_MEDIAN_DB + 1:
+            break
+    scores = fidelity(plan, contract, scoring, "dpmpp_2m", best[1])
+    return Sampler(
+        solver="dpmpp_2m",
+        ladder=best[1],
+        nfe=len(best[1]),
+        psnr_median_db=round(float(np.median(scores)), 2),
+        psnr_min_db=round(float(scores.min()), 2),
+        cases=len(scores),
+    )
