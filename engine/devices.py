@@ -17,10 +17,10 @@ def devices(text: str) -> tuple[Device, ...]:
     count = re.fullmatch(r"cpu(?::([1-9]\d*))?", text)
     if count:
         return tuple(Device(kind="cpu", index=i) for i in range(int(count[1] or 1)))
-    named = [re.fullmatch(r"([a-z]+):(\d+)", part) for part in text.split(",")]
+    named = [re.fullmatch(r"([a-z]+):(\d+)", x) for x in text.split(",") if "cpu" not in x]
     found = tuple(Device(kind=x[1], index=int(x[2])) for x in named if x)
     kinds = {device.kind for device in found}
-    if len(found) < len(named) or len(kinds) > 1 or len(set(found)) < len(found):
+    if len(set(found)) < len(text.split(",")) or len(kinds) > 1:
         raise UsageError(f"--devices {text}: expected auto, cpu, cpu:2, or such as cuda:0,cuda:1")
     if not kinds <= PLANS.keys():
         known = ", ".join(PLANS)

@@ -4,11 +4,11 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import durable, ledger, manifest, runs, writer
 from .archive import open_archive
@@ -69,8 +69,19 @@ class Asked:
                 signal.signal(number, handler)
 
 
+class Runner(Protocol):
+    """Pool, or what a test puts in its place."""
+
+    def run(self, tasks: Iterable[Task]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 def enhance(
-    job: Job, maker: PlanMaker, progress: Callable[[Progress], None] = lambda _: None
+    job: Job,
+    maker: PlanMaker,
+    progress: Callable[[Progress], None] = lambda _: None,
+    pool: Callable[..., Runner] = Pool,
 ) -> Summary:
     """Does what is pending and completes the output.  Raises McdiffError.
 
@@ -88,7 +99,17 @@ def enhance(
         books = Books(job.output, len(resolved.selection), todo.counts, job.max_failures, progress)
         with _closing(books):
             if todo.pending:
-                _work(resolved, todo, books, maker, lock, asked)
+                runner = pool(
+                    _recipe(resolved),
+                    maker,
+                    job.devices,
+                    job.limits,
+                    books,
+                    lock=lock,
+                    asked=lambda: asked.count,
+                )
+                books.stop = runner.stop
+                runner.run(_task(resolved, index) for index in todo.pending)
             return _completed(resolved, todo, books, asked)
 
 
@@ -144,23 +165,6 @@ def _about(resolved: Resolved) -> dict[str, Any]:
         "label": "label map of the enhanced image",
         "placement": "frame px = (top, left) + scale * input px",
     }
-
-
-def _work(
-    resolved: Resolved, todo: Survey, books: Books, maker: PlanMaker, lock: object, asked: Asked
-) -> None:
-    job = resolved.job
-    pool = Pool(
-        _recipe(resolved),
-        maker,
-        job.devices,
-        job.limits,
-        books,
-        lock=lock,
-        asked=lambda: asked.count,
-    )
-    books.stop = pool.stop
-    pool.run(_task(resolved, index) for index in todo.pending)
 
 
 def _recipe(resolved: Resolved) -> Recipe:

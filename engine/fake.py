@@ -2,32 +2,41 @@
 
 import hashlib
 import os
+import resource
 import signal
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from . import finisher, worker
+from .archive import open_archive
 from .contract import Contract, Graph, Sampler
 from .frame import Frame, Image
-from .plan import Conditioned, Device, Labels, Plan
+from .plan import Conditioned, Device, Labels, Plan, PlanMaker
+from .pool import Limits, Watcher
+from .pulse import Pulse
 from .schedule import Schedule, log_snr_ladder
 from .solver import Rung
+from .task import Recipe, Task
 
 STEPS = 3
 FOREVER = 3600.0  # s
+FULL = 64  # bytes that a file may still have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`kind`: "kill", "exit", "hang", "memory", "error", "nan" or "flat", while a case is
-    conditioned; or "load", while the plan is made."""
+    """`kind`: "kill", "exit", "hang", "memory", "error", "nan", "flat" or "full" (a disk), while a
+    case is conditioned; or "load", while the plan is made."""
 
     kind: str
     case: str = ""  # `name` of its depths; nothing: any case
-    times: int = 1 << 62
-    counter: Path | None = None  # counts them over all processes
+    times: int = 1 << 62  # how often it happens, over all processes; by `counter`
+    counter: Path | None = None
 
     def strikes(self) -> bool:
         """Counts by appending a byte, which outlives the process."""
@@ -100,6 +109,8 @@ def happen(kind: str) -> None:
             os._exit(13)
         case "hang":
             time.sleep(FOREVER)
+        case "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, FULL))
         case "memory":
             raise MemoryError
         case "error" | "load":
@@ -138,3 +149,39 @@ def contract(frame: Frame, depths: int = 5) -> Contract:
         conditioner=none,
         denoiser=none,
     )
+
+
+class InlinePool:
+    """What Pool does, in this process and one case at a time: no spawning, for many short runs."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        maker: PlanMaker,
+        devices: Iterable[Device],
+        limits: Limits,
+        watcher: Watcher,
+        *,
+        lock: object = None,
+        asked: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.recipe, self.maker, self.watcher, self.asked = recipe, maker, watcher, asked
+        self.device = next(iter(devices))
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        pulse = Pulse(get_context("spawn"))
+        plan = self.maker(self.device, self.recipe.batch_size)
+        archive = open_archive(self.recipe.archive)
+        framed = worker.read(iter(tasks), archive, self.recipe, True, pulse)
+        for work, batch in worker.compute(framed, lambda: plan, self.recipe, pulse):
+            for done in batch:
+                finisher.finish_case(work, done, self.recipe)
+            if not batch:
+                self.watcher.done(self.device, finisher.commit(work, self.recipe))
+                self.watcher.tick(0)
+            if self.stopped or self.asked():
+                return

@@ -132,10 +132,10 @@ def read(root: Path, unit: int) -> Record:
 
 def read_head(root: Path, unit: int) -> Head:
     """The first line of a record.  Raises DamagedRecord, FileNotFoundError."""
-    with (root / name(unit)).open() as file:
+    with (root / name(unit)).open("rb") as file:
         line = file.readline()
     try:
-        return Head(**_head(json.loads(line.rstrip(",\n") + "}")))
+        return Head(**_head(json.loads(line.rstrip(b",\n") + b"}")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecord(str(error)) from error
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
@@ -14,12 +13,11 @@ EVERY = 30.0  # s between lines
 
 
 @contextmanager
-def shown(output: Path) -> Iterator[Callable[[Progress], None]]:
+def shown() -> Iterator[Callable[[Progress], None]]:
     """Gives what is to be called with every Progress; all of it goes to stderr."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    click.echo(f"output: {output}", err=True)
     if not console.is_terminal:
         yield Lines()
         return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cli import printable
 from .errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -58,14 +59,13 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
     if options["dry_run"]:
         click.echo(outlook(resolve(job)))
         return 0
-    with shown(job.output) as progress:
+    with shown() as progress:
         summary = enhance(job, maker(bundle, chosen), progress)
     from .report import write_report
 
     page = write_report(summary.output)
-    for line in failures(summary, archive, ids=options["show_ids"]):
-        click.echo(line)
-    click.echo(closing(summary, page))
+    said = failures(summary, archive, ids=options["show_ids"])
+    click.echo(printable("\n".join([*said, closing(summary, page)])))
     return summary.exit_code
 
 
@@ -114,7 +114,6 @@ def outlook(resolved: "Resolved") -> str:
 def failures(summary: "Summary", archive: Path, *, ids: bool, most: int = 20) -> list[str]:
     """Cases that are not done, by index; the first few."""
     from .archive import open_archive
-    from .cli import printable
     from .ledger import FAILED, OPEN
     from .manifest import entries
 
@@ -124,7 +123,7 @@ def failures(summary: "Summary", archive: Path, *, ids: bool, most: int = 20) ->
     bad = [x for x in entries(summary.output) if x.status in (FAILED, OPEN)]
     lines = [f"case {x.case} {key(x.case)}: {x.status} {x.reason} {x.detail}" for x in bad[:most]]
     more = [f"... and {len(bad) - most} more; see the report"] if len(bad) > most else []
-    return [printable(" ".join(line.split())) for line in lines + more]
+    return [" ".join(line.split()) for line in lines + more]
 
 
 def closing(summary: "Summary", page: Path) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zarr
+from zarr.codecs import ZstdCodec
+
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.contract import Contract, Graph, Sampler, Tensor
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.schedule import Schedule
-from zarr.codecs import ZstdCodec
 
 WEIGHTS = (0.1, 0.3, 0.3, 0.2, 0.1)
 CHECKED = ZstdCodec(level=3, checksum=True)

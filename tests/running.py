@@ -1,17 +1,22 @@
 """Small archives and jobs on the fake plan, for tests of the runtime."""
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 from mcdiff_batch.engine import fake
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.enhancer import enhance
-from mcdiff_batch.engine.fake import FakeMaker, Fault
+from mcdiff_batch.engine.contract import Graph, Tensor, file_sha256, write_contract
+from mcdiff_batch.engine.enhancer import Summary, enhance
+from mcdiff_batch.engine.fake import FakeMaker, Fault, InlinePool
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.job import Job
 from mcdiff_batch.engine.plan import Device
+from mcdiff_batch.engine.pool import Limits
 from mcdiff_batch.engine.reader import frame_case
 from zarr.codecs import ZstdCodec
 
@@ -80,3 +85,72 @@ def image(output: Path, case: int, name: str = "enhanced") -> bytes:
     array = zarr.open_group(output / "images.zarr", mode="r")[name]
     assert isinstance(array, zarr.Array)
     return np.asarray(array[case]).tobytes()
+
+
+CONDITIONER = """<ir_version: 8, opset_import: ["" : 18]>
+conditioner (float[batch, depths, 32, 16] depths, float[batch, depths] weights,
+             float[batch, 1, 32, 16] strip)
+    => (uint8[batch, 32, 16] label, float[batch, 1, 32, 16] low, float[batch, 1, 32, 16] mean)
+    <int64[2] last = {2, 3}, int64[1] one = {1}, float dark = {0.0}> {
+    spread = Unsqueeze(weights, last)
+    weighted = Mul(depths, spread)
+    mean = ReduceSum<keepdims = 1>(weighted, one)
+    low = Identity(mean)
+    flat = Squeeze(mean, one)
+    below = Less(flat, dark)
+    label = Cast<to = 2>(below)
+}"""
+DENOISER = """<ir_version: 8, opset_import: ["" : 18]>
+denoiser (float[batch, 1, 32, 16] x, float[batch, 1, 32, 16] previous, float[1] t,
+          float[6] coefficients, float[batch, 1, 32, 16] strip, float[batch, 1, 32, 16] low,
+          float[batch, 1, 32, 16] mean)
+    => (float[batch, 1, 32, 16] x_next, float[batch, 1, 32, 16] x0)
+    <int64 ia = {2}, int64 ib = {3}, int64 ic = {4}, float little = {0.02}, float bottom = {-1.0},
+     float top = {1.0}> {
+    noise = Mul(x, little)
+    guess = Add(mean, noise)
+    x0 = Clip(guess, bottom, top)
+    a = Gather(coefficients, ia)
+    b = Gather(coefficients, ib)
+    c = Gather(coefficients, ic)
+    xa = Mul(x, a)
+    xb = Mul(x0, b)
+    xc = Mul(previous, c)
+    ab = Add(xa, xb)
+    x_next = Add(ab, xc)
+}"""
+
+
+def bundle(root: Path) -> Path:
+    """The fake plan's arithmetic as a bundle of two ONNX graphs, for the real front door."""
+    import onnx.parser
+
+    root.mkdir()
+    graphs = {}
+    for name, text in {"conditioner": CONDITIONER, "denoiser": DENOISER}.items():
+        model = onnx.parser.parse_model(text)
+        (root / f"{name}.onnx").write_bytes(model.SerializeToString())
+        graphs[name] = Graph(
+            file=f"{name}.onnx",
+            sha256=file_sha256(root / f"{name}.onnx"),
+            inputs=_tensors(model.graph.input),
+            outputs=_tensors(model.graph.output),
+        )
+    write_contract(replace(CONTRACT, **graphs), root)
+    return root
+
+
+def _tensors(values: Iterable[Any]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            name=value.name,
+            dtype="float32",
+            shape=tuple(x.dim_param or x.dim_value for x in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )
+
+
+def inline(asked: Job, **faults: Any) -> Summary:
+    """A run in this process."""
+    return enhance(asked, FakeMaker(**faults), pool=InlinePool)

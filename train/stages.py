@@ -112,7 +112,8 @@ def _foundation(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> tuple[Loss, Score]:
     """Stage I: artifact-free optimal images, eq. 9."""
-    images, unseen = (x.subset(x.artifact_free) for x in (train, held_out))
+    images = train.subset(train.artifact_free)
+    unseen = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     if not len(images):
         raise ArchiveError("no artifact-free case to train the foundation on; flag some")
     noising = Noising(setting.device)
@@ -185,8 +186,6 @@ def _eps_error(
     nets: Networks, data: Dataset, noising: Noising, setting: Setting, *, conditioned: bool
 ) -> float:
     """Mean eps-MSE over fixed cases, times and noise."""
-    if not len(data):
-        return float("nan")
     errors = []
     for i in range(min(len(data), 16)):
         batch = batch_of(data, np.array([i]), np.array([False]))

@@ -1,0 +1,42 @@
+"""What several test files need and is dear to make: phantoms, a toy training, a toy bundle."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 phantom cases."""
+    from mcdiff_batch.train.phantom_archive import write_phantoms
+
+    path = tmp_path_factory.mktemp("data") / "phantoms.zarr"
+    write_phantoms(path, cases=24, seed=5, workers=2)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_training(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy preset, all three stages, through the command."""
+    from click.testing import CliRunner
+
+    from mcdiff_batch.train.cli import train
+
+    output = tmp_path_factory.mktemp("training") / "toy"
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(output)]
+    CliRunner().invoke(train, words, catch_exceptions=False)
+    return output
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(
+    toy_training: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    from click.testing import CliRunner
+
+    from mcdiff_batch.export.cli import export
+
+    output = tmp_path_factory.mktemp("bundle") / "toy"
+    words = [str(toy_training), "--output", str(output), "--data", str(phantoms), "--cases", "2"]
+    CliRunner().invoke(export, words, catch_exceptions=False)
+    return output

@@ -1,0 +1,121 @@
+"""Export: the bundle computes what PyTorch does, and says what it is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mcdiff_batch.engine.contract import load_bundle
+from mcdiff_batch.engine.errors import BundleError, UsageError
+from mcdiff_batch.engine.ort import load
+from mcdiff_batch.engine.plan import Device
+from mcdiff_batch.export.bundle import PARITY_DB, export_bundle
+
+CPU = Device(kind="cpu", index=0)
+
+
+def inputs(contract, cases, depths=5):
+    rng = np.random.default_rng(0)
+    grid = (contract.frame.height, contract.frame.width)
+    stack = rng.random((cases, depths, *grid), dtype=np.float32) * 2 - 1
+    weights = np.full((cases, depths), 1 / depths, np.float32)
+    return stack, weights, np.ones((cases, 1, *grid), np.float32)
+
+
+def test_the_contract_names_every_tensor_and_records_parity_and_fidelity(toy_bundle):
+    contract = load_bundle(toy_bundle).contract
+    assert min(contract.parity["eps_psnr_db"].values()) >= PARITY_DB
+    assert contract.parity["labels_equal"]
+    assert contract.sampler.nfe == len(contract.sampler.ladder)
+    assert contract.sampler.cases == 1
+    assert {x.name for x in contract.denoiser.inputs} >= {"x", "t", *contract.conditions}
+    assert contract.training["seed"] == 0
+    assert "Not a medical device" in contract.licence
+
+
+def test_the_graphs_hold_no_path_of_the_machine_that_made_them(toy_bundle):
+    for file in toy_bundle.glob("*.onnx"):
+        data = file.read_bytes()
+        assert b"site-packages" not in data
+        assert b".py" not in data
+
+
+def test_a_case_comes_to_the_same_bits_in_every_slot_at_every_batch_and_thread_count(toy_bundle):
+    bundle = load_bundle(toy_bundle)
+    depths, weights, strip = inputs(bundle.contract, 4)
+    together = load(bundle, CPU, 4, threads=2).condition(depths, weights, strip)
+    alone = load(bundle, CPU, 1, threads=1)
+    for slot in range(4):
+        one = alone.condition(*(x[slot : slot + 1] for x in (depths, weights, strip)))
+        assert (one.label[0] == together.label[slot]).all()
+        for name, value in one.conditions.items():
+            assert (value[0] == together.conditions[name][slot]).all(), name
+
+
+def test_one_image_is_labelled_by_the_same_graph_as_a_stack(toy_bundle):
+    bundle = load_bundle(toy_bundle)
+    depths, _, strip = inputs(bundle.contract, 2)
+    plan = load(bundle, CPU, 2)
+    only_first = np.tile(np.array([1, 0, 0, 0, 0], np.float32), (2, 1))
+    assert (
+        plan.relabel(depths[:, :1], strip) == plan.condition(depths, only_first, strip).label
+    ).all()
+
+
+def test_export_does_not_overwrite_and_leaves_nothing_half_made(toy_training, toy_bundle, phantoms):
+    with pytest.raises(UsageError, match="exists already"):
+        export_bundle(toy_training, toy_bundle, phantoms, 2, print)
+    assert not list(toy_bundle.parent.glob(".export-*"))
+
+
+def damaged(bundle, tmp_path, change):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    change(copy)
+    return copy
+
+
+def edited(**changes):
+    def change(folder):
+        path = folder / "contract.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def flip(folder):
+    data = bytearray((folder / "denoiser.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "denoiser.onnx").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flip, "SHA-256"),
+        (lambda x: (x / "denoiser.onnx").unlink(), "is missing"),
+        (lambda x: (x / "contract.json").unlink(), "cannot be read"),
+        (lambda x: (x / "contract.json").write_text("{"), "is no JSON"),
+        (edited(schema=99), "schema is 99"),
+        (edited(frame={"height": 128, "width": 32}), "frame is"),
+        (edited(sampler=None), "missing or wrong"),
+        (lambda x: edited(denoiser=graph_at(x, "../x.onnx"))(x), "outside the bundle"),
+    ],
+)
+def test_a_bundle_that_is_not_what_its_contract_says_is_refused(toy_bundle, tmp_path, change, said):
+    with pytest.raises(BundleError, match=said):
+        load_bundle(damaged(toy_bundle, tmp_path, change))
+
+
+def graph_at(folder, name):
+    return json.loads((folder / "contract.json").read_text())["denoiser"] | {"file": name}
+
+
+def test_the_shipped_bundle_is_whole_and_small_enough():
+    from mcdiff_batch.engine.contract import SHIPPED
+
+    bundle = load_bundle(SHIPPED)
+    sizes = [file.stat().st_size for file in SHIPPED.iterdir()]
+    assert sum(sizes) <= 24e6
+    assert max(sizes) <= 16e6
+    assert (bundle.contract.frame.height, bundle.contract.frame.width) == (256, 64)

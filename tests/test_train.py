@@ -1,0 +1,202 @@
+"""Training on the toy preset: the three stages learn, resume, and refuse what does not fit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
+from mcdiff_batch.engine.frame import Frame
+from mcdiff_batch.train import checkpoint
+from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
+from mcdiff_batch.train.data import batch_of, load, split
+from mcdiff_batch.train.fusion import fuse
+from mcdiff_batch.train.losses import diffuse, foundation_loss
+from mcdiff_batch.train.presets import PRESETS, preset_from
+from mcdiff_batch.train.stages import Networks, read_weights
+
+CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
+
+
+def command(*words, **kwargs):
+    return subprocess.run([*CLI, *map(str, words)], capture_output=True, text=True, **kwargs)
+
+
+def weights(folder):
+    return (folder / "weights.safetensors").read_bytes()
+
+
+def test_every_stage_of_the_toy_preset_learns(toy_training):
+    stages = json.loads((toy_training / "card.json").read_text())["stages"]
+    for name in ("foundation", "tuner"):
+        first, *_, last = stages[name]["history"]
+        assert last["held_out"] < first["held_out"], name
+    first, *_, last = stages["extractor"]["history"]
+    assert last["loss"] < 0.7 * first["loss"]
+    assert (toy_training / "curves.png").stat().st_size > 10_000
+
+
+def test_a_training_killed_in_any_stage_resumes_to_the_same_weights(
+    toy_training, phantoms, tmp_path
+):
+    output = tmp_path / "resumed"
+    train = ["train", "--data", phantoms, "--preset", "toy", "--output", output]
+    for stage in ("foundation", "tuner"):
+        process = subprocess.Popen([*CLI, *map(str, train)], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if line.startswith(f"{stage} "):
+                process.kill()
+                break
+        process.wait()
+        process.stdout.close()
+    done = command(*train)
+    assert done.returncode == 0, done.stderr
+    assert weights(output) == weights(toy_training)
+
+
+def test_another_seed_in_the_same_folder_is_refused_naming_the_field(toy_training, phantoms):
+    done = command(
+        "train", "--data", phantoms, "--preset", "toy", "--output", toy_training, "--seed", 1
+    )
+    assert done.returncode == FingerprintError.exit_code
+    assert "seed" in done.stderr
+
+
+def test_an_archive_without_labels_is_refused(tmp_path, phantoms):
+    group = zarr.open_group(tmp_path / "bare.zarr", mode="w")
+    depths = zarr.open_group(phantoms, mode="r")["depths"]
+    group.create_array("depths", data=depths[:2], chunks=(1, *depths.shape[1:]))
+    with pytest.raises(ArchiveError, match="no label"):
+        load(tmp_path / "bare.zarr", Frame(height=64, width=16), (0.2,) * 5)
+
+
+def test_the_clean_target_is_never_read(tmp_path, phantoms):
+    """A phantom archive whose clean target is gone gives the same training data."""
+    import shutil
+
+    copy = shutil.copytree(phantoms, tmp_path / "copy.zarr")
+    shutil.rmtree(copy / "clean")
+    one, two = (load(x, Frame(height=64, width=16), (0.2,) * 5) for x in (phantoms, copy))
+    assert (one.depths == two.depths).all()
+    assert (one.label == two.label).all()
+
+
+def test_a_patient_is_on_one_side_of_the_split_only(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5)
+    data.patient[:] = [f"p{i // 4}" for i in range(len(data))]
+    known, unseen = split(data, held_out=0.4)
+    assert len(known) + len(unseen) == len(data)
+    assert not set(known.patient) & set(unseen.patient)
+
+
+def test_a_flip_goes_for_all_depths_and_the_label_together(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5)
+    plain, mirrored = (batch_of(data, np.array([0]), np.array([f])) for f in (False, True))
+    assert torch.equal(mirrored.depths, plain.depths.flip(-1))
+    assert torch.equal(mirrored.label, plain.label.flip(-1))
+    assert torch.equal(mirrored.image, plain.image.flip(-1))
+
+
+def networks(**changes):
+    from dataclasses import replace
+
+    torch.manual_seed(0)
+    nets = Networks(replace(PRESETS["toy"], **changes), torch.device("cpu"))
+    for p in nets.foundation.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return nets
+
+
+def eps_pair(nets):
+    depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
+    x, t = torch.randn(2, 1, 64, 16), torch.tensor([500.0])
+    return nets.foundation(x, t), nets.eps(x, t, nets.conditions(depths, weights))
+
+
+def test_a_residual_tuner_begins_at_the_pretrained_model_and_eq_8_as_written_does_not():
+    plain, tuned = eps_pair(networks(residual=True))
+    assert torch.equal(plain, tuned)
+    plain, tuned = eps_pair(networks(residual=False))
+    assert not torch.allclose(plain, tuned, atol=1e-3)
+
+
+def test_the_folded_tuner_is_equation_7_and_8():
+    tuner = networks(residual=False).tuner[0]
+    f, feature, star = torch.randn(3, 1, 8, 6, 4).unbind()
+    conv = torch.nn.functional.conv2d
+    down = conv(f + feature, tuner.down.weight, tuner.down.bias)
+    written = tuner.up(torch.nn.functional.silu(down)) + conv(star, tuner.star.weight)
+    assert torch.allclose(tuner(f, *tuner.fold(feature, star)), written, atol=1e-6)
+
+
+def test_fusion_is_the_weighted_sum_over_depths():
+    stacked = torch.randn(6, 2, 4, 4)
+    weights = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    found = fuse(weights, stacked)
+    assert torch.allclose(found[0], 0.2 * stacked[0] + 0.3 * stacked[1] + 0.5 * stacked[2])
+    assert torch.equal(found[1], stacked[3])
+
+
+def test_the_x0_term_of_equation_9_is_the_weighted_eps_term_up_to_its_cap():
+    x0, eps, eps_hat = torch.randn(3, 4, 1, 8, 8).unbind()
+    alpha = torch.tensor([0.9, 0.5, 0.3, 0.2])
+    x = diffuse(x0, eps, alpha)
+    a = alpha[:, None, None, None]
+    x0_hat = (x - (1 - a).sqrt() * eps_hat) / a.sqrt()
+    both = (eps - eps_hat).square().mean() + (x0 - x0_hat).square().mean()
+    cap = 5.0
+    assert foundation_loss(eps_hat, eps, alpha, cap) * (1 + cap / 2) == pytest.approx(
+        both.item(), rel=1e-4
+    )
+
+
+def test_anchoring_takes_the_low_band_from_the_depths_and_blackens_outside_the_strip():
+    taps = gaussian_taps(64)
+    strip = torch.zeros(1, 1, 64, 16)
+    strip[..., 4:60, 3:13] = 1
+    x0, low = torch.rand(1, 1, 64, 16) - 0.5, torch.full((1, 1, 64, 16), 0.3)
+    out = anchored(x0, low, strip, taps, torch.tensor(1.0))
+    assert (out[strip == 0] == -1).all()
+    inside = low_band(out, strip, taps)[strip == 1]
+    assert inside.mean().item() == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(anchored(x0, low, strip, taps, torch.tensor(0.0)), x0)
+
+
+def test_presets_survive_json_and_weights_come_back(toy_training):
+    for preset in PRESETS.values():
+        from dataclasses import asdict
+
+        assert preset_from(json.loads(json.dumps(asdict(preset)))) == preset
+    nets, card = read_weights(toy_training)
+    assert nets.preset.name == card["preset"]["name"] == "toy"
+
+
+def test_a_damaged_checkpoint_is_refused(toy_training, tmp_path):
+    from mcdiff_batch.engine.errors import BundleError
+
+    data = (toy_training / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(data[:100])
+    with pytest.raises(BundleError, match="is no checkpoint"):
+        checkpoint.load(tmp_path / "weights")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_under_torchrun(phantoms, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script = tmp_path / "main.py"
+    script.write_text("from mcdiff_batch.engine.cli import main; main()")
+    words = ["train", "--data", phantoms, "--preset", "toy", "--output", tmp_path / "two"]
+    done = subprocess.run(
+        [*launch, "--master-port", "29517", script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = json.loads((tmp_path / "two" / "card.json").read_text())
+    assert card["stages"]["tuner"]["steps"] == 40
