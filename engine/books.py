@@ -64,7 +64,7 @@ class Books:
         return sum(self.counts[x] - self.before[x] for x in statuses)
 
     def done(self, device: Device, message: UnitDone) -> None:
-        """Raises SpaceError."""
+        """Raises SpaceError, McdiffError."""
         self.units += 1
         for status, count in message.counts.items():
             self.counts[status] += count
@@ -75,7 +75,7 @@ class Books:
             self.stop()
 
     def incident(self, incident: Incident) -> None:
-        """Raises SpaceError."""
+        """Raises SpaceError, McdiffError."""
         self.incidents += 1
         ledger.report(self.root, incident)
 
@@ -99,7 +99,7 @@ class Books:
             stages[stage] = stages.get(stage, 0.0) + seconds
         told = {"unit": message.unit, "counts": message.counts, "seconds": message.seconds}
         line = {"at": round(self.elapsed, 3), "device": str(device), **told}
-        with durable.spacious(self.root), (self.root / TIMINGS).open("a") as file:
+        with durable.writing(self.root), (self.root / TIMINGS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def close(self, ended: str) -> None:

@@ -118,8 +118,9 @@ def _fill(name: str, spec: ArraySpec) -> object:
         return "" if spec.fill in (None, 0) else str(spec.fill)
     try:
         value = FLOATS.get(spec.fill, spec.fill) if isinstance(spec.fill, str) else spec.fill
-        return np.array(0 if value is None else value).astype(spec.dtype).item()
-    except (TypeError, ValueError, OverflowError) as error:
+        with np.errstate(invalid="raise"):
+            return np.array(0 if value is None else value).astype(spec.dtype).item()
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise BadMetadataError(f"{name} has fill value {spec.fill!r:.40}") from error
 
 

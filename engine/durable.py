@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import SpaceError
+from .errors import McdiffError, SpaceError
 
 SCRATCH = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(root: Path, name: str, data: bytes) -> None:
-    """Puts `data` at root/name, durably.  Raises SpaceError, or OSError (an fsync that failed)."""
-    with spacious(root):
+    """Puts `data` at root/name, durably.  Raises as `writing`; a failed fsync is a failure."""
+    with writing(root):
         make_folder(root, root / SCRATCH)
         make_folder(root, (root / name).parent)
         spare = root / SCRATCH / f"{os.getpid()}-{name.replace('/', '-')}"
@@ -33,10 +33,11 @@ def write(root: Path, name: str, data: bytes) -> None:
 
 
 def remove(root: Path, name: str) -> None:
-    """Takes root/name away, durably; that it was not there is fine."""
+    """Takes root/name away, durably; that it was not there is fine.  Raises as `writing`."""
     if (root / name).exists():
-        (root / name).unlink()
-        sync_folder((root / name).parent)
+        with writing(root):
+            (root / name).unlink()
+            sync_folder((root / name).parent)
 
 
 def clean(root: Path) -> None:
@@ -62,16 +63,19 @@ def make_folder(root: Path, folder: Path) -> None:
 
 
 @contextmanager
-def spacious(root: Path) -> Iterator[None]:
-    """Turns "no space", "quota" and "file too large" into SpaceError."""
+def writing(root: Path) -> Iterator[None]:
+    """Raises SpaceError for "no space", "quota" and "file too large", else McdiffError."""
+    safe = "what is committed is safe"
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise SpaceError(
-            f"{root}: {error.strerror}; what is committed is safe: make room and run the same "
-            "command again"
+        if error.errno in FULL:
+            raise SpaceError(
+                f"{root}: {error.strerror}; {safe}: make room and run the same command again"
+            ) from error
+        raise McdiffError(
+            f"{root}: cannot be read or written ({error.strerror}); {safe}: mend the disk and run "
+            "the same command again"
         ) from error
 
 

@@ -94,7 +94,7 @@ def enhance(
         todo = survey(resolved)
         check_space(resolved, len(todo.pending))
         durable.clean(job.output)
-        with durable.spacious(job.output):
+        with durable.writing(job.output):
             _prepare(resolved, todo)
         books = Books(job.output, len(resolved.selection), todo.counts, job.max_failures, progress)
         with _closing(books):
@@ -190,7 +190,7 @@ def _task(resolved: Resolved, index: int) -> Task:
 def _completed(resolved: Resolved, todo: Survey, books: Books, asked: Asked) -> Summary:
     """The last act, unless units are left that have no record."""
     root = resolved.job.output
-    with durable.spacious(root):
+    with durable.writing(root):
         if open_archive(resolved.job.archive).identity != resolved.archive.identity:
             books.incident(Incident(kind="input", detail="the archive was changed during the run"))
         left = [index for index in todo.pending if not (root / ledger.name(index)).is_file()]

@@ -8,7 +8,6 @@ from time import perf_counter
 import numpy as np
 
 from . import ledger, quality, writer
-from .errors import McdiffError
 from .frame import Image, Mask
 from .ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
 from .plan import Labels
@@ -121,21 +120,15 @@ def commit(work: Work, recipe: Recipe) -> UnitDone:
     unit, size = work.task.unit, recipe.layout.unit_size
     with work.timed("encode"):
         shards = {name: writer.encode_shard(work.chunks[name], size) for name in IMAGES}
-    try:
-        with work.timed("write"):
-            record = Record(
-                unit=unit.index,
-                first=unit.first,
-                count=unit.count,
-                shards=writer.commit(recipe.output, unit.index, shards),
-                cases=tuple(_entry(work, case) for case in unit.cases),
-            )
-            ledger.write(recipe.output, record)
-    except OSError as error:
-        raise McdiffError(
-            f"{recipe.output}: unit {unit.index} cannot be written ({error.strerror}); what is "
-            "committed is safe: mend the disk and run the same command again"
-        ) from error
+    with work.timed("write"):
+        record = Record(
+            unit=unit.index,
+            first=unit.first,
+            count=unit.count,
+            shards=writer.commit(recipe.output, unit.index, shards),
+            cases=tuple(_entry(work, case) for case in unit.cases),
+        )
+        ledger.write(recipe.output, record)
     return UnitDone(
         unit=unit.index,
         counts=record.head.counts,

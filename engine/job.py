@@ -79,7 +79,8 @@ def resolve(job: Job) -> Resolved:
     check_depths(archive, job.contract)
     stored = runs.load(job.output)
     automatic = _automatic(job, archive)
-    settings = runs.settle(job.output, stored, _wanted(job, automatic, stored), automatic)
+    wanted = _wanted(job, archive.cases, automatic, stored)
+    settings = runs.settle(job.output, stored, wanted, automatic)
     resolved = Resolved(
         job=job,
         archive=archive,
@@ -109,7 +110,9 @@ def _automatic(job: Job, archive: Archive) -> Settings:
     )
 
 
-def _wanted(job: Job, automatic: Settings, stored: dict[str, Any] | None) -> dict[str, Any]:
+def _wanted(
+    job: Job, cases: int, automatic: Settings, stored: dict[str, Any] | None
+) -> dict[str, Any]:
     """What the user asked for, and the facts; these have to agree with an earlier run."""
     asked = {name: getattr(job, name) for name in CHOICES if getattr(job, name) is not None}
     wanted = {name: getattr(automatic, name) for name in FACTS} | asked
@@ -117,9 +120,8 @@ def _wanted(job: Job, automatic: Settings, stored: dict[str, Any] | None) -> dic
         known = stored["settings"]["solver"] if stored else automatic.solver
         wanted["ladder"] = ladder(job.contract, job.solver or known, job.steps)
     if job.cases is not None or job.limit is not None:
-        whole = parse_selection(automatic.cases, 1 << 62)
-        selection = parse_selection(job.cases, whole.spans[0].stop) if job.cases else whole
-        wanted["cases"] = str(selection.head(job.limit or len(selection)))
+        selection = parse_selection(job.cases or automatic.cases, cases)
+        wanted["cases"] = str(selection.head(job.limit or cases))
     return wanted
 
 

@@ -157,8 +157,8 @@ def heads(root: Path) -> Iterator[Head]:
 
 
 def report(root: Path, incident: Incident) -> None:
-    """Appends to incidents.jsonl.  Raises SpaceError."""
+    """Appends to incidents.jsonl.  Raises SpaceError, McdiffError."""
     told = {key: value for key, value in asdict(incident).items() if value not in (None, "")}
     told["at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with durable.spacious(root), (root / INCIDENTS).open("a") as file:
+    with durable.writing(root), (root / INCIDENTS).open("a") as file:
         file.write(_line(told) + "\n")

@@ -1,8 +1,9 @@
 """The parent's side: one process per device, a queue of units, and every way a process can end."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from time import monotonic
@@ -58,7 +59,8 @@ class Pool:
         self.lock, self.asked = lock, asked
         self.context = get_context("spawn")
         self.slots = [Slot(device=device) for device in devices]
-        self.queue: deque[Task] = deque()
+        self.source: Iterator[Task] = iter(())
+        self.queue: deque[Task] = deque()  # the next few of them
         self.quarantine: deque[Task] = deque()  # units to be done one case at a time
         self.strikes: Counter[int] = Counter()
         self.deadline: float | None = None  # set: no unit is begun any more
@@ -66,7 +68,8 @@ class Pool:
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Raises the McdiffError that ended it."""
-        self.queue.extend(tasks)
+        self.source = iter(tasks)
+        self._refill()
         resource_tracker.ensure_running()  # its own start would unblock signals during `begin`
         try:
             for slot in self.slots[: len(self.queue)]:
@@ -84,6 +87,7 @@ class Pool:
         self.error = self.error or error
         if self.deadline is None:
             self.deadline = monotonic() + self.limits.grace
+            self.source = iter(())
             self.queue.clear()
             self.quarantine.clear()
             for _, life in self._alive():
@@ -98,7 +102,12 @@ class Pool:
             return bool(self._alive())
         return bool(self.queue or self.quarantine or any(slot.tasks for slot in self.slots))
 
+    def _refill(self) -> None:
+        """Tasks are made when they are about to be needed: there may be very many (P8)."""
+        self.queue.extend(islice(self.source, max(0, 3 * len(self.slots) - len(self.queue))))
+
     def _turn(self) -> None:
+        self._refill()
         for slot, life in self._alive():
             self._feed(slot, life)
         before = monotonic()
@@ -184,8 +193,8 @@ class Pool:
             self._give_up(slot, incident.detail)
 
     def _requeue(self, slot: Slot, life: Life) -> None:
-        """The first unit is blamed; one that is innocent comes clean when it is done alone."""
-        tasks = list(slot.tasks)
+        """The unit under the plan is blamed; an innocent one comes clean when it is done alone."""
+        tasks = sorted(slot.tasks, key=lambda task: task.unit.index != life.pulse.unit)
         slot.tasks.clear()
         self.queue.extendleft(reversed(tasks[1:]))
         for task in tasks[:1]:

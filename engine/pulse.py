@@ -3,14 +3,14 @@
 from ctypes import c_longlong
 from multiprocessing.context import SpawnContext
 
-BEATS, CASE, COMPUTED, DRAINING = range(4)
+BEATS, UNIT, CASE, COMPUTED, DRAINING = range(5)
 
 
 class Pulse:
     """Written by the worker, read by the parent; but for `drain`, which goes the other way."""
 
     def __init__(self, context: SpawnContext) -> None:
-        self._cells = context.RawArray(c_longlong, [0, -1, 0, 0])
+        self._cells = context.RawArray(c_longlong, [0, -1, -1, 0, 0])
 
     def beat(self) -> None:
         """Something moved.  Threads may lose a count; that there was one is never lost."""
@@ -19,6 +19,11 @@ class Pulse:
     def begin(self, case: int) -> None:
         """Case `case` is in hand (-1: none); exact where a worker takes one case at a time."""
         self._cells[CASE] = case
+        self.beat()
+
+    def begin_unit(self, unit: int) -> None:
+        """The plan's work on a unit begins."""
+        self._cells[UNIT] = unit
         self.beat()
 
     def computed(self, cases: int) -> None:
@@ -32,6 +37,10 @@ class Pulse:
     @property
     def beats(self) -> int:
         return int(self._cells[BEATS])
+
+    @property
+    def unit(self) -> int:
+        return int(self._cells[UNIT])
 
     @property
     def case(self) -> int:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from importlib.metadata import version
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -108,6 +109,7 @@ def is_running(root: Path) -> bool:
         os.close(descriptor)
 
 
+@lru_cache
 def software() -> dict[str, str]:
     return {name: version(name) for name in SOFTWARE}
 

@@ -162,6 +162,7 @@ def compute(
             return
         work.spans.append(("wait", perf_counter() - start))
         current = work
+        pulse.begin_unit(work.task.unit.index)
         yield work, enhanced(plan, batch, work, recipe, pulse) if batch else []
         start = perf_counter()
 

@@ -12,8 +12,10 @@ import pytest
 import zarr
 from zarr.codecs import ZstdCodec
 
+from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.contract import Contract, Graph, Sampler, Tensor
+from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.schedule import Schedule
 
@@ -56,8 +58,8 @@ def write_archive(
 
 def _fill(group: zarr.Group, name: str, values: npt.NDArray[Any], **storage: Any) -> None:
     dtype = "string" if values.dtype == object else values.dtype
-    config = {"write_empty_chunks": True}
-    array = group.create_array(name, shape=values.shape, dtype=dtype, config=config, **storage)
+    storage = {"config": {"write_empty_chunks": True}} | storage
+    array = group.create_array(name, shape=values.shape, dtype=dtype, **storage)
     array[...] = values
 
 
@@ -100,6 +102,14 @@ def raw_archive(path: Path, shape: tuple[int, ...], codecs: list[Json], **fields
 def put_chunk(archive: Path, index: int, data: bytes) -> None:
     chunk(archive, index).parent.mkdir(parents=True, exist_ok=True)
     chunk(archive, index).write_bytes(data)
+
+
+def reason(archive: Path, index: int) -> str:
+    """The reason that a case of the archive fails for."""
+    with pytest.raises(CaseError) as caught:
+        open_archive(archive).read(index)
+    assert str(archive) not in str(caught.value)  # P1, P10: no paths in the ledger
+    return caught.value.reason
 
 
 def snapshot(root: Path) -> dict[str, bytes]:

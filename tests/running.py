@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import ZstdCodec
+
 from mcdiff_batch.engine import fake
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.contract import Graph, Tensor, file_sha256, write_contract
@@ -16,9 +18,7 @@ from mcdiff_batch.engine.fake import FakeMaker, Fault, InlinePool
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.job import Job
 from mcdiff_batch.engine.plan import Device
-from mcdiff_batch.engine.pool import Limits
 from mcdiff_batch.engine.reader import frame_case
-from zarr.codecs import ZstdCodec
 
 CONTRACT = fake.contract(Frame(height=32, width=16), depths=2)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mcdiff_batch.engine import durable, ledger
-from mcdiff_batch.engine.errors import SpaceError
+from mcdiff_batch.engine.errors import McdiffError, SpaceError
 from mcdiff_batch.engine.ledger import DamagedRecord, Entry, Incident, Record, Shard
 
 NUMBERS = st.none() | st.floats(-100, 100).map(lambda x: round(x, 4))
@@ -120,7 +121,7 @@ def test_a_failed_fsync_is_never_taken_for_success(
 
     durable.write(tmp_path, "x", b"old")
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(McdiffError, match="Input/output"):
         durable.write(tmp_path, "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
 

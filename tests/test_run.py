@@ -1,7 +1,6 @@
 """`run`, `status`, `verify` through the front door, on the fake plan and on a small real bundle."""
 
 import json
-import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+
 from mcdiff_batch.engine import ledger, runs, worker
 from mcdiff_batch.engine.archive import Archive, open_archive
 from mcdiff_batch.engine.books import Progress
@@ -162,7 +162,7 @@ def test_another_archive_or_library_is_another_run(
     other = archive(tmp_path / "other.zarr", CASES + 1)
     with pytest.raises(FingerprintError, match="archive was"):
         resolve(job(other, whole))
-    monkeypatch.setattr(runs, "version", lambda name: "0")
+    monkeypatch.setattr(runs, "software", lambda: {"zarr": "0"})
     with pytest.raises(FingerprintError, match="software was"):
         resolve(job(whole.parent / "night.zarr", whole))
 
@@ -260,7 +260,7 @@ def test_the_command_line_from_run_to_a_flipped_bit(
     assert "5 of 5" in capsys.readouterr().out
     assert not out.exists()
     assert cli(monkeypatch, *words) == 0
-    assert f"5 of 5 cases done in" in capsys.readouterr().out
+    assert "5 of 5 cases done in" in capsys.readouterr().out
     assert cli(monkeypatch, "status", out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {
@@ -276,7 +276,7 @@ def test_the_command_line_from_run_to_a_flipped_bit(
     assert cli(monkeypatch, "verify", out, "--subset", "1/2") == 0
     assert cli(monkeypatch, "verify", out) == Exit.VERIFICATION_FAILED
     assert "enhanced/c/1/0/0 was changed: case 2\n" in capsys.readouterr().out
-    os.unlink(out / "ledger/000001.json")
+    (out / "ledger/000001.json").unlink()
     assert cli(monkeypatch, *words) == 0
     assert cli(monkeypatch, "verify", out) == 0
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
 from mcdiff_batch.engine import durable, writer
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.ledger import Entry
 from mcdiff_batch.engine.writer import Files, Layout, Pixels
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 SIZE = 4
 LAYOUT = Layout(cases=6, unit_size=SIZE, frame=Frame(height=32, width=16), grid=None)

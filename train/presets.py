@@ -62,7 +62,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((4500, 3600), (1000, 800), (1150, 700), batch=16),
+    stages=_stages((2200, 1000), (650, 450), (900, 400), batch=16),
 )
 PRESETS = {
     preset.name: preset

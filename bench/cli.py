@@ -1,0 +1,50 @@
+"""The command `bench`; each part is imported when it is asked for."""
+
+import json
+from pathlib import Path
+
+import click
+
+OUTPUT = click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="write the JSON there too"
+)
+
+
+@click.group()
+def bench() -> None:
+    """Measure; the last line printed is one JSON document with hardware and versions."""
+
+
+@bench.command()
+@click.option(
+    "--cases", type=click.IntRange(min=1), multiple=True, default=(100, 5000), show_default=True
+)
+@OUTPUT
+def memory(cases: tuple[int, ...], output: Path | None) -> None:
+    """Peak resident memory of a run for several numbers of cases, on a fake plan."""
+    from . import memory
+
+    found = memory.measure(cases)
+    _say(found, output)
+
+
+@bench.command()
+@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True)
+@OUTPUT
+def startup(repeats: int, output: Path | None) -> None:
+    """Time of `--help`, a new process each time."""
+    from . import startup
+
+    _say(startup.measure(repeats), output)
+
+
+def _say(found: dict[str, object], output: Path | None) -> None:
+    """A row a line for a person, then the JSON."""
+    rows = found["runs"]
+    assert isinstance(rows, list)
+    for row in rows:
+        click.echo("  ".join(f"{key} {value}" for key, value in row.items()))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(found, indent=1) + "\n")
+    click.echo(json.dumps(found))

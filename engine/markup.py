@@ -1,0 +1,42 @@
+"""HTML and SVG that cannot be injected into: text is escaped unless it came from here."""
+
+from html import escape
+
+from .cli import printable
+
+VOID = ("meta", "img", "br", "path", "rect", "line", "circle")
+LONGEST = 300  # characters of a text that came from data
+
+
+class Html(str):
+    """Markup made by `element`; any other str is text."""
+
+    __slots__ = ()
+
+
+def element(name: str, /, *children: object, **attributes: object) -> Html:
+    """`class_` is class, `http_equiv` is http-equiv; an attribute that is None is left out."""
+    inside = "".join(f" {_attribute(k, v)}" for k, v in attributes.items() if v is not None)
+    if name in VOID and not children:
+        return Html(f"<{name}{inside}/>")
+    return Html(f"<{name}{inside}>{joined(*children)}</{name}>")
+
+
+def joined(*children: object) -> Html:
+    return Html("".join(child if isinstance(child, Html) else _text(child) for child in children))
+
+
+def _attribute(name: str, value: object) -> str:
+    return f'{name.rstrip("_").replace("_", "-")}="{_text(value)}"'
+
+
+def _text(value: object) -> str:
+    return escape(str(value), quote=True)
+
+
+def clean(value: object) -> str:
+    """A text from data, fit for a page, a terminal and a JSON reader: on one line, no control or
+    bidi characters, not endless."""
+    text = str(value)
+    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return printable(" ".join(cut.split()))
