@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import durable, ledger, manifest, runs, writer
+from . import durable, images, ledger, manifest, runs, writer
 from .archive import open_archive
 from .books import Books, Progress
 from .devices import cores
@@ -144,7 +144,7 @@ def _prepare(resolved: Resolved, todo: Survey) -> None:
     root = resolved.job.output
     durable.make_folder(root, root / runs.REPORT)
     if not resolved.begun:
-        for name, data in writer.files(resolved.layout, _about(resolved)).items():
+        for name, data in images.files(resolved.layout, _about(resolved)).items():
             durable.write(root, name, data)
         for name in writer.IMAGES:
             durable.make_folder(root, root / writer.FOLDER / name / "c")

@@ -107,7 +107,8 @@ def nearest_from_frame(
     where = place(extent, Frame(height=labels.shape[0], width=labels.shape[1]))
     rows = where.top + ((np.arange(extent[0]) + 0.5) * where.height / extent[0]).astype(int)
     cols = where.left + ((np.arange(extent[1]) + 0.5) * where.width / extent[1]).astype(int)
-    return labels[np.ix_(rows, cols)]
+    back: npt.NDArray[np.uint8] = labels[np.ix_(rows, cols)]
+    return back
 
 
 def scan_strip(depths: Image, black: float = -1.0) -> Mask:
@@ -116,12 +117,11 @@ def scan_strip(depths: Image, black: float = -1.0) -> Mask:
     Between the first and the last px of a row that any depth hit; rows lost altogether (scan noise,
     dropout up to 5 % of the height) are bridged by their neighbours.
     """
-    hit = (depths > black + 1e-3).any(axis=0)
-    filled = (
-        np.maximum.accumulate(hit, axis=1) & np.maximum.accumulate(hit[:, ::-1], axis=1)[:, ::-1]
-    )
+    hit: Mask = np.asarray((depths > black + 1e-3).any(axis=0))
+    behind, ahead = (np.maximum.accumulate(x, axis=1) for x in (hit, hit[:, ::-1]))
+    filled = behind & ahead[:, ::-1]
     gap = max(1, depths.shape[-2] // 40)
     tall = np.ones((2 * gap + 1, 1), bool)
     padded = np.pad(filled, ((2 * gap, 2 * gap), (0, 0)), mode="edge")
-    closed: Mask = ndimage.binary_closing(padded, tall)[2 * gap : -2 * gap]
-    return closed | filled
+    closed: Mask = np.array(ndimage.binary_closing(padded, tall), dtype=bool, ndmin=2)
+    return closed[2 * gap : -2 * gap] | filled

@@ -85,10 +85,9 @@ class Wall:
     def pictures(self, case: int, extent: tuple[int, int], optimal: int) -> Pictures:
         """Of a case that is done; what cannot be read is left out."""
         before = self._before(case, optimal)
-        found = [self._stored(name, case, extent) for name in writer.IMAGES]
-        if found[0] is None or found[1] is None:
+        after, labels = (self._stored(name, case, extent) for name in writer.IMAGES)
+        if after is None or labels is None:
             return Pictures(before=_framed(before, extent, self.frame))
-        after, labels = found
         after = to_frame(after, self.frame, black=0).round().astype(np.uint8)
         labels = nearest_to_frame(labels, self.frame)
         return Pictures(
@@ -143,7 +142,8 @@ def edges(labels: Pixels) -> npt.NDArray[np.bool_]:
     """Px with a neighbour of another label, [H, W]."""
     around = np.pad(labels, 1, mode="edge")
     near = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    return np.any([labels != x for x in near], axis=0)
+    found: npt.NDArray[np.bool_] = np.any([labels != x for x in near], axis=0)
+    return found
 
 
 def _rgb(colour: str) -> tuple[int, ...]:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import durable, ledger, writer
+from . import durable, images, ledger, writer
+from .images import Files
 from .ledger import Entry, Record
 from .runs import MANIFEST
-from .writer import Files, Layout
+from .writer import Layout
 
 METADATA = tuple(f"{writer.FOLDER}/{x}zarr.json" for x in ("", "enhanced/", "label/"))
 
@@ -24,7 +25,7 @@ def entries(root: Path) -> Iterator[Entry]:
 
 def complete(root: Path, layout: Layout) -> None:
     """Writes the columns, then the manifest; shards are not read again, their records know."""
-    columns = writer.columns(layout, entries(root))
+    columns = images.columns(layout, entries(root))
     for name, data in columns.items():
         durable.write(root, name, data)
     text = json.dumps(_manifest(root, columns), indent=0, sort_keys=True) + "\n"

@@ -24,7 +24,8 @@ class Conditioned:
 class Plan(Protocol):
     """A bundle, loaded on one device for one batch size."""
 
-    batch: int
+    @property
+    def batch(self) -> int: ...
 
     def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
         """depths [B, D, H, W] in [-1, 1], weights [B, D], strip [B, 1, H, W] of 0 and 1."""

@@ -10,7 +10,7 @@ from typing import Any
 from . import report_gallery, report_plots
 from .gallery import Pictures
 from .markup import Html, clean, element, joined
-from .report_parts import decibel, figure, moment, seconds, section, table
+from .report_parts import decibel, figure, folded, moment, seconds, section, table
 from .report_style import STYLE
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -113,17 +113,21 @@ def _tiles(data: Json) -> Html:
 def _attention(data: Json) -> Iterator[Html]:
     failures, incidents = data["failures"], data["incidents"]
     damaged = data["cases"]["damaged_records"]
-    if not (failures["total"] or incidents["total"] or damaged):
+    if not (failures["total"] or data["cases"]["open"] or incidents["total"] or damaged):
         yield element("p", "Nothing. No case failed, and nothing else went wrong.")
     if failures["total"]:
-        yield _counted("cases failed or are open", failures, failures["reasons"])
-        yield table(("case", "status", "reason", "detail"), map(_failure, failures["rows"]))
+        yield _counted("cases failed or were interrupted", failures, failures["reasons"])
+        rows = [_failure(x) for x in failures["rows"]]
+        yield folded(("case", "status", "reason", "detail"), rows)
+    if data["cases"]["open"]:
+        yield element("p", element("b", figure(data["cases"]["open"]), " cases are open."))
     if damaged:
         words = " ledger records are damaged; the next run does their cases again."
         yield element("p", figure(damaged), words)
     if incidents["total"]:
         yield _counted("incidents that no data caused", incidents, incidents["kinds"])
-        yield table(("when", "kind", "where", "detail"), map(_incident, incidents["rows"]))
+        rows = [_incident(x) for x in incidents["rows"]]
+        yield folded(("when", "kind", "where", "detail"), rows)
 
 
 def _counted(words: str, found: Json, kinds: Mapping[str, int]) -> Html:
@@ -147,13 +151,15 @@ def _incident(row: Json) -> tuple[object, ...]:
 def _provenance(data: Json) -> Iterator[Html]:
     known = data["provenance"]
     tables = {
-        "settings": known["settings"],
-        "bundle": known["bundle"],
-        "recommended sampler, as measured": known["sampler"],
-        "SHA-256 of files": known["sha256"],
+        "Settings": known["settings"],
+        "Bundle": known["bundle"],
+        "Its sampler, as measured": known["sampler"],
+        "SHA-256": known["sha256"],
     }
-    for title, rows in tables.items():
-        if rows:
-            yield element("h3", title)
-            pairs = ((name, clean(value)) for name, value in rows.items())
-            yield table((), pairs, "pairs")
+    parts = (_pairs(title, rows) for title, rows in tables.items() if rows)
+    yield element("div", *parts, class_="tables")
+
+
+def _pairs(title: str, rows: Mapping[str, Any]) -> Html:
+    told = ((name.replace("_", " "), clean(value)) for name, value in rows.items())
+    return element("div", element("h3", title), table((), told, "pairs"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from .markup import Html, element
+from .markup import Html, element, joined
 from .progress import lasting
 
 DASH = "\N{EN DASH}"
@@ -31,6 +31,15 @@ def moment(text: str) -> str:
 
 def section(title: str, *children: Html, class_: str | None = None) -> Html:
     return element("section", element("h2", title), element("div", *children), class_=class_)
+
+
+def folded(columns: Sequence[str], rows: Sequence[Sequence[object]], shown: int = 10) -> Html:
+    """A table whose later rows are behind a click."""
+    first = table(columns, rows[:shown])
+    if len(rows) <= shown:
+        return first
+    rest = table((), rows[shown:])
+    return joined(first, element("details", element("summary", "show the others"), rest))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], class_: str = "") -> Html:

@@ -124,8 +124,8 @@ def _present(stages: Sequence[Json]) -> list[str]:
 
 
 def _legend(stages: Sequence[Json]) -> Html:
-    key = lambda x: element("span", element("i", class_=f"key {x}"), f" {STAGES.get(x, x)}")
-    return element("p", *(key(x) for x in _present(stages)), class_="legend")
+    keys = ((element("i", class_=f"key {x}"), f" {STAGES.get(x, x)}") for x in _present(stages))
+    return element("p", *(element("span", *key) for key in keys), class_="legend")
 
 
 def _stage_table(stages: Sequence[Json]) -> Html:

@@ -24,8 +24,7 @@ body {
 h1 { margin: 10px 0 6px; max-width: 26em; font-size: 38px; font-weight: 600; line-height: 1.15;
   letter-spacing: -0.02em; text-wrap: balance; }
 h2 { margin: 0; font-size: 15px; font-weight: 600; }
-h3 { margin: 22px 0 4px; font-size: 13px; font-weight: 600; color: var(--muted); }
-h3:first-child { margin-top: 0; }
+h3 { margin: 0 0 4px; font-size: 14px; font-weight: 600; }
 p { margin: 0 0 12px; max-width: 76em; }
 b { font-weight: 600; }
 .lede { margin: 0 0 4px; font-size: 17px; }
@@ -49,6 +48,8 @@ td:last-child { overflow-wrap: anywhere; }
 .numbers th + th, .numbers td + td { text-align: right; }
 .pairs td:first-child { color: var(--muted); white-space: nowrap; }
 .pairs td:last-child { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12.5px; }
+details { margin: -8px 0 18px; }
+summary { margin-bottom: 8px; color: var(--muted); font-size: 14px; cursor: pointer; }
 figure { margin: 0 0 18px; break-inside: avoid; }
 figcaption { margin-bottom: 8px; color: var(--muted); }
 figcaption b { color: var(--ink); }
@@ -57,7 +58,7 @@ svg { display: block; height: auto; overflow: visible; }
 text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 .tick { fill: var(--muted); } .name { fill: var(--ink); }
 .axis, .grid { stroke: var(--rule); } .median { stroke: var(--ink); }
-.mark { stroke: var(--muted); stroke-dasharray: 3 3; }
+.mark { stroke: var(--ink); stroke-dasharray: 3 3; }
 .before { fill: var(--before); } .after { fill: var(--after); }
 .area { fill: var(--after); opacity: 0.8; } .track { fill: var(--pale); }
 .stage, .key { fill: var(--muted); background: var(--muted); }
@@ -69,6 +70,8 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
 .quality { fill: var(--quality); background: var(--quality); }
 .encode { fill: var(--encode); background: var(--encode); }
 .write { fill: var(--write); background: var(--write); }
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
+  gap: 0 48px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 10px 0; font-size: 13px;
   color: var(--muted); }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; }
@@ -79,7 +82,7 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
 .card p { margin: 6px 0 0; font-size: 13px; color: var(--muted); }
 .card data { color: var(--ink); }
 .card img { width: 0; flex: 1; aspect-ratio: 1 / 4; background: #000; object-fit: contain; }
-.card div span { flex: 1; aspect-ratio: 3 / 4; padding: 12px 14px; background: var(--pale);
+.card div span { flex: 1; min-height: 84px; padding: 12px 14px; background: var(--pale);
   color: var(--muted); font-size: 13px; overflow-wrap: anywhere; }
 .flag { padding: 0 8px; border: 1px solid; border-radius: 99px; font-size: 12.5px;
   color: var(--warn); }
@@ -93,8 +96,14 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
 }
 @media print {
   @page { margin: 14mm; }
+  :root { --ground: #fff; }
   body { max-width: none; padding: 0; font-size: 11px; }
   h1 { font-size: 26px; }
+  .lede, table, .tiles dd { font-size: 12px; }
+  .tiles { flex-wrap: nowrap; }
+  .wide { overflow: visible; }
+  .numbers td, .numbers th { padding-right: 10px; font-size: 10px; white-space: normal; }
+  .panels { grid-template-columns: repeat(3, 1fr); gap: 18px; }
   section { display: block; margin-top: 20px; }
   .cards { grid-template-columns: repeat(3, 1fr); gap: 18px; }
 }

@@ -14,7 +14,8 @@ FloatArray = npt.NDArray[np.float64]
 def cosine_alphas(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> FloatArray:
     """alpha_0 = 1 .. alpha_T > 0, falling.  Nichol & Dhariwal 2021, eq. 17, beta <= max_beta."""
     curve = np.cos((np.linspace(0, 1, steps + 1) + offset) / (1 + offset) * np.pi / 2) ** 2
-    return np.cumprod(np.append(1.0, np.maximum(curve[1:] / curve[:-1], 1 - max_beta)))
+    kept = np.maximum(curve[1:] / curve[:-1], 1 - max_beta)
+    return np.asarray(np.cumprod(np.append(1.0, kept)), np.float64)
 
 
 def half_log_snr(alpha: npt.ArrayLike) -> FloatArray:

@@ -128,7 +128,7 @@ def curve(values: Sequence[float], end: float, marks: Sequence[float]) -> Html:
             line(left, up(y), width - 8, up(y), "grid"),
             text(left - 6, up(y) + 4, f"{y:,g}", "tick", "end"),
         )
-        for y in ticks(0, up.high, 3)
+        for y in ticks(0, up.high, 4)
     ]
     path = element("path", d=_steps(values, across, up), class_="area")
     resumed = [line(across(x / size), 8, across(x / size), height - 24, "mark") for x in marks]

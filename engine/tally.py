@@ -82,7 +82,7 @@ def tally(out: Path) -> Tally:
 
 
 def entries(out: Path, cases: set[int], unit_size: int) -> Iterator[Entry]:
-    """The entries of a few cases, in no order of theirs."""
+    """The entries of a few cases, by index."""
     for unit in sorted({case // unit_size for case in cases}):
         yield from (x for x in ledger.read(out, unit).cases if x.case in cases)
 

@@ -1,35 +1,28 @@
-"""images.zarr: one zarr v3 group, one shard per unit and image array, one inner chunk per case.
+"""Shards of images.zarr: one per unit and image array, in it one inner chunk per case.
 
-Shards are put together here, byte for byte as zarr would (tested), because zarr can neither leave a
-case absent in one write nor fsync.  An absent inner chunk is a case that is not done, never black.
+They are put together here, byte for byte as zarr would (tested): zarr can neither leave a case
+absent in one write nor fsync, and workers start faster without it.  An absent inner chunk is a case
+that is not done, never a black one.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 from numcodecs.checksum32 import CRC32C  # type: ignore[import-untyped]
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from . import durable
-from .frame import Frame, from_frame, nearest_from_frame, place
-from .ledger import DONE, FAILED, SKIPPED, Entry, Shard
+from .frame import Frame, from_frame, nearest_from_frame
+from .ledger import Shard
 
 FOLDER = "images.zarr"
 IMAGES = ("enhanced", "label")
-CODES = {DONE: 1, FAILED: 2, SKIPPED: 3}  # 0: not processed
-PLACEMENT = ("scale", "top", "left", "height", "width")
 Pixels = npt.NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels]  # enhanced, label
-Files = dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,62 +37,6 @@ class Layout:
     @property
     def image(self) -> tuple[int, int]:
         return self.grid or (self.frame.height, self.frame.width)
-
-
-def files(layout: Layout, about: Mapping[str, Any]) -> Files:
-    """The group's metadata, to be written before the first unit; `about` goes to its attributes."""
-    held: dict[str, Buffer] = {}
-    group = zarr.create_group(MemoryStore(held), attributes={"mcdiff": dict(about)})
-    for name in IMAGES:
-        group.create_array(
-            name,
-            shape=(layout.cases, *layout.image),
-            shards=(layout.unit_size, *layout.image),
-            chunks=(1, *layout.image),
-            dtype="u1",
-            fill_value=0,
-            compressors=ZstdCodec(checksum=True),
-            dimension_names=("case", "y", "x"),
-        )
-    return _named(held)
-
-
-def columns(layout: Layout, entries: Iterable[Entry]) -> Files:
-    """One value a case, [cases]: status, quality, and where the image lies on the frame."""
-    table: dict[str, npt.NDArray[Any]] = {"status": np.zeros(layout.cases, np.uint8)}
-    for entry in entries:
-        table["status"][entry.case] = CODES.get(entry.status, 0)
-        for name, value in _measures(entry, layout.frame).items():
-            if name not in table:
-                table[name] = np.full(layout.cases, np.nan, np.float32)
-            table[name][entry.case] = np.nan if value is None else value
-    held: dict[str, Buffer] = {}
-    group = zarr.create_group(MemoryStore(held))
-    for name, values in sorted(table.items()):
-        _column(group, name, values)
-    return {name: data for name, data in _named(held).items() if name != f"{FOLDER}/zarr.json"}
-
-
-def _measures(entry: Entry, frame: Frame) -> dict[str, float | None]:
-    where = place(entry.extent, frame).as_dict() if entry.extent else {}
-    return {**entry.quality, **{name: where[name] for name in PLACEMENT if where}}
-
-
-def _column(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
-    group.create_array(
-        name,
-        data=values,
-        chunks=(max(1, len(values)),),
-        fill_value=0 if name == "status" else float("nan"),
-        compressors=ZstdCodec(checksum=True),
-        dimension_names=("case",),
-        attributes={"codes": {"not processed": 0, **CODES}} if name == "status" else {},
-        config={"write_empty_chunks": True},
-    )
-
-
-def _named(held: Mapping[str, Buffer]) -> Files:
-    return {f"{FOLDER}/{key}": buffer.to_bytes() for key, buffer in held.items()}
 
 
 def on_grid(image: Pixels, labels: Pixels, extent: tuple[int, int], layout: Layout) -> Pair:

@@ -17,11 +17,6 @@ from mcdiff_batch.train.stages import Networks
 from .graphs import Conditioner, Denoiser, condition_names
 
 OPSET = 18
-DTYPES = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.UINT8: "uint8",
-}
 
 
 def write_conditioner(nets: Networks, path: Path) -> Graph:
@@ -106,5 +101,6 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _described(value: onnx.ValueInfoProto) -> Described:
     kind = value.type.tensor_type
+    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
-    return Described(name=value.name, dtype=DTYPES[kind.elem_type], shape=shape)
+    return Described(name=value.name, dtype=dtype, shape=shape)

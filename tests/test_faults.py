@@ -126,7 +126,7 @@ def test_out_of_memory_twice_names_the_batch_size(source: Path, tmp_path: Path) 
 
 def test_a_plan_that_cannot_be_made_is_no_usable_device(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="injected load"):
-        run(source, tmp_path / "out", fault("load"), devices=cpus(2))
+        run(source, tmp_path / "out", fault("load"))
 
 
 def test_one_device_goes_on_when_the_other_is_lost(
@@ -201,18 +201,18 @@ def cut_at(step: int, error: Callable[[], BaseException] = PowerCut) -> Iterator
 def test_p1_cut_at_every_fsync_and_rename_of_a_run(
     source: Path, tmp_path: Path, clean: dict[str, str]
 ) -> None:
-    """P1, P3, P5: after each cut what is recorded is whole, and every tenth is made complete.
+    """P1, P3, P5: after each cut what is recorded is whole, and every twentieth is made complete.
 
-    Columns are many and alike: once all units are done, every fifth step.
+    Columns are many and alike: once all units are done, every ninth step.
     """
     step = 1
     while cut_short(source, tmp_path / f"out{step}", step):
         output = tmp_path / f"out{step}"
         assert list(verifier.damages(output)) == []
-        if step % 10 == 1:
+        if step % 20 == 1:
             inline(job(source, output, unit_size=2))
             assert committed(output) == clean
-        step += 5 if len(ledger.recorded(output)) == 3 else 1
+        step += 9 if len(ledger.recorded(output)) == 3 else 1
     assert step > 100
     assert committed(tmp_path / f"out{step}") == clean
 
@@ -261,9 +261,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.pool import Limits
-from running import FakeMaker, Fault, cpus, enhance, job
+from running import FakeMaker, Fault, enhance, job
 if __name__ == "__main__":
-    asked = job(Path(sys.argv[2]), Path(sys.argv[3]), unit_size=2, devices=cpus(2),
+    asked = job(Path(sys.argv[2]), Path(sys.argv[3]), unit_size=2,
                 limits=Limits(grace=float(sys.argv[5])))
     begun = Fault(kind="nothing", counter=Path(sys.argv[6]))
     try:
@@ -307,8 +307,7 @@ def begun(output: Path) -> Path:
 
 
 def computing(process: subprocess.Popen[bytes], output: Path) -> None:
-    """Waits until both devices are at work."""
-    wait_for(lambda: begun(output).exists() and begun(output).stat().st_size >= 4)
+    wait_for(lambda: begun(output).exists())
     assert process.poll() is None
 
 
@@ -329,15 +328,12 @@ def test_p1_the_parent_killed_at_a_random_moment(
     assert committed(out) == clean
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_the_run(
-    source: Path, tmp_path: Path, clean: dict[str, str], number: signal.Signals
-) -> None:
+def test_a_signal_drains_the_run(source: Path, tmp_path: Path, clean: dict[str, str]) -> None:
     out = tmp_path / "out"
     with parent(source, out, delay=0.5) as process:
         computing(process, out)
         family = workers(process.pid)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=25) == Exit.DRAINED
         assert not [x for x in family if x.is_running()]
     assert ledger.recorded(out)  # units under way were finished
@@ -349,9 +345,9 @@ def test_a_signal_drains_the_run(
 def test_a_second_signal_ends_it_at_once(source: Path, tmp_path: Path) -> None:
     with parent(source, tmp_path / "out", delay=60) as process:
         computing(process, tmp_path / "out")
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         time.sleep(0.6)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=5) == Exit.DRAINED
 
 
@@ -435,7 +431,7 @@ def test_promises_hold_after_any_schedule(source: Path, clean: dict[str, str]) -
     run_state_machine_as_test(
         bound,
         settings=settings(
-            max_examples=15,
+            max_examples=8,
             stateful_step_count=8,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -10,16 +10,17 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from mcdiff_batch.engine import durable, writer
+from mcdiff_batch.engine import durable, images, writer
 from mcdiff_batch.engine.frame import Frame
+from mcdiff_batch.engine.images import Files
 from mcdiff_batch.engine.ledger import Entry
-from mcdiff_batch.engine.writer import Files, Layout, Pixels
+from mcdiff_batch.engine.writer import Layout, Pixels
 
 SIZE = 4
 LAYOUT = Layout(cases=6, unit_size=SIZE, frame=Frame(height=32, width=16), grid=None)
 
 
-def images(count: int = SIZE) -> Pixels:
+def pictures(count: int = SIZE) -> Pixels:
     made = np.random.default_rng(0).integers(0, 256, (count, 32, 16), dtype=np.uint8)
     made[1] = 0
     return made
@@ -63,12 +64,12 @@ def pixels(group: zarr.Group, name: str) -> np.ndarray:  # type: ignore[type-arg
 
 @pytest.mark.parametrize("slots", [[0, 1, 2, 3], [0, 2], [3], [1]])
 def test_a_shard_is_what_zarr_would_write(slots: list[int]) -> None:
-    chosen = {slot: images()[slot] for slot in slots}
+    chosen = {slot: pictures()[slot] for slot in slots}
     assert shard(chosen) == by_zarr(chosen)
 
 
 def test_a_shard_has_the_same_bytes_in_any_thread_and_order() -> None:
-    chosen = {slot: images()[slot] for slot in (0, 1, 3)}
+    chosen = {slot: pictures()[slot] for slot in (0, 1, 3)}
     turned = dict(reversed(chosen.items()))
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(shard, [chosen, turned] * 8)) == {shard(chosen)}
@@ -83,8 +84,8 @@ def test_a_unit_without_a_case_has_no_shard(tmp_path: Path) -> None:
 
 def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
     """P5: a black image is stored; a case that is not done has no chunk at all."""
-    group = store(tmp_path, writer.files(LAYOUT, {"schema": 1}))
-    made = images()
+    group = store(tmp_path, images.files(LAYOUT, {"schema": 1}))
+    made = pictures()
     writer.commit(tmp_path, 0, {"enhanced": shard(dict(enumerate(made)))})
     writer.commit(tmp_path, 1, {"enhanced": shard({1: made[2]})})
     found = pixels(group, "enhanced")
@@ -95,8 +96,8 @@ def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_zarr_notices_a_flipped_bit(tmp_path: Path) -> None:
-    group = store(tmp_path, writer.files(LAYOUT, {}))
-    data = bytearray(shard(dict(enumerate(images()))))
+    group = store(tmp_path, images.files(LAYOUT, {}))
+    data = bytearray(shard(dict(enumerate(pictures()))))
     data[200] ^= 1
     writer.commit(tmp_path, 0, {"enhanced": bytes(data)})
     with pytest.raises(RuntimeError):
@@ -107,7 +108,7 @@ def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
     done = Entry(case=0, status="done", extent=(64, 16), quality={"cnr_after": 9.5, "x": None})
     entries = [done, Entry(case=1, status="failed"), Entry(case=2, status="skipped")]
     entries.append(Entry(case=4, status="open"))
-    files = writer.files(LAYOUT, {}) | writer.columns(LAYOUT, entries)
+    files = images.files(LAYOUT, {}) | images.columns(LAYOUT, entries)
     group = store(tmp_path, files)
     assert pixels(group, "status").tolist() == [1, 2, 3, 0, 0, 0]
     assert pixels(group, "cnr_after")[0] == 9.5
@@ -121,12 +122,12 @@ def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
         "failed": 2,
         "skipped": 3,
     }
-    assert writer.columns(LAYOUT, entries) == writer.columns(LAYOUT, reversed(entries))
+    assert images.columns(LAYOUT, entries) == images.columns(LAYOUT, reversed(entries))
 
 
 def test_the_input_grid_puts_an_image_back_where_it_was() -> None:
     layout = Layout(cases=1, unit_size=1, frame=LAYOUT.frame, grid=(80, 50))
-    image, label = writer.on_grid(images()[0], images()[2] % 4, (64, 30), layout)
+    image, label = writer.on_grid(pictures()[0], pictures()[2] % 4, (64, 30), layout)
     assert image.shape == label.shape == layout.image == (80, 50)
     assert image[:64, :30].any()
     assert not image[64:].any()

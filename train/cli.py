@@ -77,6 +77,5 @@ def evaluate(run: Path, truth: Path, bundle: Path | None, as_json: bool) -> None
 
     from . import evaluation
 
-    with click.progressbar(length=None, file=click.get_text_stream("stderr")) as bar:
-        table = evaluation.evaluate(run, truth, bundle or SHIPPED, lambda: bar.update(1))
+    table = evaluation.evaluate(run, truth, bundle or SHIPPED)
     click.echo(evaluation.as_json(table) if as_json else evaluation.as_text(table))

@@ -6,7 +6,6 @@ truth's mask (s) and the scan strip (b): an identity "enhancement" gains exactly
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ class Table:
     per_case: list[dict[str, Any]]
 
 
-def evaluate(run: Path, truth: Path, bundle: Path, progress: Callable[[], None]) -> Table:
+def evaluate(run: Path, truth: Path, bundle: Path) -> Table:
     """Scores the done cases of `run`, whose images are on the frame.  Raises ArchiveError."""
     archive, group = open_archive(truth), zarr.open_group(truth, mode="r", use_consolidated=False)
     output = zarr.open_group(run / "images.zarr", mode="r", use_consolidated=False)
@@ -68,14 +67,7 @@ def evaluate(run: Path, truth: Path, bundle: Path, progress: Callable[[], None])
         return _case(int(index), archive, group, output, known, plan)
 
     with ThreadPoolExecutor(2) as threads:
-        found = list(_counted(threads.map(scored, indices), progress))
-    return summary([x for x in found if x is not None])
-
-
-def _counted(items: Iterator[Any], progress: Callable[[], None]) -> Iterator[Any]:
-    for item in items:
-        progress()
-        yield item
+        return summary([x for x in threads.map(scored, indices) if x is not None])
 
 
 def _check_grid(run: Path, output: Any, archive: Archive, bundle: Bundle) -> None:
@@ -96,7 +88,7 @@ def _case(
     except CaseError:
         return None
     truth = _truth(group, index, case, bundle)
-    images = _methods(case, truth, np.asarray(output["enhanced"][index], np.float32) / 255)
+    images = _methods(case, truth, _unit(output["enhanced"][index]))
     label = np.asarray(output["label"][index])
     return {
         "case": index,
@@ -106,11 +98,15 @@ def _case(
     }
 
 
+def _unit(levels: npt.NDArray[Any]) -> Image:
+    return np.asarray(levels, np.float32) / np.float32(255)
+
+
 def _truth(group: Any, index: int, case: FramedCase, bundle: Bundle) -> Truth:
     frame, (y, x) = bundle.contract.frame, case.extent
     clean = np.asarray(group["clean"][index])[:y, :x]
     return Truth(
-        clean=to_frame(clean, frame, black=0.0) / 255,
+        clean=_unit(to_frame(clean, frame, black=0.0)),
         label=nearest_to_frame(np.asarray(group["label"][index])[:y, :x], frame),
     )
 

@@ -13,7 +13,7 @@ def fuse(weights: Tensor, stacked: Tensor) -> Tensor:
 
 
 def fused_probabilities(weights: Tensor, logits: Tensor) -> Tensor:
-    """Class probabilities [B, 4, H, W] of a case from logits [B * D, 4, H, W], by eq. 5's weights."""
+    """Class probabilities [B, 4, H, W] from logits [B * D, 4, H, W], weighted as in eq. 5."""
     return fuse(weights, logits.float().softmax(dim=1))
 
 

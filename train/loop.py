@@ -109,7 +109,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(setting.device.type, dtype=torch.bfloat16):
         value = loss(rng, step < stage.half_steps)
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     _average_gradients(model, setting.world)
     nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
     optimizer.step()

@@ -38,7 +38,7 @@ class Networks:
         self.extractor = UNet(preset.widths, outputs=len(CLASSES), timed=False)
         self.tuner = Tuners(self.foundation, residual=preset.residual)
         for model in self.all().values():
-            model.to(device=device, memory_format=torch.channels_last)
+            model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def all(self) -> dict[str, torch.nn.Module]:
         return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
@@ -80,7 +80,7 @@ class Noising:
 def train_all(
     preset: Preset, train: Dataset, held_out: Dataset, setting: Setting, say: Say
 ) -> tuple[Networks, dict[str, Any]]:
-    """All three stages and their records, each resumed from its checkpoint; writes card.json and weights.
+    """All three stages, each resumed from its checkpoint, and their records; writes the results.
 
     Raises FingerprintError where the folder holds another training, ArchiveError where no
     artifact-free case is there for stage I.

@@ -52,5 +52,6 @@ class Tuners(nn.ModuleList):
         return [tuner.fold(feature, star) for tuner, feature, star in pairs]
 
     def tune(self, folded: list[tuple[Tensor, Tensor]], i: int, f: Tensor) -> Tensor:
-        tuned: Tensor = self[i](f, *folded[i])
-        return tuned
+        tuner = self[i]
+        assert isinstance(tuner, Tuner)
+        return tuner(f, *folded[i])  # type: ignore[no-any-return]
