@@ -22,7 +22,7 @@ def half_log_snr(alpha: npt.ArrayLike) -> FloatArray:
     """lambda = log(sqrt(alpha) / sqrt(1 - alpha)); infinite at alpha = 1.  Lu et al. 2022."""
     alpha = np.asarray(alpha, np.float64)
     with np.errstate(divide="ignore"):
-        return 0.5 * (np.log(alpha) - np.log1p(-alpha))
+        return np.asarray(0.5 * (np.log(alpha) - np.log1p(-alpha)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

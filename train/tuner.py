@@ -48,10 +48,14 @@ class Tuners(nn.ModuleList):
         super().__init__(Tuner(c, s, residual=residual) for c, s in pairs)
 
     def fold(self, encoder: list[Tensor], decoder: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        pairs = zip(self, encoder, decoder, strict=True)
-        return [tuner.fold(feature, star) for tuner, feature, star in pairs]
+        pairs = zip(encoder, decoder, strict=True)
+        return [self._at(i).fold(*pair) for i, pair in enumerate(pairs)]
 
     def tune(self, folded: list[tuple[Tensor, Tensor]], i: int, f: Tensor) -> Tensor:
+        tuned: Tensor = self._at(i)(f, *folded[i])
+        return tuned
+
+    def _at(self, i: int) -> Tuner:
         tuner = self[i]
         assert isinstance(tuner, Tuner)
-        return tuner(f, *folded[i])  # type: ignore[no-any-return]
+        return tuner

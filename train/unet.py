@@ -97,7 +97,8 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).reshape(n, 3, 1, c, height * width)
         q, k, v = qkv.transpose(3, 4).unbind(1)
         h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(h.transpose(2, 3).reshape(n, c, height, width))
+        out: Tensor = self.out(h.transpose(2, 3).reshape(n, c, height, width))
+        return x + out
 
 
 class Block(nn.Module):
