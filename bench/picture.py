@@ -1,4 +1,4 @@
-"""README's picture: original, enhanced, clean target and label map of a run's cases, side by side."""
+"""README's picture: original, enhanced, clean target and label map of cases, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path

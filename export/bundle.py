@@ -48,7 +48,9 @@ class Reference:
     image: Image
 
 
-def export_bundle(trained: Path, output: Path, data: Path, cases: int, say: Say) -> Bundle:
+def export_bundle(
+    trained: Path, output: Path, data: Path, cases: int, say: Say, anchoring: str | None = None
+) -> Bundle:
     """Writes the bundle `output` from the training folder `trained`.
 
     `data` are held-out cases: half choose the ladder, the other half score it.  Raises BundleError
@@ -62,7 +64,7 @@ def export_bundle(trained: Path, output: Path, data: Path, cases: int, say: Say)
         folder = Path(name) / output.name
         folder.mkdir()
         say("writing graphs")
-        contract = _contract(nets, card, folder)
+        contract = _contract(nets, card, folder, anchoring or nets.preset.anchoring)
         plan = _plan(contract, folder)
         framed = list(_framed(data, contract, cases))
         say("checking parity with PyTorch")
@@ -75,7 +77,7 @@ def export_bundle(trained: Path, output: Path, data: Path, cases: int, say: Say)
     return load_bundle(output)
 
 
-def _contract(nets: Networks, card: dict[str, Any], folder: Path) -> Contract:
+def _contract(nets: Networks, card: dict[str, Any], folder: Path, anchoring: str) -> Contract:
     preset = nets.preset
     total = sum(preset.depth_weights)
     return Contract(
@@ -87,7 +89,7 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path) -> Contract:
         sampler=Sampler(
             solver="ddim", ladder=(1.0,), nfe=1, psnr_median_db=0, psnr_min_db=0, cases=0
         ),
-        anchoring=preset.anchoring,
+        anchoring=anchoring,
         conditioner=write_conditioner(nets, folder / "conditioner.onnx"),
         denoiser=write_denoiser(nets, folder / "denoiser.onnx"),
         training={k: v for k, v in card.items() if k != "stages"} | {"stages": _brief(card)},

@@ -19,7 +19,12 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--cases", type=click.IntRange(min=2), default=12, show_default=True, help="of --data to use"
 )
-def export(trained: Path, output: Path, data: Path, cases: int) -> None:
+@click.option(
+    "--anchoring",
+    type=click.Choice(["none", "end", "every"]),
+    help="steps that take the low band from the depths; default: the preset's",
+)
+def export(trained: Path, output: Path, data: Path, cases: int, anchoring: str | None) -> None:
     """Turn a training folder into a bundle: ONNX graphs, hashes, parity, sampler, contract.
 
     Every case is walked down the 1000-step reference once, which takes about a minute each on two
@@ -27,7 +32,7 @@ def export(trained: Path, output: Path, data: Path, cases: int) -> None:
     """
     from .bundle import export_bundle
 
-    bundle = export_bundle(trained, output, data, cases, click.echo)
+    bundle = export_bundle(trained, output, data, cases, click.echo, anchoring)
     sampler = bundle.contract.sampler
     click.echo(
         f"{output}: {sampler.solver} at {sampler.nfe} evaluations, median "

@@ -15,14 +15,7 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 @click.option("--output", type=FOLDER, required=True, help="folder of checkpoints and the card")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--residual/--as-written", default=True, show_default=True, help="tuner, eq. 8")
-@click.option(
-    "--anchoring",
-    type=click.Choice(["none", "end", "every"]),
-    help="low band; default: the preset's",
-)
-def train(
-    data: Path, preset: str, output: Path, seed: int, residual: bool, anchoring: str | None
-) -> None:
+def train(data: Path, preset: str, output: Path, seed: int, residual: bool) -> None:
     """Train the three stages on an archive; the same command again resumes.
 
     The archive needs `label (case, y, x)` and `artifact_free (case)`.  Two GPUs:
@@ -43,7 +36,6 @@ def train(
     if preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
     chosen = replace(PRESETS[preset], residual=residual)
-    chosen = replace(chosen, anchoring=anchoring) if anchoring else chosen
     rank, size, device = world()
     if device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
