@@ -33,6 +33,7 @@ class Dataset:
     artifact_free: npt.NDArray[np.bool_]  # [N]
     patient: npt.NDArray[np.str_]  # [N]
     sha256: str  # of the archive's identity, and of what was read
+    origin: dict[str, Any]  # what a phantom archive says of its making
 
     def __len__(self) -> int:
         return len(self.depths)
@@ -40,7 +41,7 @@ class Dataset:
     def subset(self, where: npt.NDArray[np.bool_]) -> "Dataset":
         columns = ("depths", "weights", "label", "optimal", "artifact_free", "patient")
         chosen = {name: getattr(self, name)[where] for name in columns}
-        return Dataset(**chosen, sha256=self.sha256)
+        return Dataset(**chosen, sha256=self.sha256, origin=self.origin)
 
 
 def load(
@@ -58,7 +59,8 @@ def load(
         raise ArchiveError(f"{path}: no case can be trained on; see `mcdiff-batch check`")
     columns = {name: np.stack([row[name] for row in kept]) for name in kept[0]}
     digest = hashlib.sha256(archive.identity.encode() + columns["depths"].tobytes())
-    return Dataset(**columns, sha256=digest.hexdigest())
+    origin = {"cases": archive.cases, "phantom": truth.attrs.get("phantom")}
+    return Dataset(**columns, sha256=digest.hexdigest(), origin=origin)
 
 
 def split(data: Dataset, held_out: float = 0.05) -> tuple[Dataset, Dataset]:

@@ -245,7 +245,8 @@ def write_weights(
     checkpoint.save(path, tensors, about)
     card = about | {
         "weights_sha256": file_sha256(path.with_suffix(".safetensors")),
-        "data_sha256": train.sha256,
+        "data": train.origin | {"sha256": train.sha256},
+        "command": _command(nets.preset, setting),
         "cases": {
             "train": len(train),
             "held_out": len(held_out),
@@ -257,6 +258,11 @@ def write_weights(
         "stages": records,
     }
     (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _command(preset: Preset, setting: Setting) -> str:
+    tuner = "--residual" if preset.residual else "--as-written"
+    return f"mcdiff-batch train --preset {preset.name} --seed {setting.seed} {tuner}"
 
 
 def read_weights(folder: Path) -> tuple[Networks, dict[str, Any]]:
