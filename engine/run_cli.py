@@ -26,7 +26,9 @@ AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--batch-size", type=AT_LEAST_1, help="Cases per step, fixed for the run.")
 @click.option("--unit-size", type=AT_LEAST_1, help="Cases per commit; default: 32.")
 @click.option("--sampler", help="ddim or dpmpp_2m; default: the bundle's.")
-@click.option("--steps", type=AT_LEAST_1, help="Network evaluations per case, exactly.")
+@click.option(
+    "--steps", type=click.IntRange(1, 1000), help="Network evaluations per case, exactly."
+)
 @click.option("--seed", type=int, help="Of the noise; default: 0.")
 @click.option("--limit", type=AT_LEAST_1, help="Only the first so many cases.")
 @click.option("--cases", help="Only these, such as 0,3,5-9 (0-based).")
@@ -119,9 +121,12 @@ def failures(summary: "Summary", archive: Path, *, ids: bool, most: int = 20) ->
 
     if not (summary.counts[FAILED] or summary.counts[OPEN]):
         return []
-    key = open_archive(archive).key if ids else lambda _: ""
+    opened = open_archive(archive) if ids else None
     bad = [x for x in entries(summary.output) if x.status in (FAILED, OPEN)]
-    lines = [f"case {x.case} {key(x.case)}: {x.status} {x.reason} {x.detail}" for x in bad[:most]]
+    lines = []
+    for entry in bad[:most]:
+        name = f" ({opened.key(entry.case)})" if opened else ""
+        lines.append(f"case {entry.case}{name}: {entry.status} {entry.reason} {entry.detail}")
     more = [f"... and {len(bad) - most} more; see the report"] if len(bad) > most else []
     return [" ".join(line.split()) for line in lines + more]
 

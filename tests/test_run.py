@@ -226,6 +226,15 @@ def inline_recipe(source: Path) -> worker.Recipe:
     return enhancer._recipe(resolve(job(source, source.parent / "none")))
 
 
+def test_an_archive_that_changes_during_the_run_is_flagged(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 5)
+    document = source / "depths/zarr.json"
+    touch = lambda _: document.write_text(document.read_text() + " ")
+    summary = enhance(job(source, tmp_path / "out"), FakeMaker(), touch, InlinePool)
+    assert summary.incidents == 1
+    assert '"kind":"input"' in (tmp_path / "out" / ledger.INCIDENTS).read_text()
+
+
 def test_progress_counts_up_to_all_cases(source: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     enhance(job(source, tmp_path / "out"), FakeMaker(), seen.append, InlinePool)
