@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli import printable
-from .errors import UsageError, VerificationError
+from .errors import DeviceError, Drained, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from .enhancer import Summary
@@ -49,11 +49,13 @@ AT_LEAST_1 = click.IntRange(min=1)
 )
 def run(archive: Path, output: Path | None, **options: Any) -> int:
     """Enhance every case of an archive; the same command again finishes what was stopped."""
+    from . import runs
     from .contract import SHIPPED, load_bundle
     from .devices import devices, maker
     from .enhancer import enhance
     from .job import resolve
     from .progress import shown
+    from .report import write_report
 
     bundle = load_bundle(options["bundle"] or SHIPPED)
     chosen = devices(options["devices"])
@@ -61,11 +63,15 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
     if options["dry_run"]:
         click.echo(outlook(resolve(job)))
         return 0
-    with shown() as progress:
-        summary = enhance(job, maker(bundle, chosen), progress)
-    from .report import write_report
-
-    page = write_report(summary.output)
+    told: dict[str, Any] = {"show_ids": options["show_ids"], "archive": archive}
+    try:
+        with shown() as progress:
+            summary = enhance(job, maker(bundle, chosen), progress)
+    except (Drained, DeviceError):
+        if runs.load(job.output) is not None:
+            write_report(job.output, **told)
+        raise
+    page = write_report(summary.output, **told)
     said = failures(summary, archive, ids=options["show_ids"])
     click.echo(printable("\n".join([*said, closing(summary, page)])))
     return summary.exit_code
@@ -208,10 +214,12 @@ def _subset(text: str) -> tuple[int, int]:
 
 @click.command()
 @click.argument("output", type=OUTPUT)
-def report(output: Path) -> int:
+@click.option("--input", "archive", type=FOLDER, help="Archive; default: the one beside OUTPUT.")
+@click.option("--show-ids", is_flag=True, help="Name cases by their id too, not only by index.")
+def report(output: Path, archive: Path | None, show_ids: bool) -> int:
     """Write the report of a run again."""
     from .report import write_report
 
     _stored(output)
-    click.echo(write_report(output))
+    click.echo(write_report(output, show_ids=show_ids, archive=archive))
     return 0
