@@ -11,7 +11,9 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 
 @click.command()
 @click.option("--data", type=ARCHIVE, required=True, help="archive with labels and flags")
-@click.option("--preset", default="small", show_default=True, help="toy, small, tall or paper")
+@click.option(
+    "--preset", default="small", show_default=True, help="toy, small, small-gpu, tall or paper"
+)
 @click.option("--output", type=FOLDER, required=True, help="folder of checkpoints and the card")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--residual/--as-written", default=True, show_default=True, help="tuner, eq. 8")

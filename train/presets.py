@@ -74,7 +74,12 @@ PRESETS = {
             stages=_stages((60, 30), (60, 30), (40, 20), batch=8),
             ema=0.9,
         ),
-        SMALL,
+        SMALL,  # on two CPU cores
+        replace(  # the same networks with the budget of a GPU; not run yet
+            SMALL,
+            name="small-gpu",
+            stages=_stages((60000, 20000), (8000, 3000), (30000, 8000), batch=64),
+        ),
         replace(SMALL, name="tall", frame=Frame(height=512, width=128), widths=Widths(base=32)),
         Preset(
             name="paper",
