@@ -49,6 +49,7 @@ class Table:
     label_dice: dict[str, float]  # of the run's own label map against the truth
     gain_share: dict[str, float]  # enhanced gain over the ceiling's, by measure
     per_case: list[dict[str, Any]]
+    about: dict[str, Any]  # which run, of what
 
 
 def evaluate(run: Path, truth: Path, bundle: Path) -> Table:
@@ -67,7 +68,19 @@ def evaluate(run: Path, truth: Path, bundle: Path) -> Table:
         return _case(int(index), archive, group, output, known, plan)
 
     with ThreadPoolExecutor(2) as threads:
-        return summary([x for x in threads.map(scored, indices) if x is not None])
+        found = [x for x in threads.map(scored, indices) if x is not None]
+    return summary(found, _about(run, group, known))
+
+
+def _about(run: Path, group: Any, bundle: Bundle) -> dict[str, Any]:
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    if settings["bundle"] != bundle.sha256:
+        raise ArchiveError(
+            f"{run}: was made with bundle {settings['bundle'][:12]}..., this one is "
+            f"{bundle.sha256[:12]}...; name its own with --bundle"
+        )
+    kept = ("bundle", "solver", "ladder", "seed", "plan", "software")
+    return {name: settings[name] for name in kept} | {"phantom": group.attrs.get("phantom")}
 
 
 def _check_grid(run: Path, output: Any, archive: Archive, bundle: Bundle) -> None:
@@ -144,7 +157,7 @@ def _scores(image: Image, case: FramedCase, truth: Truth, plan: Plan) -> dict[st
     }
 
 
-def summary(cases: list[dict[str, Any]]) -> Table:
+def summary(cases: list[dict[str, Any]], about: dict[str, Any]) -> Table:
     """Means for all and for the halves; the difficult half has the lower original CNR."""
     if not cases:
         raise ArchiveError("the run has no done case to evaluate; see `mcdiff-batch status`")
@@ -154,7 +167,14 @@ def summary(cases: list[dict[str, Any]]) -> Table:
     rows = {name: _means(group) for name, group in groups.items()}
     gain = {m: _gain_share(rows["all"], m) for m in ("cnr", "snr")}
     label = {n: float(np.mean([x["label_dice"] for x in g])) for n, g in groups.items()}
-    return Table(cases=len(cases), rows=rows, label_dice=label, gain_share=gain, per_case=cases)
+    return Table(
+        cases=len(cases),
+        rows=rows,
+        label_dice=label,
+        gain_share=gain,
+        per_case=cases,
+        about=about,
+    )
 
 
 def _means(cases: list[dict[str, Any]]) -> Scores:
@@ -173,7 +193,18 @@ def _gain_share(rows: Scores, measure: str) -> float:
 
 
 def as_json(table: Table) -> str:
-    return json.dumps(dataclasses.asdict(table), indent=1)
+    return json.dumps(_rounded(dataclasses.asdict(table)))
+
+
+def _rounded(found: Any) -> Any:
+    """Figures to four decimals; what is undefined is null."""
+    if isinstance(found, dict):
+        return {name: _rounded(x) for name, x in found.items()}
+    if isinstance(found, list | tuple):
+        return [_rounded(x) for x in found]
+    if isinstance(found, float):
+        return round(found, 4) if np.isfinite(found) else None
+    return found
 
 
 def as_text(table: Table) -> str:
