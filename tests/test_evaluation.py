@@ -64,7 +64,7 @@ def test_a_run_of_another_grid_or_bundle_is_refused(enhanced, truth, tmp_path: P
     (copy / "run.json").write_text(json.dumps(stored))
     with pytest.raises(ArchiveError, match="was made with bundle"):
         evaluate(copy, truth, SHIPPED)
+    bare = zarr.create_group(tmp_path / "bare.zarr")
+    bare.create_array("depths", data=np.ones((4, 5, 64, 16), np.uint8))
     with pytest.raises(ArchiveError, match="only phantoms know"):
-        bare = zarr.create_group(tmp_path / "bare.zarr")
-        bare.create_array("depths", data=np.ones((4, 5, 64, 16), np.uint8))
         evaluate(enhanced, tmp_path / "bare.zarr", SHIPPED)
