@@ -50,6 +50,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extras = "pip install 'mcdiff-batch[train,evaluate]'"
+        click.echo(
+            f"error: this command needs {error.name}, not installed here: {extras}", err=True
+        )
+        sys.exit(Exit.USAGE)
     except click.Abort:
         sys.exit(Exit.DRAINED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -16,7 +16,7 @@ from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.data import batch_of, load, split
 from mcdiff_batch.train.fusion import fuse
-from mcdiff_batch.train.losses import diffuse, foundation_loss
+from mcdiff_batch.train.losses import denoising_loss, diffuse
 from mcdiff_batch.train.presets import PRESETS, preset_from
 from mcdiff_batch.train.stages import Networks, read_weights
 
@@ -150,7 +150,7 @@ def test_the_x0_term_of_equation_9_is_the_weighted_eps_term_up_to_its_cap():
     x0_hat = (x - (1 - a).sqrt() * eps_hat) / a.sqrt()
     both = (eps - eps_hat).square().mean() + (x0 - x0_hat).square().mean()
     cap = 5.0
-    assert foundation_loss(eps_hat, eps, alpha, cap) * (1 + cap / 2) == pytest.approx(
+    assert denoising_loss(eps_hat, eps, alpha, cap) * (1 + cap / 2) == pytest.approx(
         both.item(), rel=1e-4
     )
 

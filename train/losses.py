@@ -11,8 +11,11 @@ def diffuse(x0: Tensor, eps: Tensor, alpha: Tensor) -> Tensor:
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
 
-def foundation_loss(eps_hat: Tensor, eps: Tensor, alpha: Tensor, cap: float) -> Tensor:
-    """Eq. 9: eps-MSE + x0-MSE.  The x0 term is (1 - alpha) / alpha times the eps term: capped."""
+def denoising_loss(eps_hat: Tensor, eps: Tensor, alpha: Tensor, cap: float) -> Tensor:
+    """Eq. 9: eps-MSE + x0-MSE; eq. 11, eps-MSE alone, at cap 0.  Scaled to be near 1 at the start.
+
+    The x0 term is (1 - alpha) / alpha times the eps term, without bound: capped.
+    """
     weight = 1 + torch.clamp((1 - alpha) / alpha, max=cap)
     return (weight * _mse(eps_hat, eps)).mean() / (1 + cap / 2)
 
@@ -20,11 +23,6 @@ def foundation_loss(eps_hat: Tensor, eps: Tensor, alpha: Tensor, cap: float) -> 
 def extractor_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Eq. 10: pixel cross-entropy.  logits [N, 4, H, W], labels [N, H, W]."""
     return F.cross_entropy(logits.float(), labels.long())
-
-
-def tuner_loss(eps_hat: Tensor, eps: Tensor) -> Tensor:
-    """Eq. 11: eps-MSE under conditions."""
-    return _mse(eps_hat, eps).mean()
 
 
 def _mse(a: Tensor, b: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Preset:
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
     anchoring: str = "end"  # low band of x0-hat from the depths: none, end, every
     x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
+    tuner_x0_cap: float = 5.0  # the same term in stage III; 0: eq. 11 as written
     ema: float = 0.999
     clip: float = 1.0
 
@@ -62,7 +63,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((2200, 1000), (650, 450), (900, 400), batch=16),
+    stages=_stages((2200, 1000), (650, 450), (1500, 300), batch=16),
 )
 PRESETS = {
     preset.name: preset

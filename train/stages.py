@@ -19,7 +19,7 @@ from . import checkpoint
 from .data import Batch, Dataset, batch_of, draw, other_depth
 from .fusion import fused, fused_probabilities
 from .loop import Loss, Score, Setting, generator, train_stage
-from .losses import diffuse, extractor_loss, foundation_loss, tuner_loss
+from .losses import denoising_loss, diffuse, extractor_loss
 from .presets import Preset, Stage
 from .tuner import Tuners
 from .unet import UNet
@@ -121,7 +121,7 @@ def _foundation(
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
         batch = draw(images, _share(stage, setting), rng, half=half)
         x, t, alpha, eps = noising(batch.image.to(setting.device), rng)
-        return foundation_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
+        return denoising_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
 
     def score() -> dict[str, float]:
         return {"held_out": _eps_error(nets, unseen, noising, setting, conditioned=False)}
@@ -153,7 +153,10 @@ def _extractor(
 def _tuner(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> tuple[Loss, Score]:
-    """Stage III: all cases, D depths to the optimal image, eq. 11; the rest is frozen."""
+    """Stage III: all cases, D depths to the optimal image, eq. 11; the rest is frozen.
+
+    Conditions decide most where noise is high: `tuner_x0_cap` adds eq. 9's x0 term there.
+    """
     noising = Noising(setting.device)
 
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
@@ -161,8 +164,8 @@ def _tuner(
         batch = draw(train, cases, rng, half=half)
         conditions = _repeated(nets, batch, setting, stage.draws)
         image = batch.image.to(setting.device).repeat_interleave(stage.draws, 0)
-        x, t, _, eps = noising(image, rng)
-        return tuner_loss(nets.eps(x, t, conditions), eps)
+        x, t, alpha, eps = noising(image, rng)
+        return denoising_loss(nets.eps(x, t, conditions), eps, alpha, nets.preset.tuner_x0_cap)
 
     def score() -> dict[str, float]:
         return {"held_out": _eps_error(nets, held_out, noising, setting, conditioned=True)}
@@ -191,13 +194,13 @@ def _eps_error(
         batch = batch_of(data, np.array([i]), np.array([False]))
         image = batch.image.to(setting.device).repeat_interleave(len(HELD_OUT_TIMES), 0)
         rng = generator(0, "held-out", i)
-        x, t, _, eps = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
+        x, t, alpha, eps = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
         with torch.autocast(setting.device.type, dtype=torch.bfloat16):
             if conditioned:
                 eps_hat = nets.eps(x, t, _repeated(nets, batch, setting, len(HELD_OUT_TIMES)))
             else:
                 eps_hat = nets.foundation(x, t)
-        errors.append(tuner_loss(eps_hat, eps).item())
+        errors.append(denoising_loss(eps_hat, eps, alpha, 0.0).item())
     return float(np.mean(errors))
 
 
