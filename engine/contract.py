@@ -41,6 +41,7 @@ class Sampler:
     psnr_median_db: float
     psnr_min_db: float
     cases: int
+    temperature: float = 1.0  # what x_T is multiplied by; at 0 a run draws no noise at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Contract:
     classes: tuple[str, ...]
     schedule: Schedule
     sampler: Sampler
-    anchoring: str  # "none", "end" or "every"
+    anchoring: str  # "none"; low band at the "end" or "every" step; "tone", of the result
     conditioner: Graph
     denoiser: Graph
     training: dict[str, Any] = field(default_factory=dict)

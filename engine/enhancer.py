@@ -176,6 +176,7 @@ def _recipe(resolved: Resolved) -> Recipe:
         contract=job.contract,
         rungs=tuple(resolved.rungs),
         seed=resolved.settings.seed,
+        temperature=resolved.settings.temperature,
         batch_size=resolved.settings.batch_size,
         layout=resolved.layout,
         readers=max(1, min(4, cores() // len(job.devices) // 2)),

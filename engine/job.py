@@ -21,7 +21,7 @@ UNIT_SIZE = 32  # cases
 BATCH_SIZES = {"cpu": 1}  # cases, by device kind
 BATCH_SIZE = 8  # elsewhere
 FACTS = ("plan", "device_kind", "bundle", "archive", "software")
-CHOICES = ("batch_size", "unit_size", "seed", "grid", "solver")
+CHOICES = ("batch_size", "unit_size", "seed", "temperature", "grid", "solver")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class Job:
     solver: str | None = None
     steps: int | None = None
     seed: int | None = None
+    temperature: float | None = None
     cases: str | None = None
     limit: int | None = None
     grid: str | None = None
@@ -102,6 +103,7 @@ def _automatic(job: Job, archive: Archive) -> Settings:
         solver=job.contract.sampler.solver,
         ladder=job.contract.sampler.ladder,
         seed=0,
+        temperature=job.contract.sampler.temperature,
         bundle=job.bundle,
         archive=archive.identity,
         cases=str(Selection((range(archive.cases),))),

@@ -30,6 +30,9 @@ AT_LEAST_1 = click.IntRange(min=1)
     "--steps", type=click.IntRange(1, 1000), help="Network evaluations per case, exactly."
 )
 @click.option("--seed", type=int, help="Of the noise; default: 0.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 1), help="Scale of the noise; default: the bundle's."
+)
 @click.option("--limit", type=AT_LEAST_1, help="Only the first so many cases.")
 @click.option("--cases", help="Only these, such as 0,3,5-9 (0-based).")
 @click.option(
@@ -81,7 +84,7 @@ def _job(archive: Path, output: Path, bundle: Any, chosen: Any, options: dict[st
     from .job import Job
     from .pool import Limits
 
-    same = ("batch_size", "unit_size", "steps", "seed", "cases", "limit", "grid", "retry_failed")
+    same = ("batch_size", "unit_size", "steps", "seed", "temperature", "cases", "limit", "grid")
     return Job(
         archive=archive,
         output=output,
@@ -91,6 +94,7 @@ def _job(archive: Path, output: Path, bundle: Any, chosen: Any, options: dict[st
         solver=options["sampler"],
         max_failures=0 if options["on_error"] == "stop" else options["max_failures"],
         limits=Limits(patience=options["patience"]),
+        retry_failed=options["retry_failed"],
         **{name: options[name] for name in same},
     )
 
@@ -111,7 +115,7 @@ def outlook(resolved: "Resolved") -> str:
         "devices": ", ".join(map(str, resolved.job.devices)),
         "batch size": settings.batch_size,
         "sampler": f"{settings.solver}, {len(settings.ladder)} evaluations",
-        "seed": settings.seed,
+        "seed": f"{settings.seed}, temperature {settings.temperature:g}",
         "grid": f"{settings.grid}, {' x '.join(map(str, resolved.layout.image))} px",
         "space": f"up to {bytes_needed(resolved, pending) >> 20} MiB",
     }

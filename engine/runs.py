@@ -39,6 +39,7 @@ class Settings:
     solver: str
     ladder: tuple[float, ...]
     seed: int
+    temperature: float  # of x_T
     bundle: str  # SHA-256 of contract.json
     archive: str  # SHA-256 of all but the pixels
     cases: str

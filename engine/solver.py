@@ -82,7 +82,8 @@ def rungs(solver: str, schedule: Schedule, ladder: Sequence[float]) -> list[Rung
 
 def anchored(walk: Sequence[Rung], mode: str) -> list[Rung]:
     """The rungs, with those marked at which the contract's `anchoring` replaces the low band."""
-    first = {"none": len(walk), "end": len(walk) - 1, "every": 0}.get(mode)
+    never = len(walk)
+    first = {"none": never, "tone": never, "end": len(walk) - 1, "every": 0}.get(mode)
     if first is None:
-        raise BundleError(f"anchoring is {mode!r}, expected none, end or every; export again")
+        raise BundleError(f"anchoring is {mode!r}, expected none, end, every or tone; export again")
     return [replace(rung, anchor=float(i >= first)) for i, rung in enumerate(walk)]

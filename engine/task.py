@@ -21,6 +21,7 @@ class Recipe:
     contract: Contract
     rungs: tuple[Rung, ...]
     seed: int
+    temperature: float
     batch_size: int
     layout: Layout
     readers: int = 1  # threads per worker

@@ -32,6 +32,7 @@ from .pulse import Pulse
 from .reader import Failure, FramedCase, LoadError, frame_case, prefetched
 from .sampler import sample
 from .task import Broke, Ready, Recipe, Task
+from .tone import toned
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
 PR_SET_PDEATHSIG = 1
@@ -175,6 +176,8 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
         pulse.beat()
     with work.timed("step"):
         x = sample(plan, noise(full, recipe), conditioned, recipe.rungs, pulse.beat)
+        if recipe.contract.anchoring == "tone":
+            x = tones(x, full)
     with work.timed("relabel"):
         strip = strips(full)
         images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
@@ -184,11 +187,18 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
     return [Sampled(case=c, image=i, before=b, after=a) for c, i, b, a in rows]
 
 
+def tones(x: Image, batch: Sequence[FramedCase]) -> Image:
+    """Results [B, 1, H, W], each in the tone of its case's optimal depth."""
+    rows = zip(x[:, 0], batch, strict=True)
+    return np.stack([toned(row, c.depths[c.optimal], c.strip) for row, c in rows])[:, None]
+
+
 def noise(batch: Sequence[FramedCase], recipe: Recipe) -> Image:
     """x_T, [B, 1, H, W]."""
     frame = recipe.contract.frame
     shape = (1, frame.height, frame.width)
-    return np.stack([gaussian(recipe.seed, case.key, shape) for case in batch])
+    drawn = np.stack([gaussian(recipe.seed, case.key, shape) for case in batch])
+    return np.float32(recipe.temperature) * drawn
 
 
 def told(error: BaseException, recipe: Recipe) -> Broke:

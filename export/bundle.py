@@ -39,6 +39,14 @@ LICENCE = "Synthetic phantoms only; research use. Not a medical device."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How the bundle is to be sampled, beside its ladder."""
+
+    anchoring: str  # as in the contract
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """A case, conditioned, with its noise and the end of its 1000-step DDIM trajectory."""
 
@@ -49,7 +57,7 @@ class Reference:
 
 
 def export_bundle(
-    trained: Path, output: Path, data: Path, cases: int, say: Say, anchoring: str | None = None
+    trained: Path, output: Path, data: Path, cases: int, choice: Choice, say: Say
 ) -> Bundle:
     """Writes the bundle `output` from the training folder `trained`.
 
@@ -64,7 +72,7 @@ def export_bundle(
         folder = Path(name) / output.name
         folder.mkdir()
         say("writing graphs")
-        contract = _contract(nets, card, folder, anchoring or nets.preset.anchoring)
+        contract = _contract(nets, card, folder, choice)
         plan = _plan(contract, folder)
         framed = list(_framed(data, contract, cases))
         say("checking parity with PyTorch")
@@ -77,7 +85,7 @@ def export_bundle(
     return load_bundle(output)
 
 
-def _contract(nets: Networks, card: dict[str, Any], folder: Path, anchoring: str) -> Contract:
+def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice) -> Contract:
     preset = nets.preset
     total = sum(preset.depth_weights)
     return Contract(
@@ -86,10 +94,16 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path, anchoring: str
         depth_weights=tuple(w / total for w in preset.depth_weights),
         classes=CLASSES,
         schedule=Schedule(),
-        sampler=Sampler(
-            solver="ddim", ladder=(1.0,), nfe=1, psnr_median_db=0, psnr_min_db=0, cases=0
+        sampler=Sampler(  # until it is measured
+            solver="ddim",
+            ladder=(1.0,),
+            nfe=1,
+            psnr_median_db=0,
+            psnr_min_db=0,
+            cases=0,
+            temperature=choice.temperature,
         ),
-        anchoring=anchoring,
+        anchoring=choice.anchoring,
         conditioner=write_conditioner(nets, folder / "conditioner.onnx"),
         denoiser=write_denoiser(nets, folder / "denoiser.onnx"),
         training={k: v for k, v in card.items() if k != "stages"} | {"stages": _brief(card)},
@@ -187,7 +201,8 @@ def _walk(
 
 def _reference(plan: Plan, contract: Contract, case: FramedCase) -> Reference:
     conditioned = plan.condition(*_inputs(case))
-    noise = gaussian(0, case.key, (1, *case.strip.shape))[None]
+    drawn = gaussian(0, case.key, (1, *case.strip.shape))[None]
+    noise = np.float32(contract.sampler.temperature) * drawn
     ladder = uniform_ladder(contract.schedule, contract.schedule.steps)
     image = _walk(plan, contract, conditioned, noise, "ddim", ladder)
     return Reference(case=case, conditioned=conditioned, noise=noise, image=image)
@@ -225,7 +240,8 @@ def recommend(plan: Plan, contract: Contract, references: Sequence[Reference], s
         if best[0] >= FIDELITY_MEDIAN_DB + 1:
             break
     scores = fidelity(plan, contract, scoring, "dpmpp_2m", best[1])
-    return Sampler(
+    return dataclasses.replace(
+        contract.sampler,
         solver="dpmpp_2m",
         ladder=best[1],
         nfe=len(best[1]),

@@ -21,18 +21,30 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option(
     "--anchoring",
-    type=click.Choice(["none", "end", "every"]),
-    help="steps that take the low band from the depths; default: the preset's",
+    type=click.Choice(["none", "end", "every", "tone"]),
+    default="tone",
+    show_default=True,
+    help="what the depths lend the result: nothing, its low band, or its tone",
 )
-def export(trained: Path, output: Path, data: Path, cases: int, anchoring: str | None) -> None:
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="scale of the noise that sampling starts from",
+)
+def export(
+    trained: Path, output: Path, data: Path, cases: int, anchoring: str, temperature: float
+) -> None:
     """Turn a training folder into a bundle: ONNX graphs, hashes, parity, sampler, contract.
 
     Every case is walked down the 1000-step reference once, which takes about a minute each on two
     cores for the preset `small`.
     """
-    from .bundle import export_bundle
+    from .bundle import Choice, export_bundle
 
-    bundle = export_bundle(trained, output, data, cases, click.echo, anchoring)
+    choice = Choice(anchoring=anchoring, temperature=temperature)
+    bundle = export_bundle(trained, output, data, cases, choice, click.echo)
     sampler = bundle.contract.sampler
     click.echo(
         f"{output}: {sampler.solver} at {sampler.nfe} evaluations, median "

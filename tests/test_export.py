@@ -10,7 +10,7 @@ from mcdiff_batch.engine.contract import load_bundle
 from mcdiff_batch.engine.errors import BundleError, UsageError
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device
-from mcdiff_batch.export.bundle import PARITY_DB, export_bundle
+from mcdiff_batch.export.bundle import PARITY_DB, Choice, export_bundle
 
 CPU = Device(kind="cpu", index=0)
 
@@ -64,8 +64,9 @@ def test_one_image_is_labelled_by_the_same_graph_as_a_stack(toy_bundle):
 
 
 def test_export_does_not_overwrite_and_leaves_nothing_half_made(toy_training, toy_bundle, phantoms):
+    choice = Choice(anchoring="none", temperature=1)
     with pytest.raises(UsageError, match="exists already"):
-        export_bundle(toy_training, toy_bundle, phantoms, 2, print)
+        export_bundle(toy_training, toy_bundle, phantoms, 2, choice, print)
     assert not list(toy_bundle.parent.glob(".export-*"))
 
 

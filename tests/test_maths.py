@@ -19,6 +19,7 @@ from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.quality import cnr, dice, measure, psnr, regions, snr
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.solver import anchored, rungs
+from mcdiff_batch.engine.tone import toned
 
 SPREAD = 0.5  # standard deviation of the data whose denoiser is known exactly
 
@@ -100,8 +101,19 @@ def test_a_ladder_that_does_not_fall_inside_the_schedule_is_refused(ladder):
 
 def test_anchoring_marks_no_step_the_last_or_every_one():
     walk = rungs("ddim", Schedule(), (900, 500, 100))
-    gates = {m: [r.anchor for r in anchored(walk, m)] for m in ("none", "end", "every")}
-    assert gates == {"none": [0, 0, 0], "end": [0, 0, 1], "every": [1, 1, 1]}
+    gates = {m: [r.anchor for r in anchored(walk, m)] for m in ("none", "tone", "end", "every")}
+    assert gates == {"none": [0] * 3, "tone": [0] * 3, "end": [0, 0, 1], "every": [1] * 3}
+
+
+def test_tone_is_fitted_inside_the_strip_and_never_inverted():
+    rng = np.random.default_rng(0)
+    image = rng.random((32, 8), dtype=np.float32) - 0.5
+    strip = np.zeros((32, 8), bool)
+    strip[4:28, 2:6] = True
+    original = np.where(strip, 0.4 * image + 0.2, -1).astype(np.float32)
+    assert toned(image, original, strip)[strip] == pytest.approx(original[strip], abs=1e-6)
+    assert (toned(image, -original, strip) == image).all()
+    assert (toned(np.zeros_like(image), original, strip) == 0).all()
 
 
 def test_noise_is_named_by_seed_case_and_draw():

@@ -37,7 +37,7 @@ def test_every_stage_of_the_toy_preset_learns(toy_training):
         first, *_, last = stages[name]["history"]
         assert last["held_out"] < first["held_out"], name
     first, *_, last = stages["extractor"]["history"]
-    assert last["loss"] < 0.7 * first["loss"]
+    assert last["loss"] < 0.8 * first["loss"]
     assert (toy_training / "curves.png").stat().st_size > 10_000
 
 
@@ -161,7 +161,7 @@ def test_anchoring_takes_the_low_band_from_the_depths_and_blackens_outside_the_s
     strip[..., 4:60, 3:13] = 1
     x0, low = torch.rand(1, 1, 64, 16) - 0.5, torch.full((1, 1, 64, 16), 0.3)
     out = anchored(x0, low, strip, taps, torch.tensor(1.0))
-    assert (out[strip == 0] == -1).all()
+    assert (out[strip == 0] + 1).abs().max() < 1e-6
     inside = low_band(out, strip, taps)[strip == 1]
     assert inside.mean().item() == pytest.approx(0.3, abs=0.02)
     assert torch.equal(anchored(x0, low, strip, taps, torch.tensor(0.0)), x0)

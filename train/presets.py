@@ -20,7 +20,7 @@ class Stage:
     batch: int
     learning_rate: float
     draws: int = 1  # (t, eps) pairs for each case of a batch; batch counts the pairs
-    warmup: int = 100
+    warmup: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,6 @@ class Preset:
     depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
     any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
-    anchoring: str = "end"  # low band of x0-hat from the depths: none, end, every
     x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
     tuner_x0_cap: float = 5.0  # the same term in stage III; 0: eq. 11 as written
     ema: float = 0.999
@@ -42,7 +41,11 @@ class Preset:
 
 
 def _stages(
-    foundation: tuple[int, int], extractor: tuple[int, int], tuner: tuple[int, int], batch: int
+    foundation: tuple[int, int],
+    extractor: tuple[int, int],
+    tuner: tuple[int, int],
+    batch: int,
+    warmup: int = 100,
 ) -> tuple[Stage, ...]:
     """The paper's three stages from (steps, of which at half size) of each."""
     budgets = {"foundation": foundation, "extractor": extractor, "tuner": tuner}
@@ -54,6 +57,7 @@ def _stages(
             batch=batch,
             learning_rate=1e-3,
             draws=4 if name == "tuner" else 1,
+            warmup=warmup,
         )
         for name, (steps, half) in budgets.items()
     )
@@ -72,7 +76,7 @@ PRESETS = {
             name="toy",
             frame=Frame(height=64, width=16),
             widths=Widths(base=8, multipliers=(1, 2), blocks=1),
-            stages=_stages((60, 30), (60, 30), (40, 20), batch=8),
+            stages=_stages((60, 30), (60, 30), (40, 20), batch=8, warmup=10),
             ema=0.9,
         ),
         SMALL,  # on two CPU cores
