@@ -67,7 +67,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((2200, 1000), (650, 450), (1500, 300), batch=16),
+    stages=_stages((2200, 1000), (650, 450), (1074, 300), batch=16),
 )
 PRESETS = {
     preset.name: preset
