@@ -121,6 +121,7 @@ SETTINGS = Settings(
     solver="ddim",
     ladder=(900.0, 10.0),
     seed=0,
+    temperature=1.0,
     bundle="b" * 64,
     archive="a" * 64,
     cases="0-9",
