@@ -60,7 +60,7 @@ class Contract:
     classes: tuple[str, ...]
     schedule: Schedule
     sampler: Sampler
-    anchoring: str  # "none"; low band at the "end" or "every" step; "tone", of the result
+    anchoring: str  # "none"; low band at the "end" or "every" step; the result to the "scan"
     conditioner: Graph
     denoiser: Graph
     training: dict[str, Any] = field(default_factory=dict)

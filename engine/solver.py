@@ -83,7 +83,7 @@ def rungs(solver: str, schedule: Schedule, ladder: Sequence[float]) -> list[Rung
 def anchored(walk: Sequence[Rung], mode: str) -> list[Rung]:
     """The rungs, with those marked at which the contract's `anchoring` replaces the low band."""
     never = len(walk)
-    first = {"none": never, "tone": never, "end": len(walk) - 1, "every": 0}.get(mode)
+    first = {"none": never, "scan": never, "end": len(walk) - 1, "every": 0}.get(mode)
     if first is None:
-        raise BundleError(f"anchoring is {mode!r}, expected none, end, every or tone; export again")
+        raise BundleError(f"anchoring is {mode!r}, expected none, end, every or scan; export again")
     return [replace(rung, anchor=float(i >= first)) for i, rung in enumerate(walk)]

@@ -19,6 +19,7 @@ from typing import cast
 import numpy as np
 
 from . import finisher
+from .anchor import anchored
 from .archive import Archive, open_archive
 from .batcher import batches, padded
 from .conditioner import condition, strips
@@ -32,7 +33,6 @@ from .pulse import Pulse
 from .reader import Failure, FramedCase, LoadError, frame_case, prefetched
 from .sampler import sample
 from .task import Broke, Ready, Recipe, Task
-from .tone import toned
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
 PR_SET_PDEATHSIG = 1
@@ -176,8 +176,8 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
         pulse.beat()
     with work.timed("step"):
         x = sample(plan, noise(full, recipe), conditioned, recipe.rungs, pulse.beat)
-        if recipe.contract.anchoring == "tone":
-            x = tones(x, full)
+        if recipe.contract.anchoring == "scan":
+            x = kept(x, full)
     with work.timed("relabel"):
         strip = strips(full)
         images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
@@ -187,10 +187,10 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
     return [Sampled(case=c, image=i, before=b, after=a) for c, i, b, a in rows]
 
 
-def tones(x: Image, batch: Sequence[FramedCase]) -> Image:
-    """Results [B, 1, H, W], each in the tone of its case's optimal depth."""
+def kept(x: Image, batch: Sequence[FramedCase]) -> Image:
+    """Results [B, 1, H, W], each anchored to its case's optimal depth."""
     rows = zip(x[:, 0], batch, strict=True)
-    return np.stack([toned(row, c.depths[c.optimal], c.strip) for row, c in rows])[:, None]
+    return np.stack([anchored(row, c.depths[c.optimal], c.strip) for row, c in rows])[:, None]
 
 
 def noise(batch: Sequence[FramedCase], recipe: Recipe) -> Image:

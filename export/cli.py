@@ -21,10 +21,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option(
     "--anchoring",
-    type=click.Choice(["none", "end", "every", "tone"]),
-    default="tone",
+    type=click.Choice(["none", "end", "every", "scan"]),
+    default="scan",
     show_default=True,
-    help="what the depths lend the result: nothing, its low band, or its tone",
+    help="what ties a result to its scan: nothing, its low band, or tone and agreeing px",
 )
 @click.option(
     "--temperature",

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcdiff_batch.engine.anchor import anchored as anchored_to_scan
+from mcdiff_batch.engine.anchor import toned
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.frame import (
     Frame,
@@ -19,7 +21,6 @@ from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.quality import cnr, dice, measure, psnr, regions, snr
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.solver import anchored, rungs
-from mcdiff_batch.engine.tone import toned
 
 SPREAD = 0.5  # standard deviation of the data whose denoiser is known exactly
 
@@ -101,8 +102,8 @@ def test_a_ladder_that_does_not_fall_inside_the_schedule_is_refused(ladder):
 
 def test_anchoring_marks_no_step_the_last_or_every_one():
     walk = rungs("ddim", Schedule(), (900, 500, 100))
-    gates = {m: [r.anchor for r in anchored(walk, m)] for m in ("none", "tone", "end", "every")}
-    assert gates == {"none": [0] * 3, "tone": [0] * 3, "end": [0, 0, 1], "every": [1] * 3}
+    gates = {m: [r.anchor for r in anchored(walk, m)] for m in ("none", "scan", "end", "every")}
+    assert gates == {"none": [0] * 3, "scan": [0] * 3, "end": [0, 0, 1], "every": [1] * 3}
 
 
 def test_tone_is_fitted_inside_the_strip_and_never_inverted():
@@ -210,3 +211,16 @@ def test_dice_and_psnr_by_hand():
     assert np.isnan(dice(a, b)[2])
     image, other = np.zeros((2, 2), np.float32), np.full((2, 2), 0.1, np.float32)
     assert psnr(image, other, np.ones((2, 2), bool)) == pytest.approx(20, abs=1e-4)
+
+
+def test_the_scan_stands_where_the_model_agrees_and_the_model_where_bone_was_lost():
+    rng = np.random.default_rng(0)
+    strip = np.ones((256, 64), bool)
+    model = np.tile(np.sin(np.arange(256) / 10)[:, None], (1, 64)).astype(np.float32) * 0.6
+    original = model + rng.normal(0, 0.02, model.shape).astype(np.float32)
+    lost = np.s_[40:56, 24:40]  # dark in the model, bright in the scan
+    original[lost] = 0.6
+    result = anchored_to_scan(model, original, strip)
+    near_model, near_scan = (np.abs(result - x)[lost].mean() for x in (model, original))
+    assert near_model < 0.2 * near_scan
+    assert np.abs(result - original)[100:].mean() < np.abs(result - model)[100:].mean()
