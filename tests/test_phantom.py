@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.quality import cnr, regions
 from mcdiff_batch.train.anatomy import LUMP, PROCESS, RIB, THORACIC, anatomy, curve_angles
-from mcdiff_batch.train.phantom import GRADES, OPTIMAL, SPACING_MM, Phantom, phantom
+from mcdiff_batch.train.phantom import GRADES, OPTIMAL, SPACING_MM, VERSION, Phantom, phantom
 from mcdiff_batch.train.phantom_archive import GRID, write_phantoms
 from mcdiff_batch.train.phantom_cli import phantom as command
 from mcdiff_batch.train.texture import stream
@@ -185,7 +185,7 @@ def test_an_archive_says_what_its_pixels_mean(archive: Path) -> None:
         "pixel_spacing_mm": [0.45, 0.45],
         "depth_mm": [8.0, 13.0, 18.0, 23.0, 28.0],
     }
-    assert group.attrs["phantom"] == {"seed": 1, "version": 1}
+    assert group.attrs["phantom"] == {"seed": 1, "version": VERSION}
     assert group["depths"].shape == (3, 5, *GRID)
     assert group["depths"].chunks == (1, 5, *GRID)
     assert group["depth_present"][:].all()

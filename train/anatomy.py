@@ -55,6 +55,7 @@ class Anatomy:
     bones: tuple[Bone, ...]
     landmarks: NDArray[np.float32]  # [18, 2, 2]
     inside: Mask  # [y, x] the scan strip
+    breath: Vector  # [y] px by which breathing moved each row sideways
 
 
 def anatomy(rng: np.random.Generator) -> Anatomy:
@@ -63,14 +64,16 @@ def anatomy(rng: np.random.Generator) -> Anatomy:
     spine = _spine(rng, rows)
     columns, middle = _columns(rng, spine.midline)
     spine = _moved(spine, columns / 2 - middle)
-    inside = _strip(rng, (rows, columns), spine)
+    breath = _breath(rng, rows)
+    inside = _strip(rng, (rows, columns), spine.midline + breath)
     bones = tuple(_bones(rng, spine))
     return Anatomy(
         extent=(rows, columns),
         spine=spine,
         bones=bones,
-        landmarks=_landmarks(bones, inside),
+        landmarks=_landmarks(bones, inside, breath),
         inside=inside,
+        breath=breath,
     )
 
 
@@ -169,12 +172,18 @@ def _moved(spine: Spine, by: float) -> Spine:
     )
 
 
-def _strip(rng: np.random.Generator, shape: tuple[int, int], spine: Spine) -> Mask:
+def _breath(rng: np.random.Generator, rows: int) -> Vector:
+    """A breath every 60 to 130 px of the probe's way, a px or two to either side."""
+    phase = 2 * np.pi * np.arange(rows) / rng.uniform(60, 130) + 1.5 * wander(rng, rows, 90.0)
+    return np.asarray(rng.uniform(0.2, 1.4) * np.sin(phase + rng.uniform(0, 2 * np.pi)))
+
+
+def _strip(rng: np.random.Generator, shape: tuple[int, int], midline: Vector) -> Mask:
     """About 160 px wide, following the spine loosely, wavy, its top slanted."""
     rows, columns = shape
-    half = rng.uniform(72, 81) + 3 * wander(rng, rows, 300.0)
-    off = np.clip(0.12 * (columns / 2 - spine.midline) + 5 * wander(rng, rows, 220.0), -11, 11)
-    middle = np.clip(spine.midline + off, half + 4, columns - 5 - half)
+    half = rng.uniform(75, 84) + 3 * wander(rng, rows, 300.0)
+    off = np.clip(0.12 * (columns / 2 - midline) + 5 * wander(rng, rows, 220.0), -11, 11)
+    middle = np.clip(midline + off, half + 4, columns - 5 - half)
     left = middle - half + _edge(rng, rows)
     right = middle + half + _edge(rng, rows)
     x = np.arange(columns)[None, :]
@@ -185,10 +194,10 @@ def _strip(rng: np.random.Generator, shape: tuple[int, int], spine: Spine) -> Ma
 
 
 def _edge(rng: np.random.Generator, rows: int) -> Field:
-    """Waviness of one edge in px, sd about 3.6: breathing, steps of the hand, frame jitter."""
-    slow = 2.6 * wander(rng, rows, 45.0) + 1.5 * wander(rng, rows, 14.0)
+    """Waviness of one edge in px, sd about 3.6: steps of the hand, loss of contact, jitter."""
+    slow = 3.2 * wander(rng, rows, 45.0) + 1.8 * wander(rng, rows, 14.0)
     jitter = 0.5 * rng.standard_normal(rows, dtype=np.float32)
-    return np.asarray(np.clip(slow, -7, 7) + jitter)
+    return np.asarray(np.clip(slow, -9, 9) + jitter)
 
 
 def _bones(rng: np.random.Generator, spine: Spine) -> list[Bone]:
@@ -238,7 +247,7 @@ def _rib(rng: np.random.Generator, process: Bone) -> Bone:
         side=process.side,
         y=process.y + rng.normal(-3, 2),
         x=process.x,
-        high=rng.uniform(10, 14),
+        high=rng.uniform(10.5, 15),
         wide=70.0,
         tilt=0.0,
         bend=rise,
@@ -262,7 +271,7 @@ def _lump(
     )
 
 
-def _landmarks(bones: tuple[Bone, ...], inside: Mask) -> NDArray[np.float32]:
+def _landmarks(bones: tuple[Bone, ...], inside: Mask, breath: Vector) -> NDArray[np.float32]:
     """[18, 2, 2]: level x (left, right) x (y, x) px; NaN where absent or outside the strip."""
     marks = np.full((LEVELS, 2, 2), np.nan, dtype=np.float32)
     for bone in bones:
@@ -270,6 +279,7 @@ def _landmarks(bones: tuple[Bone, ...], inside: Mask) -> NDArray[np.float32]:
             marks[bone.level, (bone.side + 1) // 2] = bone.y, bone.x
         elif bone.label == LUMP:
             marks[bone.level] = [_wing(bone, -1), _wing(bone, 1)]
+    marks[..., 1] += breath[np.clip(np.nan_to_num(marks[..., 0]), 0, len(breath) - 1).astype(int)]
     marks[~_within(marks, inside)] = np.nan
     return marks
 

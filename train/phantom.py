@@ -15,7 +15,7 @@ from .anatomy import LUMP, PROCESS, RIB, Anatomy, anatomy, curve_angles
 from .shadow import DEPTHS, Shape, Valley, darkness, distances, transmission
 from .texture import Field, Mask, stream
 
-VERSION = 1  # raise with any change of the pictures
+VERSION = 2  # raise with any change of the pictures
 SPACING_MM = 0.45
 OPTIMAL = np.array([0.109, 0.205, 0.252, 0.259, 0.174])  # how often each depth is the best one
 TONES = 4096  # steps of a tone curve
@@ -61,9 +61,9 @@ class Grade:
 
 EASY = Grade(
     share=0.35,
-    bone=(0.91, 0.95),
+    bone=(0.94, 0.97),
     looks=(220, 360),
-    rows=0.012,
+    rows=0.008,
     own=0.05,
     wander=0.2,
     hidden=0.0,
@@ -74,9 +74,9 @@ EASY = Grade(
 )
 AVERAGE = Grade(
     share=0.35,
-    bone=(0.88, 0.94),
-    looks=(75, 130),
-    rows=0.024,
+    bone=(0.90, 0.95),
+    looks=(110, 180),
+    rows=0.014,
     own=0.15,
     wander=0.35,
     hidden=0.02,
@@ -87,9 +87,9 @@ AVERAGE = Grade(
 )
 DIFFICULT = Grade(
     share=0.30,
-    bone=(0.85, 0.92),
-    looks=(24, 42),
-    rows=0.037,
+    bone=(0.80, 0.90),
+    looks=(40, 70),
+    rows=0.022,
     own=0.25,
     wander=0.45,
     hidden=0.09,
@@ -184,12 +184,12 @@ def _light(rng: np.random.Generator, body: Anatomy) -> Field:
     rows, columns = body.extent
     x = np.arange(columns, dtype=np.float32)[None, :]
     y = np.arange(rows, dtype=np.float32)[:, None]
-    middle = body.spine.midline.astype(np.float32)[:, None]
+    middle = (body.spine.midline + body.breath).astype(np.float32)[:, None]
     beside = np.exp(-(((np.abs(x - middle) - 30) / 16) ** 2))
     where = np.exp(-(((y / rows - rng.uniform(0.3, 0.5)) / 0.22) ** 2))
-    fade = 1 / (1 + np.exp((y - rows + rng.uniform(9, 15)) / rng.uniform(2, 3.5)))
-    fade = fade * (1 - rng.uniform(0.15, 0.3) / (1 + np.exp((rows - 55 - y) / 14)))
-    level = rng.normal(0.217, 0.016)
+    fade = 1 / (1 + np.exp((y - rows + rng.uniform(9, 18)) / rng.uniform(3, 6)))
+    fade = fade * (1 - rng.uniform(0.08, 0.2) / (1 + np.exp((rows - 55 - y) / 14)))
+    level = rng.normal(0.232, 0.016)
     bright = 1 + rng.uniform(0.06, 0.16) * beside * where
     return np.asarray(level * fade * bright, dtype=np.float32)
 
@@ -199,10 +199,10 @@ def _muscle(rng: np.random.Generator, body: Anatomy) -> Field:
     shape = body.extent
     y = np.arange(shape[0], dtype=np.float32)[:, None]
     lumbar = 1 / (1 + np.exp((body.spine.row[~body.spine.thoracic()][0] - y) / 25))
-    log = 0.045 * texture.smooth(rng, shape, (110.0, 60.0))
-    log += (0.03 + 0.045 * lumbar) * texture.smooth(rng, shape, (20.0, 24.0))
-    log += (0.03 + 0.02 * lumbar) * texture.smooth(rng, shape, (7.0, 10.0))
-    log += 0.025 * texture.smooth(rng, shape, (2.0, 4.0))
+    log = 0.05 * texture.smooth(rng, shape, (110.0, 60.0))
+    log += (0.02 + 0.045 * lumbar) * texture.smooth(rng, shape, (22.0, 24.0))
+    log += (0.02 + 0.015 * lumbar) * texture.smooth(rng, shape, (7.0, 10.0))
+    log += 0.012 * texture.smooth(rng, shape, (2.0, 4.0))
     log += 0.010 * texture.smooth(rng, shape, (1.0, 40.0))
     return np.asarray(np.exp(log), dtype=np.float32)
 

@@ -11,8 +11,8 @@ from .anatomy import LUMP, PROCESS, RIB, Anatomy, Bone
 from .texture import Field
 
 DEPTHS = 5
-SOFT = {PROCESS: 1.9, RIB: 1.8, LUMP: 2.2}  # px
-STRENGTH = {PROCESS: 0.84, RIB: 1.0, LUMP: 0.94}
+SOFT = {PROCESS: 2.5, RIB: 2.4, LUMP: 2.9}  # px
+STRENGTH = {PROCESS: 0.91, RIB: 1.0, LUMP: 1.0}
 
 Window = tuple[slice, slice]
 Shape = tuple[Bone, Window, Field]  # signed distance in px, positive inside, in a window
@@ -33,18 +33,19 @@ class Sight(Protocol):
 
 def distances(rng: np.random.Generator, body: Anatomy) -> list[Shape]:
     """Signed distance in px, positive inside, of each bone in its own window."""
-    wobble = 1.7 * texture.smooth(rng, body.extent, (10.0, 12.0))
+    wobble = 2.6 * texture.smooth(rng, body.extent, (11.0, 13.0))
     lumpy = 1.9 * texture.smooth(rng, body.extent, (6.0, 13.0))
-    wobble += 0.5 * texture.smooth(rng, body.extent, (2.5, 5.0))
+    wobble += 0.9 * texture.smooth(rng, body.extent, (4.0, 7.0))
     shapes = {PROCESS: _process_distance, RIB: _rib_distance, LUMP: _lump_distance}
     found = []
     for bone in body.bones:
         window = _window(bone, body.extent)
         y = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - bone.y
         x = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] - bone.x
+        x = x - body.breath[window[0], None]
         distance = shapes[bone.label](bone, y.astype(np.float32), x.astype(np.float32))
         rough = wobble + lumpy if bone.label == LUMP else wobble
-        found.append((bone, window, distance + np.clip(rough[window], -4.5, 4.5)))
+        found.append((bone, window, distance + np.clip(rough[window], -6, 6)))
     return found
 
 
@@ -91,7 +92,7 @@ def transmission(
     """Transmission [y, x] of the bones at `off` depths from the optimal one: blurred when off."""
     out = np.ones(grain.shape, dtype=np.float32)
     blur = 1.0 * max(-off, 0.0) + 2.2 * max(off, 0.0)
-    grown = 1.0 + 0.5 * max(off, 0.0)
+    grown = 2.2 + 0.5 * max(off, 0.0)
     for (bone, window, distance), dark in zip(bones, darkness, strict=True):
         soft = SOFT[bone.label] + blur
         edge = np.exp(np.clip(-(distance + grown) / soft, -20, 20))
@@ -125,11 +126,11 @@ class Valley:
         bead = np.cos(2 * np.pi * (phase - 0.35))
         spot = np.exp(-(((y - row[thoracic][-1] - rng.normal(4, 8)) / rng.uniform(11, 16)) ** 2))
         top = np.exp(-y / 70)
-        width = 9.2 + 7.5 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
+        width = 7.6 + 7.0 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
         width = width * rng.uniform(0.85, 1.15) * (1 + 0.1 * texture.wander(rng, rows, 25.0))
-        depth = rng.uniform(0.31, 0.43) * (1 + 0.1 * bead + 0.13 * texture.wander(rng, rows, 40.0))
+        depth = rng.uniform(0.30, 0.50) * (1 + 0.1 * bead + 0.13 * texture.wander(rng, rows, 40.0))
         depth = np.clip(depth + 0.45 * spot + 0.1 * top + 0.09 * lumbar, 0.1, 0.8)
-        middle = body.spine.midline + 1.2 * texture.wander(rng, rows, 30.0)
+        middle = body.spine.midline + body.breath + 1.2 * texture.wander(rng, rows, 30.0)
         return cls(
             middle=middle.astype(np.float32)[:, None],
             width=width.astype(np.float32)[:, None],
@@ -142,7 +143,7 @@ class Valley:
         x = np.arange(self.columns, dtype=np.float32)[None, :]
         width = self.width * np.float32(1 + 0.12 * off if off > 0 else 1 + 0.06 * off)
         dark = self.depth * np.float32(1 - 0.07 * off)
-        profile = np.exp(-0.5 * np.abs((x - self.middle) / width) ** 2.4)
+        profile = np.exp(-0.5 * np.abs((x - self.middle) / width) ** 2.0)
         return np.asarray(1 - np.minimum(dark, 0.85) * profile, dtype=np.float32)
 
 
@@ -153,8 +154,8 @@ def darkness(
     count = len(bones)
     strength = np.array([STRENGTH[bone.label] for bone in bones]) * rng.uniform(*sight.bone)
     level = np.array([bone.level for bone in bones]), np.array([bone.side for bone in bones])
-    strength = strength * (1 + 0.08 * texture.smooth(rng, (18, 3), (2.5, 1.0))[level])
-    strength = np.clip(strength * rng.normal(1, 0.06, count), 0.1, 0.97)[:, None]
+    strength = strength * (1 + 0.05 * texture.smooth(rng, (18, 3), (2.5, 1.0))[level])
+    strength = np.clip(strength * rng.normal(1, 0.06, count), 0.1, 0.98)[:, None]
     best = optimal + sight.wander * rng.normal(0, 0.6, count)
     off = np.arange(DEPTHS)[None, :] - best[:, None]
     seen = np.exp(-0.5 * (off / np.where(off < 0, 1.35, 1.5)) ** 2)

@@ -52,10 +52,10 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
     A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
     """
     drawn = 5
-    grid = (shape[0], int(shape[1] / 2.6) + 5)
+    grid = (shape[0], int(shape[1] / 1.9) + 5)
     waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
     white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
-    rows = stretch(np.ascontiguousarray(white.T), shape[1], 2.6).T
+    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.9).T
     rows = 0.8 * rows + 0.6 * np.roll(rows, 1, axis=0)
     grain = rows * np.float32(0.5227 / np.sqrt(looks))
     return np.asarray(np.maximum(1 + grain, 0.05), dtype=np.float32)
