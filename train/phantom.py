@@ -62,8 +62,8 @@ class Grade:
 EASY = Grade(
     share=0.35,
     bone=(0.94, 0.97),
-    looks=(220, 360),
-    rows=0.008,
+    looks=(280, 450),
+    rows=0.005,
     own=0.05,
     wander=0.2,
     hidden=0.0,
@@ -75,8 +75,8 @@ EASY = Grade(
 AVERAGE = Grade(
     share=0.35,
     bone=(0.90, 0.95),
-    looks=(110, 180),
-    rows=0.014,
+    looks=(150, 250),
+    rows=0.008,
     own=0.15,
     wander=0.35,
     hidden=0.02,
@@ -87,9 +87,9 @@ AVERAGE = Grade(
 )
 DIFFICULT = Grade(
     share=0.30,
-    bone=(0.80, 0.90),
-    looks=(40, 70),
-    rows=0.022,
+    bone=(0.70, 0.86),
+    looks=(55, 100),
+    rows=0.014,
     own=0.25,
     wander=0.45,
     hidden=0.09,
@@ -189,7 +189,7 @@ def _light(rng: np.random.Generator, body: Anatomy) -> Field:
     where = np.exp(-(((y / rows - rng.uniform(0.3, 0.5)) / 0.22) ** 2))
     fade = 1 / (1 + np.exp((y - rows + rng.uniform(9, 18)) / rng.uniform(3, 6)))
     fade = fade * (1 - rng.uniform(0.08, 0.2) / (1 + np.exp((rows - 55 - y) / 14)))
-    level = rng.normal(0.232, 0.016)
+    level = rng.uniform(0.18, 0.28)
     bright = 1 + rng.uniform(0.06, 0.16) * beside * where
     return np.asarray(level * fade * bright, dtype=np.float32)
 
@@ -200,11 +200,11 @@ def _muscle(rng: np.random.Generator, body: Anatomy) -> Field:
     y = np.arange(shape[0], dtype=np.float32)[:, None]
     lumbar = 1 / (1 + np.exp((body.spine.row[~body.spine.thoracic()][0] - y) / 25))
     log = 0.05 * texture.smooth(rng, shape, (110.0, 60.0))
-    log += (0.02 + 0.045 * lumbar) * texture.smooth(rng, shape, (22.0, 24.0))
-    log += (0.02 + 0.015 * lumbar) * texture.smooth(rng, shape, (7.0, 10.0))
+    log += (0.025 + 0.045 * lumbar) * texture.smooth(rng, shape, (22.0, 24.0))
+    log += (0.01 + 0.01 * lumbar) * texture.smooth(rng, shape, (7.0, 10.0))
     log += 0.012 * texture.smooth(rng, shape, (2.0, 4.0))
     log += 0.010 * texture.smooth(rng, shape, (1.0, 40.0))
-    return np.asarray(np.exp(log), dtype=np.float32)
+    return np.asarray(np.exp(rng.uniform(0.5, 1.5) * log), dtype=np.float32)
 
 
 def _raw_curve() -> Image:

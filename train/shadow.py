@@ -12,7 +12,7 @@ from .texture import Field
 
 DEPTHS = 5
 SOFT = {PROCESS: 2.5, RIB: 2.4, LUMP: 2.9}  # px
-STRENGTH = {PROCESS: 0.91, RIB: 1.0, LUMP: 1.0}
+STRENGTH = {PROCESS: 0.93, RIB: 1.0, LUMP: 1.0}
 
 Window = tuple[slice, slice]
 Shape = tuple[Bone, Window, Field]  # signed distance in px, positive inside, in a window
@@ -126,9 +126,9 @@ class Valley:
         bead = np.cos(2 * np.pi * (phase - 0.35))
         spot = np.exp(-(((y - row[thoracic][-1] - rng.normal(4, 8)) / rng.uniform(11, 16)) ** 2))
         top = np.exp(-y / 70)
-        width = 7.6 + 7.0 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
+        width = 9.2 + 6.0 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
         width = width * rng.uniform(0.85, 1.15) * (1 + 0.1 * texture.wander(rng, rows, 25.0))
-        depth = rng.uniform(0.30, 0.50) * (1 + 0.1 * bead + 0.13 * texture.wander(rng, rows, 40.0))
+        depth = rng.uniform(0.28, 0.48) * (1 + 0.1 * bead + 0.13 * texture.wander(rng, rows, 40.0))
         depth = np.clip(depth + 0.45 * spot + 0.1 * top + 0.09 * lumbar, 0.1, 0.8)
         middle = body.spine.midline + body.breath + 1.2 * texture.wander(rng, rows, 30.0)
         return cls(

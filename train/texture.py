@@ -52,11 +52,11 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
     A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
     """
     drawn = 5
-    grid = (shape[0], int(shape[1] / 1.9) + 5)
+    grid = (shape[0], int(shape[1] / 1.5) + 5)
     waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
     white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
-    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.9).T
-    rows = 0.8 * rows + 0.6 * np.roll(rows, 1, axis=0)
+    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.5).T
+    rows = 0.95 * rows + 0.31 * np.roll(rows, 1, axis=0)
     grain = rows * np.float32(0.5227 / np.sqrt(looks))
     return np.asarray(np.maximum(1 + grain, 0.05), dtype=np.float32)
 
@@ -89,7 +89,7 @@ def _dash_band(rng: np.random.Generator, dead: Mask) -> None:
 
 def _dash_row(rng: np.random.Generator, columns: int, fill: float) -> Mask:
     """One dashed line: runs of median 2 px, p90 8 px (5 and 21 px at 0.18 mm), `fill` of them."""
-    runs = np.maximum(np.rint(rng.lognormal(0.75, 1.0, columns)), 1).astype(int)
+    runs = np.maximum(np.rint(rng.lognormal(0.75, 1.25, columns)), 1).astype(int)
     gaps = np.maximum(np.rint(rng.exponential(3.5 * (1 - fill) / fill, columns)), 1).astype(int)
     edges = np.stack([gaps, runs], axis=1).ravel()
     return np.repeat(np.tile([False, True], columns), edges)[:columns]
