@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import BundleError
 from .frame import Frame
+from .gate import Gate
 from .schedule import Schedule
 
 SCHEMA = 1
@@ -65,6 +66,7 @@ class Contract:
     denoiser: Graph
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    gate: Gate | None = None  # None: no case is flagged
     licence: str = ""
     schema: int = SCHEMA
 
@@ -110,6 +112,7 @@ def _contract(raw: dict[str, Any]) -> Contract:
         "sampler": Sampler(**{**raw["sampler"], "ladder": tuple(raw["sampler"]["ladder"])}),
         "conditioner": _graph(raw["conditioner"]),
         "denoiser": _graph(raw["denoiser"]),
+        "gate": Gate(**raw["gate"]) if raw.get("gate") else None,
     }
     return Contract(**{**raw, **nested})
 
