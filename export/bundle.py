@@ -23,7 +23,8 @@ from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.solver import Rung, anchored, rungs
-from mcdiff_batch.train.stages import CLASSES, Networks, read_weights
+from mcdiff_batch.train.networks import CLASSES, Networks
+from mcdiff_batch.train.weights import read_weights
 
 from .graphs import Conditioner, Denoiser, condition_names
 from .onnx import write_conditioner, write_denoiser
@@ -67,6 +68,11 @@ def export_bundle(
     if output.exists():
         raise UsageError(f"{output}: exists already; export to a new folder or remove it")
     nets, card = read_weights(trained)
+    if nets.preset.conditions != "depths":
+        raise UsageError(
+            f"{trained}: was trained on conditions {nets.preset.conditions!r}, which a bundle "
+            "cannot hold; train with --conditions depths"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
         folder = Path(name) / output.name

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.fusion import fused, fused_probabilities
-from mcdiff_batch.train.stages import Networks
+from mcdiff_batch.train.networks import Networks
 
 
 class Conditioner(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mcdiff_batch.engine.contract import Graph, file_sha256
 from mcdiff_batch.engine.contract import Tensor as Described
-from mcdiff_batch.train.stages import Networks
+from mcdiff_batch.train.networks import Networks
 
 from .graphs import Conditioner, Denoiser, condition_names
 

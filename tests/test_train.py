@@ -10,15 +10,18 @@ import pytest
 import torch
 import zarr
 
-from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
+from mcdiff_batch.engine.errors import ArchiveError, FingerprintError, UsageError
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
+from mcdiff_batch.train.corruption import corrupt, corrupted
 from mcdiff_batch.train.data import batch_of, load, split
 from mcdiff_batch.train.fusion import fuse
 from mcdiff_batch.train.losses import denoising_loss, diffuse
+from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.presets import PRESETS, preset_from
-from mcdiff_batch.train.stages import Networks, read_weights
+from mcdiff_batch.train.unet import Widths
+from mcdiff_batch.train.weights import read_weights, start_from
 
 CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 
@@ -115,7 +118,8 @@ def networks(**changes):
 def eps_pair(nets):
     depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
     x, t = torch.randn(2, 1, 64, 16), torch.tensor([500.0])
-    return nets.foundation(x, t), nets.eps(x, t, nets.conditions(depths, weights))
+    conditions = nets.conditions(depths, weights, torch.tensor([2, 3]))
+    return nets.foundation(x, t), nets.eps(x, t, conditions)
 
 
 def test_a_residual_tuner_begins_at_the_pretrained_model_and_eq_8_as_written_does_not():
@@ -200,3 +204,86 @@ def test_two_processes_train_as_one_under_torchrun(phantoms, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     card = json.loads((tmp_path / "two" / "card.json").read_text())
     assert card["stages"]["tuner"]["steps"] == 40
+
+
+def stack():
+    """Depths [2, 5, 64, 16] with a black margin of three px."""
+    depths = torch.rand(2, 5, 64, 16, generator=torch.Generator().manual_seed(1)) - 0.4
+    depths[..., :3], depths[..., -3:] = -1, -1
+    return depths
+
+
+def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_seed():
+    depths = stack()
+    found, again, other = (corrupt(depths, torch.Generator().manual_seed(s)) for s in (7, 7, 8))
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    assert (found[..., :3] == -1).all()
+    assert (found[..., -3:] == -1).all()
+    assert found.abs().max() <= 1
+    assert (found - depths)[..., 3:-3].abs().mean() > 0.02
+
+
+def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5)
+    clear = batch_of(data, np.arange(8), np.zeros(8, bool))
+    none, some = (corrupted(clear, share, np.random.default_rng(0)) for share in (0.0, 0.5))
+    assert none is clear
+    changed = (some.depths != clear.depths).flatten(1).any(1)
+    assert 0 < changed.sum() < 8
+    assert torch.equal(some.image, clear.image)
+    assert torch.equal(some.label, clear.label)
+
+
+def tensors_of(nets):
+    return {f"{part}.{k}": x for part, m in nets.all().items() for k, x in m.state_dict().items()}
+
+
+def test_a_training_starts_from_the_very_weights_of_a_bundle_or_of_a_training(
+    toy_training, toy_bundle
+):
+    trained, _ = read_weights(toy_training)
+    for source in (toy_training, toy_bundle):
+        nets = networks()
+        start_from(nets, source)
+        for name, x in tensors_of(nets).items():
+            assert torch.equal(x, tensors_of(trained)[name]), (source, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"residual": False}, "trained with residual True"),
+        ({"widths": Widths(base=16, multipliers=(1, 2), blocks=1)}, "this preset's is"),
+    ],
+)
+def test_a_start_from_another_kind_of_model_is_refused(toy_training, toy_bundle, changes, said):
+    for source in (toy_training, toy_bundle):
+        with pytest.raises(UsageError, match=said):
+            start_from(networks(**changes), source)
+
+
+def test_every_kind_of_condition_is_told_to_every_skip():
+    depths, weights = stack(), torch.full((2, 5), 0.2)
+    chosen = torch.tensor([1, 4])
+    for kind in ("depths", "optimal", "segmentation"):
+        nets = networks(conditions=kind, residual=False)
+        told, _ = nets.read(depths, weights, chosen)
+        moved = depths.clone()
+        moved[:, 0] += 0.1  # not the optimal depth of either
+        after, _ = nets.read(moved, weights, chosen)
+        assert torch.equal(told[0], after[0]) == (kind != "depths")
+        if kind == "segmentation":
+            assert all(torch.allclose(x.sum(1), torch.ones(())) for x in told)
+        x = nets.eps(depths[:, :1], torch.tensor([500.0]), nets.conditions(depths, weights, chosen))
+        assert x.shape == (2, 1, 64, 16)
+
+
+def test_one_hot_weights_are_the_optimal_depth_condition():
+    depths, chosen = stack(), torch.tensor([1, 4])
+    one_hot = torch.nn.functional.one_hot(chosen, 5).float()
+    fused, alone = (
+        networks(conditions=kind).read(depths, one_hot, chosen) for kind in ("depths", "optimal")
+    )
+    for a, b in zip(fused[0] + fused[1], alone[0] + alone[1], strict=True):
+        assert torch.allclose(a, b, atol=1e-5)

@@ -16,15 +16,51 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 )
 @click.option("--output", type=FOLDER, required=True, help="folder of checkpoints and the card")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--residual/--as-written", default=True, show_default=True, help="tuner, eq. 8")
-def train(data: Path, preset: str, output: Path, seed: int, residual: bool) -> None:
+@click.option(
+    "--from", "source", type=FOLDER, help="start from a bundle or an earlier training folder"
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="times the preset's steps, in every stage",
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="share of the patients kept out of training",
+)
+@click.option("--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or as is")
+@click.option(
+    "--artifact-free-only/--all-cases",
+    "tuner_artifact_free",
+    default=None,
+    help="stage III: restore corrupted artifact-free cases, or learn from every case (eq. 11)",
+)
+@click.option(
+    "--conditions",
+    type=click.Choice(["depths", "optimal", "segmentation"]),
+    help="what the tuner is told; only depths can be exported",
+)
+def train(
+    data: Path,
+    preset: str,
+    output: Path,
+    seed: int,
+    source: Path | None,
+    budget: float,
+    held_out: float,
+    **changes: object,
+) -> None:
     """Train the three stages on an archive; the same command again resumes.
 
-    The archive needs `label (case, y, x)` and `artifact_free (case)`.  Two GPUs:
+    The archive needs `label (case, y, x)` and `artifact_free (case)`, and `patient (case)` where a
+    patient has several cases.  What is not given here is the preset's.  Two GPUs:
     `torchrun --nproc-per-node 2 --no-python mcdiff-batch train ...`.
     """
-    from dataclasses import replace
-
     import torch
 
     from mcdiff_batch.engine.errors import UsageError
@@ -32,18 +68,18 @@ def train(data: Path, preset: str, output: Path, seed: int, residual: bool) -> N
     from . import data as cases
     from .curves import draw_curves
     from .loop import Setting, world
-    from .presets import PRESETS
+    from .presets import PRESETS, altered
     from .stages import train_all
 
     if preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-    chosen = replace(PRESETS[preset], residual=residual)
+    chosen = altered(PRESETS[preset], budget, changes)
     rank, size, device = world()
-    if device.type == "cpu":
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     say = click.echo if rank == 0 else lambda text: None
     say(f"reading {data}")
-    known, unseen = cases.split(cases.load(data, chosen.frame, chosen.depth_weights))
+    known, unseen = cases.split(cases.load(data, chosen.frame, chosen.depth_weights), held_out)
     say(f"{len(known)} cases to train on, {len(unseen)} held out, on {device}")
     setting = Setting(
         seed=seed,
@@ -51,6 +87,7 @@ def train(data: Path, preset: str, output: Path, seed: int, residual: bool) -> N
         ema=chosen.ema,
         clip=chosen.clip,
         folder=output,
+        source=source,
         rank=rank,
         world=size,
     )

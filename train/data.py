@@ -123,6 +123,7 @@ class Batch:
     weights: Tensor
     image: Tensor  # [B, 1, H, W], the optimal depth
     label: Tensor  # [B, H, W]
+    optimal: Tensor  # [B], which depth that is
 
 
 def draw(data: Dataset, size: int, rng: np.random.Generator, *, half: bool = False) -> Batch:
@@ -142,13 +143,12 @@ def batch_of(
     label = torch.where(mirrored[:, None, None], label.flip(-1), label)
     if half:
         depths, label = F.avg_pool2d(depths, 2), label[:, ::2, ::2]
-    image = depths[torch.arange(len(chosen)), torch.from_numpy(data.optimal[chosen])][:, None]
-    return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label)
+    optimal = torch.from_numpy(data.optimal[chosen])
+    image = depths[torch.arange(len(chosen)), optimal][:, None]
+    return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label, optimal)
 
 
 def other_depth(batch: Batch, rng: np.random.Generator) -> Tensor:
-    """The optimal image [B, 1, H, W], or for every second case a depth drawn by its weight."""
-    drawn = [rng.choice(w.shape[0], p=w / w.sum()) for w in batch.weights.numpy()]
-    images = batch.depths[torch.arange(len(drawn)), torch.tensor(drawn)][:, None]
-    keep = torch.arange(len(drawn))[:, None, None, None] % 2 == 0
-    return torch.where(keep, batch.image, images)
+    """The optimal depth [B], or for every second case a depth drawn by its weight."""
+    drawn = torch.tensor([rng.choice(w.shape[0], p=w / w.sum()) for w in batch.weights.numpy()])
+    return torch.where(torch.arange(len(drawn)) % 2 == 0, batch.optimal, drawn)

@@ -1,12 +1,14 @@
 """Sizes and stages as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from mcdiff_batch.engine.frame import Frame
 
 from .unet import Widths
 
+Conditions = Literal["depths", "optimal", "segmentation"]
 PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep; add to 0.999
 
 
@@ -36,6 +38,9 @@ class Preset:
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
     x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
     tuner_x0_cap: float = 5.0  # the same term in stage III; 0: eq. 11 as written
+    tuner_artifact_free: bool = False  # stage III on the artifact-free subset; False: all cases
+    conditions: Conditions = "depths"  # Table V; all but "depths" for experiments, not for export
+    corruption: float = 0.0  # share of the cases read in stages II and III that are corrupted
     ema: float = 0.999
     clip: float = 1.0
 
@@ -63,11 +68,33 @@ def _stages(
     )
 
 
+def altered(preset: Preset, budget: float, changes: Mapping[str, Any]) -> Preset:
+    """The preset with its stages `budget` times as long, and those of `changes` not None."""
+    kept: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
+    return replace(scaled(preset, budget), **kept)
+
+
+def scaled(preset: Preset, budget: float) -> Preset:
+    """The preset with every stage `budget` times as long."""
+    times = lambda steps: max(1, round(budget * steps))
+    stages = tuple(
+        replace(
+            x,
+            steps=times(x.steps),
+            half_steps=times(x.half_steps) if x.half_steps else 0,
+            warmup=min(x.warmup, times(x.steps)),
+        )
+        for x in preset.stages
+    )
+    return replace(preset, stages=stages)
+
+
 SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
     stages=_stages((2200, 1000), (650, 450), (1074, 300), batch=16),
+    corruption=0.5,
 )
 PRESETS = {
     preset.name: preset
@@ -78,6 +105,7 @@ PRESETS = {
             widths=Widths(base=8, multipliers=(1, 2), blocks=1),
             stages=_stages((60, 30), (60, 30), (40, 20), batch=8, warmup=10),
             ema=0.9,
+            corruption=0.5,
         ),
         SMALL,  # on two CPU cores
         replace(  # the same networks with the budget of a GPU; not run yet

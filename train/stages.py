@@ -3,55 +3,28 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mcdiff_batch.engine.contract import file_sha256
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
 from mcdiff_batch.engine.quality import mean_dice
 from mcdiff_batch.engine.schedule import Schedule
 
-from . import checkpoint
+from .corruption import corrupted
 from .data import Batch, Dataset, batch_of, draw, other_depth
-from .fusion import fused, fused_probabilities
-from .loop import Loss, Score, Setting, generator, train_stage
+from .fusion import fused_probabilities
+from .loop import Loss, Score, Setting, generator, mixed, train_stage
 from .losses import denoising_loss, diffuse, extractor_loss
+from .networks import Networks
 from .presets import Preset, Stage
-from .tuner import Tuners
-from .unet import UNet
+from .tuner import Folded
+from .weights import source_sha256, start_from, write_weights
 
 Say = Callable[[str], None]
-CLASSES = ("background", "transverse process", "rib", "lumbar lump")
 HELD_OUT_TIMES = (50, 200, 400, 600, 800, 950)
-
-
-class Networks:
-    """The three networks of a preset, on a device."""
-
-    def __init__(self, preset: Preset, device: torch.device) -> None:
-        self.preset = preset
-        self.foundation = UNet(preset.widths, outputs=1, timed=True)
-        self.extractor = UNet(preset.widths, outputs=len(CLASSES), timed=False)
-        self.tuner = Tuners(self.foundation, residual=preset.residual)
-        for model in self.all().values():
-            model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def all(self) -> dict[str, torch.nn.Module]:
-        return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
-
-    def conditions(self, depths: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Fused features of depths [B, D, H, W], folded for every skip."""
-        features = self.extractor.features(depths.flatten(0, 1)[:, None])
-        encoder, decoder = fused(weights, features)
-        return self.tuner.fold(encoder, decoder)
-
-    def eps(self, x: Tensor, t: Tensor, conditions: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """eps-hat of x_t [B, 1, H, W] under conditions."""
-        return self.foundation(x, t, lambda i, f: self.tuner.tune(conditions, i, f))  # type: ignore[no-any-return]
 
 
 class Noising:
@@ -88,6 +61,8 @@ def train_all(
     _pin(preset, train, setting)
     torch.manual_seed(setting.seed)
     nets = Networks(preset, setting.device)
+    if setting.source is not None:
+        start_from(nets, setting.source)
     jobs: dict[str, Callable[[Stage], tuple[Loss, Score]]] = {
         "foundation": lambda stage: _foundation(nets, stage, train, held_out, setting),
         "extractor": lambda stage: _extractor(nets, stage, train, held_out, setting),
@@ -100,7 +75,7 @@ def train_all(
         records[stage.name] = train_stage(stage, model, loss, score, setting, say)
         model.requires_grad_(False).eval()
     if setting.rank == 0:
-        write_weights(nets, setting, train, held_out, records)
+        write_card(nets, setting, train, held_out, records)
     return nets, records
 
 
@@ -139,8 +114,10 @@ def _extractor(
     """
 
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
-        batch = draw(train, _share(stage, setting), rng, half=half)
-        image = other_depth(batch, rng) if nets.preset.any_depth else batch.image
+        clear = draw(train, _share(stage, setting), rng, half=half)
+        batch = corrupted(clear, nets.preset.corruption, rng)
+        which = other_depth(batch, rng) if nets.preset.any_depth else batch.optimal
+        image = batch.depths[torch.arange(len(which)), which][:, None]
         logits = nets.extractor(image.to(setting.device))
         return extractor_loss(logits, batch.label.to(setting.device))
 
@@ -153,15 +130,20 @@ def _extractor(
 def _tuner(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> tuple[Loss, Score]:
-    """Stage III: all cases, D depths to the optimal image, eq. 11; the rest is frozen.
+    """Stage III: D depths to the optimal image, eq. 11; the rest is frozen.
 
-    Conditions decide most where noise is high: `tuner_x0_cap` adds eq. 9's x0 term there.
+    Conditions decide most where noise is high: `tuner_x0_cap` adds eq. 9's x0 term there.  On the
+    artifact-free cases alone, read corrupted, the target is what a degraded stack should give.
     """
+    if nets.preset.tuner_artifact_free:
+        train = train.subset(train.artifact_free)
+        held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     noising = Noising(setting.device)
 
     def loss(rng: np.random.Generator, half: bool) -> Tensor:
         cases = max(1, _share(stage, setting) // stage.draws)
-        batch = draw(train, cases, rng, half=half)
+        clear = draw(train, cases, rng, half=half)
+        batch = corrupted(clear, nets.preset.corruption, rng)
         conditions = _repeated(nets, batch, setting, stage.draws)
         image = batch.image.to(setting.device).repeat_interleave(stage.draws, 0)
         x, t, alpha, eps = noising(image, rng)
@@ -173,14 +155,10 @@ def _tuner(
     return loss, score
 
 
-def _repeated(
-    nets: Networks, batch: Batch, setting: Setting, times: int
-) -> list[tuple[Tensor, Tensor]]:
+def _repeated(nets: Networks, batch: Batch, setting: Setting, times: int) -> Folded:
     """A batch's conditions, each case's repeated `times`; only the tuner has gradients."""
-    depths, weights = batch.depths.to(setting.device), batch.weights.to(setting.device)
-    with torch.no_grad():
-        encoder, decoder = fused(weights, nets.extractor.features(depths.flatten(0, 1)[:, None]))
-    folded = nets.tuner.fold(encoder, decoder)
+    read = (x.to(setting.device) for x in (batch.depths, batch.weights, batch.optimal))
+    folded = nets.conditions(*read)
     return [(d.repeat_interleave(times, 0), s.repeat_interleave(times, 0)) for d, s in folded]
 
 
@@ -188,14 +166,15 @@ def _repeated(
 def _eps_error(
     nets: Networks, data: Dataset, noising: Noising, setting: Setting, *, conditioned: bool
 ) -> float:
-    """Mean eps-MSE over fixed cases, times and noise."""
+    """Mean eps-MSE over fixed cases, times and noise, read as corrupted as in training."""
     errors = []
     for i in range(min(len(data), 16)):
         batch = batch_of(data, np.array([i]), np.array([False]))
+        batch = corrupted(batch, nets.preset.corruption, generator(0, "held-out faults", i))
         image = batch.image.to(setting.device).repeat_interleave(len(HELD_OUT_TIMES), 0)
         rng = generator(0, "held-out", i)
         x, t, alpha, eps = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
-        with torch.autocast(setting.device.type, dtype=torch.bfloat16):
+        with mixed(setting.device):
             if conditioned:
                 eps_hat = nets.eps(x, t, _repeated(nets, batch, setting, len(HELD_OUT_TIMES)))
             else:
@@ -218,7 +197,12 @@ def _held_out_dice(nets: Networks, data: Dataset, setting: Setting) -> float:
 def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
     """A folder belongs to one training: preset, data and seed are written first and compared."""
     path = setting.folder / "training.json"
-    mine = {"preset": asdict(preset), "data_sha256": train.sha256, "seed": setting.seed}
+    mine = {
+        "preset": asdict(preset),
+        "data_sha256": train.sha256,
+        "seed": setting.seed,
+        "from_sha256": source_sha256(setting.source),
+    }
     mine = json.loads(json.dumps(mine))
     if path.exists():
         theirs = json.loads(path.read_text())
@@ -232,22 +216,14 @@ def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
         path.write_text(json.dumps(mine, indent=1) + "\n")
 
 
-def write_weights(
-    nets: Networks,
-    setting: Setting,
-    train: Dataset,
-    held_out: Dataset,
-    records: dict[str, Any],
+def write_card(
+    nets: Networks, setting: Setting, train: Dataset, held_out: Dataset, records: dict[str, Any]
 ) -> None:
-    """`weights.safetensors`, rounded to float16 once for every export, and `card.json`."""
-    tensors: dict[str, Tensor] = {}
-    for name, model in nets.all().items():
-        tensors |= checkpoint.prefixed(name, {k: v.half() for k, v in model.state_dict().items()})
-    path = setting.folder / "weights"
+    """The weights, and `card.json`, which says how they came about."""
     about = {"preset": asdict(nets.preset), "seed": setting.seed}
-    checkpoint.save(path, tensors, about)
     card = about | {
-        "weights_sha256": file_sha256(path.with_suffix(".safetensors")),
+        "weights_sha256": write_weights(nets, setting.folder, about),
+        "from_sha256": source_sha256(setting.source),
         "data": train.origin | {"sha256": train.sha256},
         "command": _command(nets.preset, setting),
         "cases": {
@@ -266,16 +242,3 @@ def write_weights(
 def _command(preset: Preset, setting: Setting) -> str:
     tuner = "--residual" if preset.residual else "--as-written"
     return f"mcdiff-batch train --preset {preset.name} --seed {setting.seed} {tuner}"
-
-
-def read_weights(folder: Path) -> tuple[Networks, dict[str, Any]]:
-    """The trained networks of `folder` on the CPU in float32, and their card."""
-    from .presets import preset_from
-
-    tensors, about = checkpoint.load(folder / "weights")
-    nets = Networks(preset_from(about["preset"]), torch.device("cpu"))
-    for name, model in nets.all().items():
-        state = {k: v.float() for k, v in checkpoint.under(name, tensors).items()}
-        model.load_state_dict(state)
-        model.requires_grad_(False).eval()
-    return nets, json.loads((folder / "card.json").read_text())

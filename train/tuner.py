@@ -13,17 +13,25 @@ from torch.nn import functional as F
 
 from .unet import UNet
 
+Folded = list[tuple[Tensor, Tensor]]  # per skip: W_down F + b_down, P F* + b_up
+
 
 class Tuner(nn.Module):
-    """One skip's tuner: f [B, C, H, W], F like f, F* [B, C*, H, W], through C / 2 channels."""
+    """One skip's tuner: f [B, C, H, W], F like f, F* [B, C*, H, W], through C / 2 channels.
 
-    def __init__(self, channels: int, star_channels: int, *, residual: bool) -> None:
+    `told` channels in place of F and F*: a label map's classes, through 1x1 projections of its own.
+    """
+
+    def __init__(
+        self, channels: int, star_channels: int, *, residual: bool, told: int | None = None
+    ) -> None:
         super().__init__()
         self.residual = residual
         width = max(8, channels // 2)
         self.down = nn.Conv2d(channels, width, 1)
         self.up = nn.Conv2d(width, channels, 1)
-        self.star = nn.Conv2d(star_channels, channels, 1, bias=False)
+        self.star = nn.Conv2d(told or star_channels, channels, 1, bias=False)
+        self.project = nn.Conv2d(told, channels, 1) if told else nn.Identity()
         if residual:
             for weight in (self.up.weight, self.up.bias, self.star.weight):
                 assert weight is not None
@@ -32,7 +40,7 @@ class Tuner(nn.Module):
     def fold(self, feature: Tensor, star: Tensor) -> tuple[Tensor, Tensor]:
         """The per-case constants: W_down F + b_down [B, C / 2, H, W], P F* + b_up [B, C, H, W]."""
         assert self.up.bias is not None
-        return self.down(feature), self.star(star) + self.up.bias[:, None, None]
+        return self.down(self.project(feature)), self.star(star) + self.up.bias[:, None, None]
 
     def forward(self, f: Tensor, down: Tensor, star: Tensor) -> Tensor:
         """Eq. 7 and 8: W_up SiLU(W_down (f + F)) + F*, plus f where `residual`."""
@@ -43,15 +51,15 @@ class Tuner(nn.Module):
 class Tuners(nn.ModuleList):
     """One tuner per skip of a U-Net."""
 
-    def __init__(self, unet: UNet, *, residual: bool) -> None:
+    def __init__(self, unet: UNet, *, residual: bool, told: int | None = None) -> None:
         pairs = zip(unet.skip_channels, unet.star_channels, strict=True)
-        super().__init__(Tuner(c, s, residual=residual) for c, s in pairs)
+        super().__init__(Tuner(c, s, residual=residual, told=told) for c, s in pairs)
 
-    def fold(self, encoder: list[Tensor], decoder: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def fold(self, encoder: list[Tensor], decoder: list[Tensor]) -> Folded:
         pairs = zip(encoder, decoder, strict=True)
         return [self._at(i).fold(*pair) for i, pair in enumerate(pairs)]
 
-    def tune(self, folded: list[tuple[Tensor, Tensor]], i: int, f: Tensor) -> Tensor:
+    def tune(self, folded: Folded, i: int, f: Tensor) -> Tensor:
         tuned: Tensor = self._at(i)(f, *folded[i])
         return tuned
 
