@@ -62,3 +62,28 @@ def picture(run: Path, truth: Path, cases: str, output: Path) -> None:
 
     draw(run, truth, [int(x) for x in cases.split(",")], output)
     click.echo(output)
+
+
+@bench.command()
+@click.option("--cases", type=click.IntRange(min=8), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=77, show_default=True)
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="a PNG of 24 of them, equalised over raw tone",
+)
+@click.option(
+    "--beside",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="a real image of about 0.18 mm/px, first on the sheet",
+)
+@OUTPUT
+def phantom(
+    cases: int, seed: int, sheet: Path | None, beside: Path | None, output: Path | None
+) -> None:
+    """Phantoms against what is known of real images, target by target."""
+    from . import calibration
+
+    if sheet is not None:
+        calibration.contact_sheet(sheet, 24, seed, beside)
+    _say(calibration.calibrate(cases, seed), output)
