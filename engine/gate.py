@@ -41,16 +41,16 @@ def flags(gate: Gate, quality: Quality) -> tuple[str, ...]:
 
 def measures(quality: Quality) -> dict[str, float]:
     """What each check looks at; NaN where it is undefined."""
-    changes = [
+    thoracic, lumbar = (
         abs(_column(quality, f"uca_{curve}_after") - _column(quality, f"uca_{curve}_before"))
         for curve in ("thoracic", "lumbar")
-    ]
+    )
     return {
         "agreement": _column(quality, "label_agreement"),
         "trust": _column(quality, "trust"),
         "coverage": _column(quality, "depth_coverage"),
         "levels": _column(quality, "levels_lost") + _column(quality, "levels_invented"),
-        "angle": float(np.fmax(*changes)),
+        "angle": float(np.fmax(thoracic, lumbar)),
         "spread": _column(quality, "mean_spread"),
     }
 

@@ -1,4 +1,4 @@
-"""The command `export`; PyTorch is imported inside it."""
+"""The commands `export` and `gate`; PyTorch is imported inside the first."""
 
 from pathlib import Path
 
@@ -51,3 +51,33 @@ def export(
         f"{sampler.psnr_median_db} dB and minimum {sampler.psnr_min_db} dB from 1000-step DDIM "
         f"over {sampler.cases} cases"
     )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="archive of validation cases: seen in no training and in no test",
+)
+@click.option(
+    "--cases", type=click.IntRange(min=4), default=40, show_default=True, help="of --data to use"
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="noise seeds per case; two or more give the spread a threshold",
+)
+def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
+    """Choose which results a bundle flags, and write it into the contract.
+
+    Each case is enhanced as it is and with failures planted: the conditions of another case,
+    another case's image, a missing depth. Half of the cases choose thresholds that catch them, the
+    other half tell how well. It takes four walks and a case's labelling for every case.
+    """
+    from .gate import as_text, calibrate
+
+    click.echo(as_text(calibrate(bundle, data, cases, draws, click.echo)))

@@ -1,0 +1,246 @@
+"""Chooses a bundle's gate: validation cases, sound and with planted failures, through its plan.
+
+Half of the cases choose the thresholds, the other half say how well they do.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcdiff_batch.engine import finisher
+from mcdiff_batch.engine.anchor import anchored
+from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.conditioner import condition, strips
+from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
+from mcdiff_batch.engine.errors import CaseError, UsageError
+from mcdiff_batch.engine.finisher import Sampled
+from mcdiff_batch.engine.frame import Image
+from mcdiff_batch.engine.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
+from mcdiff_batch.engine.noise import gaussian
+from mcdiff_batch.engine.ort import load
+from mcdiff_batch.engine.plan import Conditioned, Device, Labels, Plan
+from mcdiff_batch.engine.quality import psnr
+from mcdiff_batch.engine.reader import FramedCase, check_depths, frame_case
+from mcdiff_batch.engine.sampler import Drawn, draws
+from mcdiff_batch.engine.solver import Rung, rungs
+from mcdiff_batch.engine.solver import anchored as with_anchor
+
+SOUND = "sound"
+BUDGET = 0.05  # of false alarms
+APART = 2  # a case's failures come from the one after next, so that both are of one half
+
+Say = Callable[[str], None]
+Quality = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One result and its quality columns; `kind` is SOUND or the failure that was planted."""
+
+    case: int
+    kind: str
+    quality: Quality
+    moved_db: float = float("nan")  # PSNR against the sound result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What a case is put through: as a run does, on one device and one case at a time."""
+
+    plan: Plan
+    contract: Contract
+    count: int  # draws
+    walk: tuple[Rung, ...]
+
+    def drawn(self, case: FramedCase, conditioned: Conditioned) -> Drawn:
+        shape = (1, *case.strip.shape)
+        scale = np.float32(self.contract.sampler.temperature)
+        noises = (scale * gaussian(0, case.key, shape, i)[None] for i in range(self.count))
+        return draws(self.plan, noises, conditioned, self.walk)
+
+    def finished(self, case: FramedCase, before: Labels, drawn: Drawn) -> Sampled:
+        image, trust = drawn.mean[0, 0], None
+        if self.contract.anchoring == "scan":
+            image, trust = anchored(image, case.depths[case.optimal], case.strip)
+        spread = None if drawn.spread is None else drawn.spread[0, 0]
+        return self.relabelled(
+            Sampled(case=case, image=image, before=before, after=before, spread=spread, trust=trust)
+        )
+
+    def relabelled(self, done: Sampled) -> Sampled:
+        black = np.where(done.case.strip, np.clip(done.image, -1, 1), np.float32(-1))
+        return replace(done, after=self.plan.relabel(black[None, None], strips([done.case]))[0])
+
+
+def read_cases(data: Path, contract: Contract, count: int) -> list[FramedCase]:
+    """The first `count` cases of an archive that can be read.  Raises UsageError below four."""
+    archive = open_archive(data)
+    check_depths(archive, contract)
+    found: list[FramedCase] = []
+    for index in range(archive.cases):
+        if len(found) == count:
+            break
+        try:
+            found.append(frame_case(archive.read(index), contract))
+        except CaseError:
+            continue
+    if len(found) < 2 * APART:
+        raise UsageError(f"{data}: {len(found)} cases can be read, a gate needs {2 * APART}")
+    return found[: len(found) // 2 * 2]
+
+
+def trials(
+    plan: Plan, contract: Contract, cases: Sequence[FramedCase], count: int
+) -> Iterator[Trial]:
+    """Every case as it is, and with each failure planted.  `plan` takes one case at a time."""
+    sampler = contract.sampler
+    walk = rungs(sampler.solver, contract.schedule, sampler.ladder)
+    bench = Bench(
+        plan=plan,
+        contract=contract,
+        count=count,
+        walk=tuple(with_anchor(walk, contract.anchoring)),
+    )
+    sound: list[Sampled] = []
+    for number, case in enumerate(cases):
+        own = condition(plan, [case])
+        sound.append(bench.finished(case, own.label[0], bench.drawn(case, own)))
+        yield _trial(number, SOUND, sound[-1])
+        other = cases[(number + APART) % len(cases)]
+        for kind, done in _failures(bench, case, other, own.label[0]):
+            yield _trial(number, kind, done, sound[-1])
+    for number, done in enumerate(sound):
+        other_done = sound[(number + APART) % len(sound)]
+        swapped = replace(other_done, case=done.case, before=done.before)
+        yield _trial(number, "swapped case", bench.relabelled(swapped), done)
+
+
+def _failures(
+    bench: Bench, case: FramedCase, other: FramedCase, before: Labels
+) -> Iterator[tuple[str, Sampled]]:
+    """A depth is missing where the archive has it black, though present by its word; unread, where
+    only the conditioner had it black."""
+    wrong = condition(bench.plan, [other])
+    yield "wrong conditions", bench.finished(case, before, bench.drawn(case, wrong))
+    present = np.flatnonzero(case.weights)
+    if len(present) < 2:
+        return
+    ranked = sorted((int(d) for d in present), key=lambda d: (d != case.optimal, -case.weights[d]))
+    for name, depth in (("optimal depth", ranked[0]), ("other depth", ranked[1])):
+        less = replace(case, depths=_without(case.depths, depth))
+        conditioned = condition(bench.plan, [less])
+        drawn = bench.drawn(case, conditioned)
+        yield f"missing {name}", bench.finished(less, conditioned.label[0], drawn)
+        yield f"unread {name}", bench.finished(case, conditioned.label[0], drawn)
+
+
+def _without(depths: Image, depth: int) -> Image:
+    left = depths.copy()
+    left[depth] = -1
+    return left
+
+
+def _trial(number: int, kind: str, done: Sampled, sound: Sampled | None = None) -> Trial:
+    image = finisher.grey(done.image, done.case.strip)
+    moved = float("nan")
+    if sound is not None:
+        moved = psnr(done.image, sound.image, done.case.strip, data_range=2.0)
+    return Trial(case=number, kind=kind, quality=finisher.measure(done, image), moved_db=moved)
+
+
+def chosen(found: Sequence[Trial]) -> Gate:
+    """The thresholds that the even cases ask for, with figures of the odd ones.
+
+    One check after another: the threshold that catches most failures which none before it did, a
+    false alarm costing as large a share as it is of the sound ones, and none past the budget; of
+    thresholds that do the same, the middle of the widest gap.
+    """
+    fitting = [x for x in found if x.case % 2 == 0]
+    gate = Gate()
+    while True:
+        best = max(_candidates(gate, fitting), default=None, key=lambda x: x[:2])
+        if best is None or best[0] <= 0:
+            break
+        limit: dict[str, Any] = {best[2]: best[3]}
+        gate = replace(gate, **limit)
+    scoring = [x for x in found if x.case % 2]
+    return replace(gate, figures=_figures(gate, fitting, scoring))
+
+
+def _candidates(gate: Gate, found: Sequence[Trial]) -> Iterator[tuple[float, float, str, float]]:
+    """(gain, width of the gap in sound standard deviations, check, threshold)."""
+    caught = np.array([bool(flags(gate, x.quality)) for x in found])
+    sound = np.array([x.kind == SOUND for x in found])
+    rows = [measures(x.quality) for x in found]
+    for check in (*TOO_LOW, *TOO_HIGH):
+        if getattr(gate, check) is not None:
+            continue
+        values = np.array([row[check] for row in rows])
+        usual = values[sound & np.isfinite(values)]
+        scale = max(float(usual.std()), 1e-6) if len(usual) else 1.0
+        for low, high in pairwise(np.unique(values[np.isfinite(values)])):
+            cut = float(low + high) / 2
+            hit = caught | ((values < cut) if check in TOO_LOW else (values > cut))
+            if hit[sound].mean() <= BUDGET:
+                new = hit & ~caught
+                gain = new[~sound].mean() - new[sound].mean()
+                yield float(gain), float(high - low) / scale, check, round(cut, 4)
+
+
+def calibrate(root: Path, data: Path, count: int, draw_count: int, say: Say) -> Gate:
+    """Chooses the gate of the bundle at `root` and writes it into its contract."""
+    bundle = load_bundle(root)
+    contract = bundle.contract
+    plan = load(bundle, Device(kind="cpu", index=0), batch=1)
+    cases = read_cases(data, contract, count)
+    found: list[Trial] = []
+    for trial in trials(plan, contract, cases, draw_count):
+        found.append(trial)
+        if trial.kind == SOUND:
+            say(f"case {trial.case + 1} of {len(cases)}")
+    gate = chosen(found)
+    write_contract(replace(contract, gate=gate), root)
+    return gate
+
+
+def as_text(gate: Gate) -> str:
+    """Thresholds and figures for a person, 80 columns."""
+    figures = gate.figures
+    lines = ["flagged where"]
+    for names, word in ((TOO_LOW, "below"), (TOO_HIGH, "above")):
+        limits = {name: getattr(gate, name) for name in names}
+        lines += [f"  {k:<10} {word} {v:g}" for k, v in limits.items() if v is not None]
+    lines += [f"on {figures['cases_scoring']} cases that chose nothing:"]
+    lines += [f"  false alarms            {figures['false_alarms']}"]
+    lines += [f"  planted failures caught {figures['caught']}"]
+    for kind, row in figures["kinds"].items():
+        moved = f"{row['psnr_to_sound_db']:.1f} dB from the sound result"
+        lines.append(f"    {kind:<22}{row['caught']:<12}{moved}")
+    return "\n".join(lines)
+
+
+def _figures(gate: Gate, fitting: Sequence[Trial], scoring: Sequence[Trial]) -> dict[str, Any]:
+    """Counts over the scoring half, and what each kind of failure did to the image."""
+    hit = [(x, flags(gate, x.quality)) for x in scoring]
+    failures = [(x, names) for x, names in hit if x.kind != SOUND]
+    alarms = [names for x, names in hit if x.kind == SOUND]
+    return {
+        "cases_fitting": len({x.case for x in fitting}),
+        "cases_scoring": len({x.case for x in scoring}),
+        "false_alarms": f"{sum(map(bool, alarms))} of {len(alarms)}",
+        "caught": f"{sum(bool(names) for _, names in failures)} of {len(failures)}",
+        "kinds": {
+            kind: {
+                "caught": f"{sum(bool(n) for x, n in failures if x.kind == kind)} of {count}",
+                "psnr_to_sound_db": round(
+                    float(np.median([x.moved_db for x, _ in failures if x.kind == kind])), 1
+                ),
+            }
+            for kind, count in Counter(x.kind for x, _ in failures).items()
+        },
+    }
