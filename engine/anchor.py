@@ -19,11 +19,14 @@ LOST_BONE = 0.08
 ADDED_SHADOW = 0.4
 
 
-def anchored(image: Image, original: Image, strip: Mask) -> Image:
-    """The result [H, W] in [-1, 1] to keep.  image: the model's, original: the optimal depth."""
+def anchored(image: Image, original: Image, strip: Mask) -> tuple[Image, Image]:
+    """The result [H, W] in [-1, 1] to keep, and how far it is the scan's own (`agreement`).
+
+    image: the model's, original: the optimal depth.
+    """
     model = toned(image, original, strip)
     trust = agreement(model, original, strip)
-    return np.where(strip, trust * original + (1 - trust) * model, model)
+    return np.where(strip, trust * original + (1 - trust) * model, model), trust
 
 
 def toned(image: Image, original: Image, strip: Mask) -> Image:

@@ -31,6 +31,7 @@ class Summary:
     output: Path
     cases: int  # selected
     counts: dict[str, int]  # by status; skipped: not selected, in units that were touched
+    flagged: int  # of those done
     units: int  # done by this run
     incidents: int
     seconds: float
@@ -146,7 +147,7 @@ def _prepare(resolved: Resolved, todo: Survey) -> None:
     if not resolved.begun:
         for name, data in images.files(resolved.layout, _about(resolved)).items():
             durable.write(root, name, data)
-        for name in writer.IMAGES:
+        for name in resolved.layout.images:
             durable.make_folder(root, root / writer.FOLDER / name / "c")
         durable.make_folder(root, root / ledger.FOLDER)
         runs.save(root, resolved.settings, {"contract": asdict(resolved.job.contract)})
@@ -156,6 +157,8 @@ def _prepare(resolved: Resolved, todo: Survey) -> None:
 
 def _about(resolved: Resolved) -> dict[str, Any]:
     """Attributes of images.zarr: all that is needed to read it without us."""
+    draws = resolved.settings.draws
+    spread = f"standard deviation over {draws} draws (n - 1), grey levels of enhanced, 255 or more"
     return {
         "schema": 1,
         "grid": resolved.settings.grid,
@@ -164,6 +167,7 @@ def _about(resolved: Resolved) -> dict[str, Any]:
         "intensity_range": [0, 255],
         "label": "label map of the enhanced image",
         "placement": "frame px = (top, left) + scale * input px",
+        **({"spread": spread} if draws > 1 else {}),
     }
 
 
@@ -177,6 +181,7 @@ def _recipe(resolved: Resolved) -> Recipe:
         rungs=tuple(resolved.rungs),
         seed=resolved.settings.seed,
         temperature=resolved.settings.temperature,
+        draws=resolved.settings.draws,
         batch_size=resolved.settings.batch_size,
         layout=resolved.layout,
         readers=max(1, min(4, cores() // len(job.devices) // 2)),
@@ -208,12 +213,15 @@ def _completed(resolved: Resolved, todo: Survey, books: Books, asked: Asked) -> 
 
 def _summary(resolved: Resolved, books: Books) -> Summary:
     counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
+    flagged = 0
     for head in ledger.heads(resolved.job.output):
         counts.update(head.counts)
+        flagged += head.flagged
     return Summary(
         output=resolved.job.output,
         cases=len(resolved.selection),
         counts=dict(counts),
+        flagged=flagged,
         units=books.units,
         incidents=books.incidents,
         seconds=books.elapsed,

@@ -1,5 +1,6 @@
-"""From a sampled image to committed bytes: the gate, grey levels, quality, shards, record."""
+"""From a sampled image to committed bytes: grey levels, quality, flags, shards, record."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ import numpy as np
 
 from . import ledger, quality, writer
 from .frame import Image, Mask
+from .gate import depth_coverage, flags
 from .ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
 from .plan import Labels
 from .reader import Failure, FramedCase
+from .spine import levels_changed, read_spine
 from .task import Recipe, Task, UnitDone
-from .writer import IMAGES, Pixels
+from .writer import Pixels
 
 IO = "io"  # reason of a Failure that is not the data's: the case could not be read now
 
@@ -26,6 +29,8 @@ class Sampled:
     image: Image
     before: Labels
     after: Labels
+    spread: Image | None = None  # standard deviation over draws, of [-1, 1]
+    trust: Image | None = None  # 0..1: how far the image is the scan's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ class Work:
 
     task: Task
     entries: dict[int, Entry] = field(default_factory=dict)
-    chunks: dict[str, dict[int, bytes]] = field(default_factory=lambda: {x: {} for x in IMAGES})
+    chunks: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     incidents: list[Incident] = field(default_factory=list)
     spans: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
 
@@ -69,29 +74,33 @@ def fail(work: Work, failure: Failure) -> None:
 
 def finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
     """Grey levels, quality and compressed chunks of one case."""
-    case, fault = done.case, gate(done.image, done.case.strip)
+    case, fault = done.case, unusable(done.image, done.case.strip)
     if fault:
         work.leave_open(case.index, "model", fault)
         return
-    image = grey(done.image, case.strip)
+    image, gate = grey(done.image, case.strip), recipe.contract.gate
     with work.timed("quality"):
         measured = measure(done, image)
     with work.timed("encode"):
-        images = writer.on_grid(image, done.after, case.extent, recipe.layout)
-        for name, pixels in zip(IMAGES, images, strict=True):
+        made = {"enhanced": image, "label": done.after}
+        if done.spread is not None:
+            made["spread"] = spread_grey(done.spread, case.strip)
+        images = writer.on_grid(made, case.extent, recipe.layout)
+        for name, pixels in images.items():
             slot = case.index - work.task.unit.first
             work.chunks[name][slot] = writer.encode_chunk(pixels)
     work.entries[case.index] = Entry(
         case=case.index,
         status=DONE,
-        pixels=writer.pixels_sha256(images),
+        pixels=writer.pixels_sha256(images.values()),
         extent=case.extent,
         optimal=case.optimal,
         quality=measured,
+        flags=() if gate is None else flags(gate, measured),
     )
 
 
-def gate(image: Image, strip: Mask) -> str:
+def unusable(image: Image, strip: Mask) -> str:
     """What is wrong with a model's result, [H, W]; nothing that passes here is NaN or flat."""
     inside = image[strip]
     if not np.isfinite(inside).all():
@@ -105,21 +114,53 @@ def grey(image: Image, strip: Mask) -> Pixels:
     return np.where(strip, levels, 0).astype(np.uint8)
 
 
+def spread_grey(spread: Image, strip: Mask) -> Pixels:
+    """Standard deviation of [-1, 1] in grey levels of 0-255, saturating; 0 outside the strip."""
+    levels = np.minimum(np.rint(spread * np.float32(127.5)), 255)
+    return np.where(strip, levels, 0).astype(np.uint8)
+
+
 def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
-    """Quality of the enhanced image against the optimal depth's, rounded; None: undefined."""
+    """Quality columns of one case, rounded; None: undefined."""
     case = done.case
     before = (case.depths[case.optimal] + 1) / 2
     after = image.astype(np.float32) / np.float32(255)
     spacing = float(np.sqrt(np.prod(case.spacing_mm)))
     found = quality.measure(before, after, (done.before, done.after), case.strip, spacing)
+    found |= spines(done.before, done.after, case.spacing_mm)
+    found["depth_coverage"] = depth_coverage(case.depths, case.weights, case.strip)
+    if done.spread is not None:
+        found["mean_spread"] = (
+            float(done.spread[case.strip].mean(dtype=np.float64)) / 2
+        )  # of [0, 1]
+    if done.trust is not None:
+        found["trust"] = float(done.trust[case.strip].mean(dtype=np.float64))
     return {name: round(x, 4) if np.isfinite(x) else None for name, x in found.items()}
+
+
+def spines(before: Labels, after: Labels, spacing_mm: tuple[float, float]) -> dict[str, float]:
+    """Vertebral levels and ultrasound curve angles, degrees, by the label maps [H, W]."""
+    old, new = read_spine(before, spacing_mm), read_spine(after, spacing_mm)
+    lost, invented = levels_changed(old, new)
+    return {
+        "levels_before": len(old.levels),
+        "levels_after": len(new.levels),
+        "levels_lost": lost,
+        "levels_invented": invented,
+        "uca_thoracic_before": old.thoracic_deg,
+        "uca_thoracic_after": new.thoracic_deg,
+        "uca_lumbar_before": old.lumbar_deg,
+        "uca_lumbar_after": new.lumbar_deg,
+        "uca_confidence": new.confidence,
+    }
 
 
 def commit(work: Work, recipe: Recipe) -> UnitDone:
     """Shards, then the record, each durable before the next.  Raises SpaceError, McdiffError."""
     unit, size = work.task.unit, recipe.layout.unit_size
     with work.timed("encode"):
-        shards = {name: writer.encode_shard(work.chunks[name], size) for name in IMAGES}
+        images = recipe.layout.images
+        shards = {name: writer.encode_shard(work.chunks[name], size) for name in images}
     with work.timed("write"):
         record = Record(
             unit=unit.index,

@@ -1,4 +1,4 @@
-"""Cases that a person should look at first, and their pictures: before, after, label map."""
+"""Cases that a person should look at first, and their pictures: before, after, labels, spread."""
 
 import io
 from collections.abc import Sequence
@@ -22,15 +22,18 @@ from .writer import Pixels
 
 MOST = 24  # cards
 MOST_PER_FLAG = 6
+MOST_FLAGGED = 12
 TALLEST = 384  # px of a picture
 OPACITY, OUTLINE = 0.3, 0.9
+BRIGHTEST = 32  # grey levels of spread
+HEAT = ((0, 0, 0), (213, 94, 0), (255, 255, 255))  # none, half of that, all of it
 COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#009e73", "#d55e00")  # Okabe and Ito
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """`flag`: why it is shown: "failed", "open", "agreement", "cnr", or nothing."""
+    """`flag`: why it is shown: "gate", "failed", "open", "agreement", "cnr", or nothing."""
 
     case: int
     flag: str = ""
@@ -43,14 +46,24 @@ class Pictures:
     before: bytes | None = None
     after: bytes | None = None
     labels: bytes | None = None
+    spread: bytes | None = None
 
 
-def picks(bad: Sequence[Pick], cases: Sequence[int], gain: Floats, agreement: Floats) -> list[Pick]:
-    """`bad` first, then lowest agreement, then worst loss of CNR, then an even spread of the rest.
+def picks(
+    bad: Sequence[Pick],
+    cases: Sequence[int],
+    gain: Floats,
+    agreement: Floats,
+    flags: Sequence[int],
+) -> list[Pick]:
+    """Those the gate flagged first, then `bad`, lowest agreement, worst loss of CNR, and an even
+    choice of the rest.
 
-    gain, agreement: [len(cases)], NaN where undefined.
+    gain, agreement, flags (how many): [len(cases)], NaN where undefined.
     """
-    chosen = {pick.case: pick for pick in bad[:MOST_PER_FLAG]}
+    chosen = {cases[row]: Pick(case=cases[row], flag="gate") for row in worst(flags, agreement)} | {
+        pick.case: pick for pick in bad[:MOST_PER_FLAG]
+    }
     most = min(MOST_PER_FLAG, -(-len(cases) // 6))
     for row in lowest(agreement, most):
         chosen.setdefault(cases[row], Pick(case=cases[row], flag="agreement"))
@@ -58,6 +71,13 @@ def picks(bad: Sequence[Pick], cases: Sequence[int], gain: Floats, agreement: Fl
         chosen.setdefault(cases[row], Pick(case=cases[row], flag="cnr"))
     rest = [case for case in cases if case not in chosen]
     return [*chosen.values(), *(Pick(case=x) for x in spread(rest, MOST - len(chosen)))]
+
+
+def worst(flags: Sequence[int], agreement: Floats) -> list[int]:
+    """Rows that are flagged, those with most flags first, of equal ones the lowest agreement."""
+    counts = np.asarray(flags, int)
+    order = np.lexsort((agreement, -counts))
+    return [int(row) for row in order[:MOST_FLAGGED] if counts[row]]
 
 
 def lowest(values: Floats, count: int) -> list[int]:
@@ -85,7 +105,7 @@ class Wall:
     def pictures(self, case: int, extent: tuple[int, int], optimal: int) -> Pictures:
         """Of a case that is done; what cannot be read is left out."""
         before = self._before(case, optimal)
-        after, labels = (self._stored(name, case, extent) for name in writer.IMAGES)
+        after, labels, spread = (self._stored(name, case, extent) for name in writer.IMAGES)
         if after is None or labels is None:
             return Pictures(before=_framed(before, extent, self.frame))
         after = to_frame(after, self.frame, black=0).round().astype(np.uint8)
@@ -94,7 +114,14 @@ class Wall:
             before=_framed(before, extent, self.frame),
             after=_framed(after, extent, self.frame),
             labels=_framed(coloured(after, labels), extent, self.frame),
+            spread=None if spread is None else self._heat(spread, extent),
         )
+
+    def _heat(self, spread: Pixels, extent: tuple[int, int]) -> bytes | None:
+        level = to_frame(spread, self.frame, black=0) / BRIGHTEST
+        stops = np.linspace(0, 1, len(HEAT))
+        channels = [np.interp(level, stops, x) for x in zip(*HEAT, strict=True)]
+        return _framed(np.stack(channels, -1).round().astype(np.uint8), extent, self.frame)
 
     def _before(self, case: int, optimal: int) -> Pixels | None:
         """[H, W], as the model's frame has the optimal depth."""

@@ -12,9 +12,10 @@ from zarr.storage import MemoryStore
 
 from .frame import Frame, place
 from .ledger import DONE, FAILED, SKIPPED, Entry
-from .writer import FOLDER, IMAGES, Layout
+from .writer import FOLDER, Layout
 
 CODES = {DONE: 1, FAILED: 2, SKIPPED: 3}  # 0: not processed
+CODED = {"status": {"not processed": 0, **CODES}, "flagged": {"no": 0, "look at it first": 1}}
 PLACEMENT = ("scale", "top", "left", "height", "width")
 Files = dict[str, bytes]  # by name in the output
 
@@ -23,7 +24,7 @@ def files(layout: Layout, about: Mapping[str, Any]) -> Files:
     """The group's metadata, to be written before the first unit; `about` goes to its attributes."""
     held: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(held), attributes={"mcdiff": dict(about)})
-    for name in IMAGES:
+    for name in layout.images:
         group.create_array(
             name,
             shape=(layout.cases, *layout.image),
@@ -38,10 +39,11 @@ def files(layout: Layout, about: Mapping[str, Any]) -> Files:
 
 
 def columns(layout: Layout, entries: Iterable[Entry]) -> Files:
-    """One value a case, [cases]: status, quality, and where the image lies on the frame."""
-    table: dict[str, npt.NDArray[Any]] = {"status": np.zeros(layout.cases, np.uint8)}
+    """One value a case, [cases]: status, flagged, quality, where the image lies on the frame."""
+    table: dict[str, npt.NDArray[Any]] = {x: np.zeros(layout.cases, np.uint8) for x in CODED}
     for entry in entries:
         table["status"][entry.case] = CODES.get(entry.status, 0)
+        table["flagged"][entry.case] = bool(entry.flags)
         for name, value in _measures(entry, layout.frame).items():
             if name not in table:
                 table[name] = np.full(layout.cases, np.nan, np.float32)
@@ -63,10 +65,10 @@ def _column(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
         name,
         data=values,
         chunks=(max(1, len(values)),),
-        fill_value=0 if name == "status" else float("nan"),
+        fill_value=0 if name in CODED else float("nan"),
         compressors=ZstdCodec(checksum=True),
         dimension_names=("case",),
-        attributes={"codes": {"not processed": 0, **CODES}} if name == "status" else {},
+        attributes={"codes": CODED[name]} if name in CODED else {},
         config={"write_empty_chunks": True},
     )
 

@@ -9,6 +9,7 @@ from . import ledger, runs, schedule, solver
 from .archive import Archive, open_archive
 from .contract import Contract
 from .devices import PLANS
+from .errors import UsageError
 from .plan import Device
 from .pool import Limits
 from .reader import check_depths
@@ -21,7 +22,7 @@ UNIT_SIZE = 32  # cases
 BATCH_SIZES = {"cpu": 1}  # cases, by device kind
 BATCH_SIZE = 8  # elsewhere
 FACTS = ("plan", "device_kind", "bundle", "archive", "software")
-CHOICES = ("batch_size", "unit_size", "seed", "temperature", "grid", "solver")
+CHOICES = ("batch_size", "unit_size", "seed", "draws", "temperature", "grid", "solver")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Job:
     solver: str | None = None
     steps: int | None = None
     seed: int | None = None
+    draws: int | None = None
     temperature: float | None = None
     cases: str | None = None
     limit: int | None = None
@@ -62,6 +64,7 @@ class Resolved:
             unit_size=self.settings.unit_size,
             frame=self.job.contract.frame,
             grid=self.archive.grid if self.settings.grid == "input" else None,
+            spread=self.settings.draws > 1,
         )
 
     @property
@@ -82,6 +85,7 @@ def resolve(job: Job) -> Resolved:
     automatic = _automatic(job, archive)
     wanted = _wanted(job, archive.cases, automatic, stored)
     settings = runs.settle(job.output, stored, wanted, automatic)
+    _check_draws(settings)
     resolved = Resolved(
         job=job,
         archive=archive,
@@ -94,7 +98,7 @@ def resolve(job: Job) -> Resolved:
 
 
 def _automatic(job: Job, archive: Archive) -> Settings:
-    kind = job.devices[0].kind
+    kind, draws = job.devices[0].kind, job.draws or 1
     return Settings(
         plan=PLANS[kind],
         device_kind=kind,
@@ -103,13 +107,28 @@ def _automatic(job: Job, archive: Archive) -> Settings:
         solver=job.contract.sampler.solver,
         ladder=job.contract.sampler.ladder,
         seed=0,
-        temperature=job.contract.sampler.temperature,
+        temperature=temperature(job.contract, draws),
+        draws=draws,
         bundle=job.bundle,
         archive=archive.identity,
         cases=str(Selection((range(archive.cases),))),
         grid="frame",
         software=runs.software(),
     )
+
+
+def temperature(contract: Contract, draws: int) -> float:
+    """The bundle's; where that is 0, several draws would be one and the same, so 1."""
+    recommended = contract.sampler.temperature
+    return 1.0 if draws > 1 and not recommended else recommended
+
+
+def _check_draws(settings: Settings) -> None:
+    if settings.draws > 1 and not settings.temperature:
+        raise UsageError(
+            f"--draws {settings.draws} --temperature 0: at temperature 0 there is no noise, so all "
+            "draws are the same; leave out --temperature, or use --draws 1"
+        )
 
 
 def _wanted(
@@ -163,4 +182,5 @@ def survey(resolved: Resolved) -> Survey:
 def bytes_needed(resolved: Resolved, units: int) -> int:
     """An upper estimate for `units` more; label maps compress more than ten times."""
     height, width = resolved.layout.image
-    return int(units * resolved.settings.unit_size * height * width * 1.1)
+    images = len(resolved.layout.images) - 1
+    return int(units * resolved.settings.unit_size * images * height * width * 1.1)

@@ -29,10 +29,11 @@ class Entry:
     status: str
     reason: str = ""  # one word, of failed and skipped
     detail: str = ""
-    pixels: str = ""  # SHA-256 of the stored pixels, enhanced then label
+    pixels: str = ""  # SHA-256 of the stored pixels: enhanced, label, spread if there is one
     extent: tuple[int, int] | None = None  # (y, x) px of the input
     optimal: int | None = None  # 0-based depth
     quality: dict[str, float | None] = field(default_factory=dict)  # None: undefined
+    flags: tuple[str, ...] = ()  # why the gate says to look at it first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Head:
     count: int
     shards: dict[str, Shard]
     counts: dict[str, int]
+    flagged: int = 0  # of those done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class Record:
             count=self.count,
             shards=self.shards,
             counts={status: counts[status] for status in STATUSES},
+            flagged=sum(bool(entry.flags) for entry in self.cases),
         )
 
 
@@ -107,15 +110,16 @@ def _head(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entry(raw: dict[str, Any]) -> Entry:
-    extent = raw["extent"]
-    return Entry(**{**raw, "extent": None if extent is None else tuple(extent)})
+    extent, flags = raw["extent"], tuple(raw.get("flags", ()))
+    return Entry(**{**raw, "extent": None if extent is None else tuple(extent), "flags": flags})
 
 
 def decode(data: bytes) -> Record:
     """Raises DamagedRecord."""
     try:
         raw = _head(json.loads(data))
-        del raw["counts"]
+        for counted in ("counts", "flagged"):
+            raw.pop(counted, None)
         return Record(**{**raw, "cases": tuple(_entry(x) for x in raw["cases"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecord(str(error)) from error

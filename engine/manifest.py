@@ -12,8 +12,6 @@ from .ledger import Entry, Record
 from .runs import MANIFEST
 from .writer import Layout
 
-METADATA = tuple(f"{writer.FOLDER}/{x}zarr.json" for x in ("", "enhanced/", "label/"))
-
 
 def records(root: Path) -> Iterator[Record]:
     return (ledger.read(root, unit) for unit in ledger.recorded(root))
@@ -28,14 +26,18 @@ def complete(root: Path, layout: Layout) -> None:
     columns = images.columns(layout, entries(root))
     for name, data in columns.items():
         durable.write(root, name, data)
-    text = json.dumps(_manifest(root, columns), indent=0, sort_keys=True) + "\n"
+    metadata = ("zarr.json", *(f"{name}/zarr.json" for name in layout.images))
+    files = columns | {
+        name: (root / name).read_bytes() for name in (f"{writer.FOLDER}/{x}" for x in metadata)
+    }
+    text = json.dumps(_manifest(root, files), indent=0, sort_keys=True) + "\n"
     durable.write(root, MANIFEST, text.encode())
 
 
-def _manifest(root: Path, columns: Files) -> dict[str, object]:
+def _manifest(root: Path, metadata: Files) -> dict[str, object]:
+    """`metadata`: every file of images.zarr that is no shard."""
     counts: Counter[str] = Counter()
-    files = dict(_hashes(columns.items()))
-    files.update(_hashes((name, (root / name).read_bytes()) for name in METADATA))
+    files = dict(_hashes(metadata.items()))
     for unit in ledger.recorded(root):
         data = (root / ledger.name(unit)).read_bytes()
         head = ledger.decode(data).head

@@ -20,6 +20,7 @@ from .frame import Frame
 from .gallery import Pick, Pictures, Wall
 from .ledger import DONE, FAILED
 from .markup import clean
+from .reasons import why
 from .tally import Tally
 from .units import parse_selection
 
@@ -55,14 +56,15 @@ def collect(out: Path, *, show_ids: bool = False, archive: Path | None = None) -
         "outcome": _outcome(out, cases, times["work"]["last_ended"]),
         "cases": cases,
         **times,
+        "flagged": _flagged(stored, found),
         "failures": _failures(found),
         "incidents": _incidents(out),
         "quality": tally.quality(found),
-        "gallery": {"before": state, "cases": _gallery(out, stored, found)},
+        "gallery": _gallery(out, stored, found) | {"before": state},
         "provenance": _provenance(out, stored),
     }
     if show_ids and source is not None and source.columns.case_id is not None:
-        _name(source, data["gallery"]["cases"], data["failures"]["rows"])
+        _name(source, *(data[x]["rows"] for x in ("flagged", "failures")), data["gallery"]["cases"])
     return data
 
 
@@ -129,6 +131,16 @@ def _outcome(out: Path, cases: Json, ended: str | None) -> Json:
     return {"state": "stopped", "exit_code": None if known is None else int(known), "ended": ended}
 
 
+def _flagged(stored: Json, found: Tally) -> Json:
+    """`gate`: whether the bundle has one."""
+    return {
+        "gate": bool(stored["contract"].get("gate")),
+        "total": sum(map(bool, found.flags)),
+        "kinds": dict(found.kinds.most_common(20)),
+        "rows": found.flagged,
+    }
+
+
 def _failures(found: Tally) -> Json:
     total = sum(found.reasons.values())
     return {"total": total, "reasons": dict(found.reasons.most_common(20)), "rows": found.bad}
@@ -145,22 +157,24 @@ def _incidents(out: Path) -> Json:
     return {"total": kinds.total(), "kinds": dict(kinds.most_common(20)), "rows": list(rows)}
 
 
-def _gallery(out: Path, stored: Json, found: Tally) -> list[Json]:
+def _gallery(out: Path, stored: Json, found: Tally) -> Json:
     bad = [Pick(case=x["case"], flag=x["status"]) for x in found.bad]
     agreement = found.column("label_agreement")
-    chosen = gallery.picks(bad, found.done, found.cnr_gain, agreement)
+    chosen = gallery.picks(bad, found.done, found.cnr_gain, agreement, found.flags)
     size = stored["settings"]["unit_size"]
     known = {x.case: x for x in tally.entries(out, {x.case for x in chosen}, size)}
-    return [
+    rows = [
         {
             "case": pick.case,
             "flag": pick.flag,
+            "why": why(known[pick.case]),
             "reason": clean(known[pick.case].reason),
             "detail": clean(known[pick.case].detail),
             "quality": {k: v for k, v in known[pick.case].quality.items() if k in tally.COLUMNS},
         }
         for pick in chosen
     ]
+    return {"draws": stored["settings"].get("draws", 1), "cases": rows}
 
 
 def _name(source: Archive, *tables: list[Json]) -> None:
@@ -170,7 +184,7 @@ def _name(source: Archive, *tables: list[Json]) -> None:
 
 def _provenance(out: Path, stored: Json) -> Json:
     contract = stored["contract"]
-    notes = {key: contract.get(key, {}) for key in ("training", "parity")}
+    notes = {key: contract.get(key) or {} for key in ("gate", "training", "parity")}
     known = ("name", "anchoring", "licence")
     return {
         "settings": flat(stored["settings"]),

@@ -1,18 +1,31 @@
 """The report's cards: a case before and after, and what its label map finds."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .gallery import COLOURS, Pictures
+from .gallery import BRIGHTEST, COLOURS, Pictures
 from .markup import Html, element, joined
-from .report_parts import decibel, figure
+from .report_parts import decibel, degrees, figure
 
 FLAGS = {
+    "gate": "flagged",
     "failed": "failed",
     "open": "still open",
     "agreement": "labels changed most",
     "cnr": "lost contrast",
+}
+PAIRS = {  # name: title, how its values read
+    "cnr": ("CNR", decibel),
+    "snr": ("SNR", decibel),
+    "uca_thoracic": ("thoracic angle", degrees),
+    "uca_lumbar": ("lumbar angle", degrees),
+    "levels": ("levels", figure),
+}
+SINGLES = {
+    "label_agreement": "label agreement",
+    "mean_spread": "mean spread",
+    "trust": "kept of the scan",
 }
 ABSENT = {
     "gone": "The archive is not where it was, so the images before are not shown.",
@@ -27,14 +40,21 @@ def gallery(data: Json, pictures: Mapping[int, Pictures]) -> Iterator[Html]:
         yield element("p", "No case has been done yet.")
         return
     words = (
-        "Flagged cases first: failed, labels that changed most, contrast that was lost; then an "
-        "even choice of the others. From left to right: the optimal depth as it was, enhanced, "
-        f"enhanced with its label map. {ABSENT.get(found['before'], '')}"
+        "First those that the gate flagged, then those that failed, whose labels changed most, "
+        "that lost contrast; then an even choice of the others. From left to right: the optimal "
+        "depth as it was, enhanced, enhanced with its label map"
     )
-    yield element("p", words)
+    yield element("p", words, *_spread(found["draws"]), f". {ABSENT.get(found['before'], '')}")
     yield element("p", *_legend(classes), class_="legend")
     cards = (_card(row, pictures.get(row["case"], Pictures())) for row in found["cases"])
     yield element("div", *cards, class_="cards")
+
+
+def _spread(draws: int) -> tuple[object, ...]:
+    if draws == 1:
+        return ()
+    words = f" draws, white from {BRIGHTEST} grey levels: what differs is the model's invention"
+    return ", and the standard deviation over ", figure(draws), words
 
 
 def _legend(classes: list[str]) -> Iterator[Html]:
@@ -51,8 +71,9 @@ def named(row: Json) -> Html:
 
 def _card(row: Json, pictures: Pictures) -> Html:
     flag = element("span", FLAGS[row["flag"]], class_=f"flag {row['flag']}") if row["flag"] else ""
-    title = element("figcaption", element("b", "case ", named(row)), " ", flag)
-    shown = {"before": pictures.before, "after": pictures.after, "labels": pictures.labels}
+    why = [joined(element("br"), x) for x in row["why"]]
+    title = element("figcaption", element("b", "case ", named(row)), " ", flag, *why)
+    shown = {name: getattr(pictures, name) for name in ("before", "after", "labels", "spread")}
     images = [_image(x, png, row["case"]) for x, png in shown.items() if png]
     images = images or [element("span", row["reason"], element("br"), row["detail"])]
     return element("figure", title, element("div", *images), _numbers(row), class_="card")
@@ -67,12 +88,16 @@ def _numbers(row: Json) -> Html:
     found = row["quality"]
     if not found:
         return element("p", "no result yet" if row["flag"] == "open" else "no result")
-    pairs = (_pair(found, x) for x in ("cnr", "snr"))
-    agreement = found.get("label_agreement")
-    words = "" if agreement is None else f"{agreement:.2f}"
-    return element("p", *pairs, "label agreement ", figure(agreement, words))
+    pairs = (_pair(found, *x) for x in PAIRS.items() if found.get(f"{x[0]}_before") is not None)
+    singles = (_single(found, *x) for x in SINGLES.items() if found.get(x[0]) is not None)
+    return element("p", *pairs, *singles)
 
 
-def _pair(found: Json, name: str) -> Html:
-    before, after = decibel(found.get(f"{name}_before")), decibel(found.get(f"{name}_after"))
-    return joined(f"{name.upper()} ", before, " → ", after, element("br"))
+def _pair(found: Json, name: str, how: tuple[str, Callable[[float | None], Html]]) -> Html:
+    title, shown = how
+    before, after = (shown(found.get(f"{name}_{when}")) for when in ("before", "after"))
+    return joined(f"{title} ", before, " → ", after, element("br"))
+
+
+def _single(found: Json, name: str, title: str) -> Html:
+    return joined(f"{title} ", figure(found[name], f"{found[name]:.3g}"), element("br"))

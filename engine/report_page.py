@@ -51,7 +51,7 @@ def _masthead(data: Json) -> Html:
     return element(
         "header",
         element("p", _badge(data["outcome"]), " ", about, class_="muted"),
-        element("h1", *_headline(data["cases"])),
+        element("h1", *_headline(data["cases"], data["flagged"]["total"])),
         element("p", *_lede(data), class_="lede"),
         element("p", CAUTION, class_="muted"),
         _tiles(data),
@@ -65,11 +65,12 @@ def _badge(outcome: Json) -> Html:
     return element("span", words, *known, class_=f"badge {level}")
 
 
-def _headline(cases: Json) -> Iterator[object]:
+def _headline(cases: Json, flagged: int) -> Iterator[object]:
     if cases["done"] == cases["selected"]:
-        yield from ("All ", figure(cases["done"]), " cases are enhanced.")
-        return
-    yield from (figure(cases["done"]), " of ", figure(cases["selected"]), " cases are enhanced")
+        yield from ("All ", figure(cases["done"]), " cases are enhanced")
+    else:
+        yield from (figure(cases["done"]), " of ", figure(cases["selected"]), " cases are enhanced")
+    yield from (", ", figure(flagged), " flagged") if flagged else ()
     yield from (", ", figure(cases["failed"]), " failed") if cases["failed"] else ()
     yield from (", ", figure(cases["open"]), " still open") if cases["open"] else ()
     yield "."
@@ -84,9 +85,13 @@ def _lede(data: Json) -> Iterator[object]:
         yield from (seconds(work["seconds"]), f" of work on {devices}, ", *_resumed(work), ". ")
     solver = known["settings"].get("solver", "?")
     yield f"Bundle {known['bundle'].get('name', '?')}, sampler {solver}, "
-    yield from (figure(known["nfe"]), " network evaluations a case.")
+    yield from (figure(known["nfe"]), " network evaluations a ", *_draws(data["gallery"]["draws"]))
     if data["cases"]["skipped"]:
         yield from (" ", figure(data["cases"]["skipped"]), " cases were not selected.")
+
+
+def _draws(count: int) -> tuple[object, ...]:
+    return ("case.",) if count == 1 else ("draw, ", figure(count), " draws a case.")
 
 
 def _resumed(work: Json) -> tuple[object, ...]:
@@ -100,6 +105,7 @@ def _tiles(data: Json) -> Html:
     cases, work, gain = data["cases"], data["work"], data["quality"]["cnr"]["gain"]
     tiles = {
         "done": figure(cases["done"]),
+        **({"flagged": figure(data["flagged"]["total"])} if data["flagged"]["gate"] else {}),
         "failed": figure(cases["failed"]),
         "open": figure(cases["open"]),
         "cases an hour": figure(work["cases_per_hour"], f"{work['cases_per_hour'] or 0:,.0f}"),
@@ -111,10 +117,17 @@ def _tiles(data: Json) -> Html:
 
 
 def _attention(data: Json) -> Iterator[Html]:
-    failures, incidents = data["failures"], data["incidents"]
+    failures, incidents, flagged = data["failures"], data["incidents"], data["flagged"]
     damaged = data["cases"]["damaged_records"]
-    if not (failures["total"] or data["cases"]["open"] or incidents["total"] or damaged):
+    bad = flagged["total"] + failures["total"] + incidents["total"]
+    if not (bad or data["cases"]["open"] or damaged):
         yield element("p", "Nothing. No case failed, and nothing else went wrong.")
+    if not flagged["gate"]:
+        yield element("p", "The bundle has no gate, so no case is flagged.", class_="muted")
+    if flagged["total"]:
+        yield _counted("cases are flagged: look at them first", flagged, flagged["kinds"])
+        cases = [(report_gallery.named(x), "; ".join(x["why"])) for x in flagged["rows"]]
+        yield folded(("case", "why"), cases)
     if failures["total"]:
         yield _counted("cases failed or were interrupted", failures, failures["reasons"])
         rows = [_failure(x) for x in failures["rows"]]

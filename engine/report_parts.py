@@ -24,6 +24,10 @@ def decibel(value: float | None, sign: str = "") -> Html:
     return figure(value, "" if value is None else f"{value:{sign}.1f} dB".replace("-", MINUS))
 
 
+def degrees(value: float | None, sign: str = "") -> Html:
+    return figure(value, "" if value is None else f"{value:{sign}.1f}°".replace("-", MINUS))
+
+
 def moment(text: str) -> str:
     """2026-11-22T06:00:12+0000 as a person writes it."""
     return text[:16].replace("T", " ")

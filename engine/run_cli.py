@@ -31,7 +31,14 @@ AT_LEAST_1 = click.IntRange(min=1)
 )
 @click.option("--seed", type=int, help="Of the noise; default: 0.")
 @click.option(
-    "--temperature", type=click.FloatRange(0, 1), help="Scale of the noise; default: the bundle's."
+    "--draws",
+    type=AT_LEAST_1,
+    help="Noise seeds per case; the image is their mean, beside it their spread; default: 1.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 1),
+    help="Scale of the noise; default: the bundle's, of several draws 1 where that is 0.",
 )
 @click.option("--limit", type=AT_LEAST_1, help="Only the first so many cases.")
 @click.option("--cases", help="Only these, such as 0,3,5-9 (0-based).")
@@ -84,7 +91,10 @@ def _job(archive: Path, output: Path, bundle: Any, chosen: Any, options: dict[st
     from .job import Job
     from .pool import Limits
 
-    same = ("batch_size", "unit_size", "steps", "seed", "temperature", "cases", "limit", "grid")
+    same = (
+        *("batch_size", "unit_size", "steps", "seed", "draws", "temperature"),
+        *("cases", "limit", "grid"),
+    )
     return Job(
         archive=archive,
         output=output,
@@ -116,6 +126,7 @@ def outlook(resolved: "Resolved") -> str:
         "batch size": settings.batch_size,
         "sampler": f"{settings.solver}, {len(settings.ladder)} evaluations",
         "seed": f"{settings.seed}, temperature {settings.temperature:g}",
+        "draws": settings.draws,
         "grid": f"{settings.grid}, {' x '.join(map(str, resolved.layout.image))} px",
         "space": f"up to {bytes_needed(resolved, pending) >> 20} MiB",
     }
@@ -145,9 +156,10 @@ def closing(summary: "Summary", page: Path) -> str:
     counts = summary.counts
     bad = f", {counts['failed']} failed" if counts["failed"] else ""
     left = f", {summary.unfinished} left for the next run" if summary.unfinished else ""
+    odd = f"\n{summary.flagged} flagged: look at them first, see report" if summary.flagged else ""
     return (
         f"{counts['done']} of {summary.cases} cases done{bad}{left} in {summary.seconds:.0f} s: "
-        f"{summary.output} (report: {page})"
+        f"{summary.output} (report: {page}){odd}"
     )
 
 
@@ -170,9 +182,9 @@ def standing(output: Path) -> dict[str, Any]:
 
     stored = _stored(output)
     cases = len(parse_selection(stored["settings"]["cases"], 1 << 62))
-    counts = dict.fromkeys(ledger.STATUSES, 0)
+    counts = dict.fromkeys((*ledger.STATUSES, "flagged"), 0)
     for head in ledger.heads(output):
-        for name, count in head.counts.items():
+        for name, count in {**head.counts, "flagged": head.flagged}.items():
             counts[name] += count
     state = "running" if runs.is_running(output) else "stopped"
     complete = (output / runs.MANIFEST).is_file()

@@ -45,10 +45,11 @@ class Settings:
     cases: str
     grid: str  # "frame" or "input"
     software: dict[str, str]
+    draws: int = 1  # starting noises per case
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Settings":
-        known = {field.name: raw[field.name] for field in fields(cls)}
+        known = {x.name: raw[x.name] for x in fields(cls) if x.name in raw or x.name != "draws"}
         return cls(**{**known, "ladder": tuple(raw["ladder"])})
 
 
@@ -143,7 +144,8 @@ def settle(
 
     Raises FingerprintError where a run was begun with anything else than wanted.
     """
-    chosen = asdict(automatic) if stored is None else dict(stored["settings"])
+    begun = automatic if stored is None else Settings.from_json(stored["settings"])
+    chosen = asdict(begun)
     for name, value in wanted.items():
         found = tuple(chosen[name]) if name == "ladder" else chosen[name]
         if stored is not None and found != value:

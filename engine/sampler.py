@@ -1,6 +1,7 @@
 """Walks noise down a ladder of time steps, one compiled step at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,3 +23,33 @@ def sample(
         x, x0 = plan.step(x, x0, rung, conditioned)
         tick()
     return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What several starting noises come to; [B, 1, H, W] in units of [-1, 1]."""
+
+    mean: Image
+    spread: Image | None  # standard deviation over draws (n - 1); None of a single one
+
+
+def draws(
+    plan: Plan,
+    noises: Iterable[Image],
+    conditioned: Conditioned,
+    ladder: Sequence[Rung],
+    tick: Callable[[], None] = lambda: None,
+) -> Drawn:
+    """`sample`, clipped, from each of `noises` in turn.
+
+    Holds two sums, however many there are: in float64, so that the mean of one is that one.
+    """
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for noise in noises:
+        x = np.clip(sample(plan, noise, conditioned, ladder, tick), -1, 1).astype(np.float64)
+        count, total, squares = count + 1, total + x, squares + x * x
+    mean = np.asarray(total / count, np.float32)
+    if count == 1:
+        return Drawn(mean=mean, spread=None)
+    variance = np.maximum(squares - total * total / count, 0) / (count - 1)
+    return Drawn(mean=mean, spread=np.asarray(np.sqrt(variance), np.float32))

@@ -13,13 +13,18 @@ import numpy.typing as npt
 from . import ledger
 from .ledger import DONE, FAILED, OPEN, DamagedRecord, Entry
 from .markup import clean
+from .reasons import why
 
 MOST_ROWS = 200  # of a table
 BINS = 32
 TAIL = 0.5  # %: what lies beyond is counted in the outer bins
 PAIRED = ("cnr", "cnr_ring", "snr")  # metrics that are there before and after, dB
-SINGLE = ("label_agreement", "bone_share")
-COLUMNS = (*(f"{x}_{when}" for x in PAIRED for when in ("before", "after")), *SINGLE)
+READ = ("uca_thoracic", "uca_lumbar", "levels")  # likewise, but not to be raised: degrees, count
+SINGLE = (
+    *("label_agreement", "bone_share", "levels_lost", "levels_invented", "uca_confidence"),
+    *("mean_spread", "trust", "depth_coverage"),
+)
+COLUMNS = (*(f"{x}_{when}" for x in PAIRED + READ for when in ("before", "after")), *SINGLE)
 Floats = npt.NDArray[np.float64]
 Json = dict[str, Any]
 
@@ -36,6 +41,9 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     bad: list[Json] = field(default_factory=list)  # failed and open, the first ones
     done: "array[int]" = field(default_factory=lambda: array("q"))
+    flags: "array[int]" = field(default_factory=lambda: array("b"))  # how many, of those done
+    kinds: Counter[str] = field(default_factory=Counter)  # of flags
+    flagged: list[Json] = field(default_factory=list)  # the first ones
     columns: dict[str, "array[float]"] = field(default_factory=_empty)
     damaged: int = 0  # records
 
@@ -51,6 +59,10 @@ class Tally:
         for name, values in self.columns.items():
             value = entry.quality.get(name)
             values.append(float("nan") if value is None else value)
+        self.flags.append(len(entry.flags))
+        self.kinds.update(map(clean, entry.flags))
+        if entry.flags and len(self.flagged) < MOST_ROWS:
+            self.flagged.append({"case": entry.case, "why": why(entry)})
 
     def _add_bad(self, entry: Entry) -> None:
         reason = clean(entry.reason or entry.status)
@@ -90,7 +102,8 @@ def entries(out: Path, cases: set[int], unit_size: int) -> Iterator[Entry]:
 def quality(found: Tally) -> Json:
     """Distributions over the cases that are done."""
     pairs = {name: _pair(found, name) for name in PAIRED}
-    return pairs | {name: _single(found.column(name)) for name in SINGLE}
+    read = {name: _read(found, name) for name in READ}
+    return pairs | read | {name: _single(found.column(name)) for name in SINGLE}
 
 
 def _pair(found: Tally, name: str) -> Json:
@@ -105,6 +118,15 @@ def _pair(found: Tally, name: str) -> Json:
     }
 
 
+def _read(found: Tally, name: str) -> Json:
+    before, after = found.column(f"{name}_before"), found.column(f"{name}_after")
+    return {
+        "before": summary(before),
+        "after": summary(after),
+        "change": summary(after - before),
+    }
+
+
 def _single(values: Floats) -> Json:
     return {"after": summary(values), "histogram": histogram({"after": values})}
 
@@ -116,8 +138,8 @@ def summary(values: Floats) -> Json:
         return {"cases": 0}
     names = ("p5", "p25", "median", "p75", "p95")
     points = np.percentile(known, (5, 25, 50, 75, 95))
-    rounded = {name: round(float(x), 2) for name, x in zip(names, points, strict=True)}
-    return {"cases": len(known), "mean": round(float(known.mean()), 2), **rounded}
+    rounded = {name: round(float(x), 4) for name, x in zip(names, points, strict=True)}
+    return {"cases": len(known), "mean": round(float(known.mean()), 4), **rounded}
 
 
 def histogram(columns: dict[str, Floats]) -> Json | None:

@@ -22,6 +22,7 @@ class Recipe:
     rungs: tuple[Rung, ...]
     seed: int
     temperature: float
+    draws: int
     batch_size: int
     layout: Layout
     readers: int = 1  # threads per worker

@@ -31,7 +31,7 @@ from .noise import gaussian
 from .plan import Device, Plan, PlanMaker
 from .pulse import Pulse
 from .reader import Failure, FramedCase, LoadError, frame_case, prefetched
-from .sampler import sample
+from .sampler import draws
 from .task import Broke, Ready, Recipe, Task
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
@@ -175,29 +175,44 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
         conditioned = condition(plan, full)
         pulse.beat()
     with work.timed("step"):
-        x = sample(plan, noise(full, recipe), conditioned, recipe.rungs, pulse.beat)
+        noises = (noise(full, recipe, draw) for draw in range(recipe.draws))
+        drawn = draws(plan, noises, conditioned, recipe.rungs, pulse.beat)
+        x, trust = drawn.mean, None
         if recipe.contract.anchoring == "scan":
-            x = kept(x, full)
+            x, trust = kept(x, full)
     with work.timed("relabel"):
         strip = strips(full)
         images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
         after = plan.relabel(images, strip)
     pulse.computed(len(batch))
-    rows = zip(batch, x[:, 0], conditioned.label, after, strict=False)
-    return [Sampled(case=c, image=i, before=b, after=a) for c, i, b, a in rows]
+    return [
+        Sampled(
+            case=case,
+            image=x[row, 0],
+            before=conditioned.label[row],
+            after=after[row],
+            spread=None if drawn.spread is None else drawn.spread[row, 0],
+            trust=None if trust is None else trust[row, 0],
+        )
+        for row, case in enumerate(batch)
+    ]
 
 
-def kept(x: Image, batch: Sequence[FramedCase]) -> Image:
-    """Results [B, 1, H, W], each anchored to its case's optimal depth."""
-    rows = zip(x[:, 0], batch, strict=True)
-    return np.stack([anchored(row, c.depths[c.optimal], c.strip) for row, c in rows])[:, None]
+def kept(x: Image, batch: Sequence[FramedCase]) -> tuple[Image, Image]:
+    """Results [B, 1, H, W], each anchored to its case's optimal depth, and how far it is that."""
+    rows = [
+        anchored(row, case.depths[case.optimal], case.strip)
+        for row, case in zip(x[:, 0], batch, strict=True)
+    ]
+    images, trust = (np.stack(part)[:, None] for part in zip(*rows, strict=True))
+    return images, trust
 
 
-def noise(batch: Sequence[FramedCase], recipe: Recipe) -> Image:
+def noise(batch: Sequence[FramedCase], recipe: Recipe, draw: int) -> Image:
     """x_T, [B, 1, H, W]."""
     frame = recipe.contract.frame
     shape = (1, frame.height, frame.width)
-    drawn = np.stack([gaussian(recipe.seed, case.key, shape) for case in batch])
+    drawn = np.stack([gaussian(recipe.seed, case.key, shape, draw) for case in batch])
     return np.float32(recipe.temperature) * drawn
 
 

@@ -6,7 +6,7 @@ that is not done, never a black one.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,8 @@ from .frame import Frame, from_frame, nearest_from_frame
 from .ledger import Shard
 
 FOLDER = "images.zarr"
-IMAGES = ("enhanced", "label")
+IMAGES = ("enhanced", "label", "spread")  # all there can be, in the order they are hashed in
 Pixels = npt.NDArray[np.uint8]
-Pair = tuple[Pixels, Pixels]  # enhanced, label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +32,33 @@ class Layout:
     unit_size: int
     frame: Frame
     grid: tuple[int, int] | None  # (y, x) px of the input's padded grid; None: the frame
+    spread: bool = False  # over several draws
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The arrays that there are, of IMAGES."""
+        return IMAGES if self.spread else IMAGES[:2]
 
     @property
     def image(self) -> tuple[int, int]:
         return self.grid or (self.frame.height, self.frame.width)
 
 
-def on_grid(image: Pixels, labels: Pixels, extent: tuple[int, int], layout: Layout) -> Pair:
-    """A case's enhanced image and label map, from the frame to the output's grid."""
+def on_grid(
+    images: Mapping[str, Pixels], extent: tuple[int, int], layout: Layout
+) -> dict[str, Pixels]:
+    """A case's images by name, from the frame to the output's grid; labels keep their values."""
     if layout.grid is None:
-        return image, labels
-    back = np.rint(from_frame(image, extent)).astype(np.uint8)
-    return _cornered(back, layout.grid), _cornered(nearest_from_frame(labels, extent), layout.grid)
+        return dict(images)
+    return {
+        name: _cornered(
+            nearest_from_frame(image, extent)
+            if name == "label"
+            else np.rint(from_frame(image, extent)).astype(np.uint8),
+            layout.grid,
+        )
+        for name, image in images.items()
+    }
 
 
 def _cornered(image: Pixels, grid: tuple[int, int]) -> Pixels:
@@ -53,7 +67,7 @@ def _cornered(image: Pixels, grid: tuple[int, int]) -> Pixels:
     return out
 
 
-def pixels_sha256(images: Pair) -> str:
+def pixels_sha256(images: Iterable[Pixels]) -> str:
     return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
 

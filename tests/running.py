@@ -1,12 +1,15 @@
 """Small archives and jobs on the fake plan, for tests of the runtime."""
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 from zarr.codecs import ZstdCodec
 
@@ -154,3 +157,27 @@ def _tensors(values: Iterable[Any]) -> tuple[Tensor, ...]:
 def inline(asked: Job, **faults: Any) -> Summary:
     """A run in this process."""
     return enhance(asked, FakeMaker(**faults), pool=InlinePool)
+
+
+class PowerCut(BaseException):
+    pass
+
+
+@contextmanager
+def cut_at(step: int, error: Callable[[], BaseException] = PowerCut) -> Iterator[None]:
+    """The process ends at the `step`-th fsync or rename, before it happens."""
+    left = [step]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise error()
+            return real(*args)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", counted(os.fsync))
+        patch.setattr(os, "replace", counted(os.replace))
+        yield

@@ -32,7 +32,7 @@ from mcdiff_batch.engine.fake import FakeMaker
 from mcdiff_batch.engine.manifest import entries
 from mcdiff_batch.engine.pool import Limits
 
-from .running import archive, committed, cpus, fault, image, inline, job
+from .running import PowerCut, archive, committed, cpus, cut_at, fault, image, inline, job
 
 CASES = 6  # in units of 2
 HERE = Path(__file__).parent
@@ -171,30 +171,6 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
     assert not (tmp_path / "out/manifest.json").exists()
     inline(job(source, tmp_path / "out", unit_size=2))
     assert committed(tmp_path / "out") == clean
-
-
-class PowerCut(BaseException):
-    pass
-
-
-@contextmanager
-def cut_at(step: int, error: Callable[[], BaseException] = PowerCut) -> Iterator[None]:
-    """The process ends at the `step`-th fsync or rename, before it happens."""
-    left = [step]
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                raise error()
-            return real(*args)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", counted(os.fsync))
-        patch.setattr(os, "replace", counted(os.replace))
-        yield
 
 
 @pytest.mark.usefixtures("quick")

@@ -170,8 +170,8 @@ def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
     data = stored(night)
     assert data["schema"] == 1
     assert sorted(data) == [
-        "cases", "failures", "gallery", "incidents", "outcome", "provenance", "quality", "schema",
-        "stages", "throughput", "version", "work", "written_at",
+        "cases", "failures", "flagged", "gallery", "incidents", "outcome", "provenance", "quality",
+        "schema", "stages", "throughput", "version", "work", "written_at",
     ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
     assert data["quality"]["cnr"]["gain"]["cases"] == CASES - 1
@@ -265,9 +265,12 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
 def test_flagged_cases_come_first() -> None:
     gain = np.array([-1.0, -3, 1, np.nan, *[2.0] * 96])
     agreement = np.array([0.9, 0.98, 0.1, np.nan, *[0.97] * 5, *[0.99] * 91])
-    worst = picks([Pick(case=200, flag="failed")], list(range(100)), gain, agreement)
-    assert [x.case for x in worst[:8]] == [200, 2, 0, 4, 5, 6, 7, 1]
-    assert [x.flag for x in worst[:8]] == ["failed", *["agreement"] * 6, "cnr"]
+    flagged = np.zeros(100, int)
+    flagged[[50, 4, 60]] = 1, 1, 2
+    bad = [Pick(case=200, flag="failed")]
+    worst = picks(bad, list(range(100)), gain, agreement, flagged.tolist())
+    assert [x.case for x in worst[:10]] == [60, 4, 50, 200, 2, 0, 5, 6, 7, 1]
+    assert [x.flag for x in worst[:10]] == [*["gate"] * 3, "failed", *["agreement"] * 5, "cnr"]
     assert len(worst) == len({x.case for x in worst}) == 24
     flags = [bool(x.flag) for x in worst]
     assert flags == sorted(flags, reverse=True)

@@ -141,6 +141,7 @@ def test_on_error_stop_ends_after_the_unit_that_failed(tmp_path: Path) -> None:
         ("solver", {"solver": "dpmpp_2m"}),
         ("ladder", {"steps": 7}),
         ("seed", {"seed": 1}),
+        ("draws", {"draws": 3}),
         ("cases", {"limit": 2}),
         ("cases", {"cases": "0-2"}),
         ("grid", {"grid": "input"}),
@@ -273,7 +274,8 @@ def test_the_command_line_from_run_to_a_flipped_bit(
     assert cli(monkeypatch, "status", out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {
-        "state": "complete", "cases": 5, "done": 5, "failed": 0, "skipped": 0, "open": 0
+        "state": "complete", "cases": 5, "done": 5, "failed": 0, "skipped": 0, "open": 0,
+        "flagged": 0,
     }  # fmt: skip
     assert cli(monkeypatch, "verify", out) == 0
     assert cli(monkeypatch, *words, "--seed", 3) == Exit.FINGERPRINT_DIFFERS

@@ -105,12 +105,14 @@ def test_zarr_notices_a_flipped_bit(tmp_path: Path) -> None:
 
 
 def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
-    done = Entry(case=0, status="done", extent=(64, 16), quality={"cnr_after": 9.5, "x": None})
+    measured: dict[str, float | None] = {"cnr_after": 9.5, "x": None}
+    done = Entry(case=0, status="done", extent=(64, 16), quality=measured, flags=("dice",))
     entries = [done, Entry(case=1, status="failed"), Entry(case=2, status="skipped")]
     entries.append(Entry(case=4, status="open"))
     files = images.files(LAYOUT, {}) | images.columns(LAYOUT, entries)
     group = store(tmp_path, files)
     assert pixels(group, "status").tolist() == [1, 2, 3, 0, 0, 0]
+    assert pixels(group, "flagged").tolist() == [1, 0, 0, 0, 0, 0]
     assert pixels(group, "cnr_after")[0] == 9.5
     assert np.isnan(pixels(group, "cnr_after")[1:]).all()
     assert np.isnan(pixels(group, "x")).all()
@@ -127,7 +129,8 @@ def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
 
 def test_the_input_grid_puts_an_image_back_where_it_was() -> None:
     layout = Layout(cases=1, unit_size=1, frame=LAYOUT.frame, grid=(80, 50))
-    image, label = writer.on_grid(pictures()[0], pictures()[2] % 4, (64, 30), layout)
+    made = {"enhanced": pictures()[0], "label": pictures()[2] % 4}
+    image, label = writer.on_grid(made, (64, 30), layout).values()
     assert image.shape == label.shape == layout.image == (80, 50)
     assert image[:64, :30].any()
     assert not image[64:].any()
