@@ -87,3 +87,45 @@ def phantom(
     if sheet is not None:
         calibration.contact_sheet(sheet, 24, seed, beside)
     _say(calibration.calibrate(cases, seed), output)
+
+
+@bench.command()
+@click.option("--data", type=FOLDER, required=True, help="phantoms to train on")
+@click.option("--held-out", type=FOLDER, required=True, help="phantoms to score, truth and all")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True
+)
+@click.option(
+    "--from", "source", type=FOLDER, help="bundle or training that the shared stages start from"
+)
+@click.option(
+    "--rater",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="segmenter that reads Dice and levels; default: the shipped one",
+)
+def experiments(
+    data: Path,
+    held_out: Path,
+    output: Path,
+    minutes: float,
+    source: Path | None,
+    rater: Path | None,
+) -> None:
+    """Settle the questions of training; the same command again goes on where it stopped."""
+    from mcdiff_batch.train.rater import SHIPPED
+
+    from .experiments import Bench, as_text
+    from .experiments import experiments as settle
+
+    chosen = Bench(
+        data=data,
+        held_out=held_out,
+        output=output,
+        source=source,
+        rater=rater or SHIPPED[0],
+        minutes=minutes,
+        say=lambda text: click.echo(text, err=True),
+    )
+    click.echo(as_text(document := settle(chosen)))
+    click.echo(json.dumps(document))

@@ -23,10 +23,10 @@ from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.solver import Rung, anchored, rungs
+from mcdiff_batch.train.graphs import Conditioner, Denoiser, condition_names
 from mcdiff_batch.train.networks import CLASSES, Networks
 from mcdiff_batch.train.weights import read_weights
 
-from .graphs import Conditioner, Denoiser, condition_names
 from .onnx import write_conditioner, write_denoiser
 
 Say = Callable[[str], None]

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from mcdiff_batch.engine.contract import Graph, file_sha256
 from mcdiff_batch.engine.contract import Tensor as Described
+from mcdiff_batch.train.graphs import Conditioner, Denoiser, condition_names
 from mcdiff_batch.train.networks import Networks
-
-from .graphs import Conditioner, Denoiser, condition_names
 
 OPSET = 18
 

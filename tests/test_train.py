@@ -15,7 +15,7 @@ from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.corruption import corrupt, corrupted
-from mcdiff_batch.train.data import batch_of, load, split
+from mcdiff_batch.train.data import batch_of, load, one_hot, split
 from mcdiff_batch.train.fusion import fuse
 from mcdiff_batch.train.losses import denoising_loss, diffuse
 from mcdiff_batch.train.networks import Networks
@@ -118,7 +118,7 @@ def networks(**changes):
 def eps_pair(nets):
     depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
     x, t = torch.randn(2, 1, 64, 16), torch.tensor([500.0])
-    conditions = nets.conditions(depths, weights, torch.tensor([2, 3]))
+    conditions = nets.conditions(depths, weights)
     return nets.foundation(x, t), nets.eps(x, t, conditions)
 
 
@@ -265,25 +265,24 @@ def test_a_start_from_another_kind_of_model_is_refused(toy_training, toy_bundle,
 
 def test_every_kind_of_condition_is_told_to_every_skip():
     depths, weights = stack(), torch.full((2, 5), 0.2)
-    chosen = torch.tensor([1, 4])
-    for kind in ("depths", "optimal", "segmentation"):
+    for kind in ("depths", "segmentation"):
         nets = networks(conditions=kind, residual=False)
-        told, _ = nets.read(depths, weights, chosen)
-        moved = depths.clone()
-        moved[:, 0] += 0.1  # not the optimal depth of either
-        after, _ = nets.read(moved, weights, chosen)
-        assert torch.equal(told[0], after[0]) == (kind != "depths")
+        torch.nn.init.normal_(nets.extractor.out.weight)
+        encoder, star = nets.told(weights, nets.extractor.features(depths.flatten(0, 1)[:, None]))
+        assert len(encoder) == len(star) == len(nets.tuner)
         if kind == "segmentation":
-            assert all(torch.allclose(x.sum(1), torch.ones(())) for x in told)
-        x = nets.eps(depths[:, :1], torch.tensor([500.0]), nets.conditions(depths, weights, chosen))
-        assert x.shape == (2, 1, 64, 16)
+            assert all(torch.allclose(x.sum(1), torch.ones(()), atol=1e-5) for x in encoder)
+        conditions = nets.conditions(depths, weights)
+        assert nets.eps(depths[:, :1], torch.tensor([500.0]), conditions).shape == (2, 1, 64, 16)
 
 
-def test_one_hot_weights_are_the_optimal_depth_condition():
-    depths, chosen = stack(), torch.tensor([1, 4])
-    one_hot = torch.nn.functional.one_hot(chosen, 5).float()
-    fused, alone = (
-        networks(conditions=kind).read(depths, one_hot, chosen) for kind in ("depths", "optimal")
-    )
-    for a, b in zip(fused[0] + fused[1], alone[0] + alone[1], strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
+def test_conditions_from_one_depth_do_not_look_at_the_others(phantoms):
+    data = one_hot(load(phantoms, Frame(height=64, width=16), (0.2,) * 5))
+    batch = batch_of(data, np.arange(2), np.zeros(2, bool))
+    nets = networks()
+    told = nets.conditions(batch.depths, batch.weights)
+    others = torch.nn.functional.one_hot(batch.optimal, 5)[:, :, None, None] == 0
+    moved = nets.conditions(torch.where(others, batch.depths.flip(2), batch.depths), batch.weights)
+    for a, b in zip(told, moved, strict=True):
+        assert torch.allclose(a[0], b[0], atol=1e-5)
+        assert torch.allclose(a[1], b[1], atol=1e-5)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,12 @@ def load(
     digest = hashlib.sha256(archive.identity.encode() + columns["depths"].tobytes())
     origin = {"cases": archive.cases, "phantom": truth.attrs.get("phantom")}
     return Dataset(**columns, sha256=digest.hexdigest(), origin=origin)
+
+
+def one_hot(data: Dataset) -> Dataset:
+    """All weight on the optimal depth: Table V's conditions from one depth."""
+    weights = np.eye(data.weights.shape[1], dtype=np.float32)[data.optimal]
+    return replace(data, weights=weights)
 
 
 def split(data: Dataset, held_out: float = 0.05) -> tuple[Dataset, Dataset]:

@@ -36,6 +36,7 @@ class Setting:
     ema: float
     clip: float
     folder: Path
+    notes: int = 25  # lines of history a stage
     source: Path | None = None  # weights to start from: a training folder or a bundle
     rank: int = 0
     world: int = 1
@@ -56,7 +57,7 @@ def generator(seed: int, stage: str, step: int, rank: int = 0) -> np.random.Gene
 
 
 def mixed(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware has it; a CPU that has not is ten times slower for emulating it."""
+    """bfloat16 where the hardware has it; a CPU that has not emulates it ten times slower."""
     known = torch.cpu.get_capabilities()
     fast = device.type == "cuda" or known.get("avx512_bf16", False) or known.get("amx_bf16", False)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(fast))
@@ -92,7 +93,7 @@ def train_stage(
         losses.append(_step(stage, model, loss, optimizer, average, setting, at.step))
         at.step += 1
         at.seconds += time.monotonic() - started
-        if at.step % max(1, stage.steps // 25) == 0 or at.step == stage.steps:
+        if at.step % max(1, stage.steps // setting.notes) == 0 or at.step == stage.steps:
             _note(stage, model, average, score, at, losses, say)
             losses.clear()
         if time.monotonic() - saved > SAVE_SECONDS or at.step == stage.steps:

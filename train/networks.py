@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fusion import fused
+from .fusion import fused, fused_probabilities
 from .presets import Preset
 from .tuner import Folded, Tuners
-from .unet import UNet
+from .unet import Features, UNet
 
 CLASSES = ("background", "transverse process", "rib", "lumbar lump")
 
@@ -27,29 +27,26 @@ class Networks:
     def all(self) -> dict[str, nn.Module]:
         return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
 
-    @torch.no_grad()
-    def read(
-        self, depths: Tensor, weights: Tensor, optimal: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """F and F* for every skip, from depths [B, D, H, W], weights [B, D], optimal [B].
+    def told(self, weights: Tensor, features: Features) -> tuple[list[Tensor], list[Tensor]]:
+        """F and F* for every skip, from weights [B, D] and features of B * D images.
 
-        Table V's three conditions: features of all depths fused (eq. 5), features of the optimal
-        one (eq. 5 with one-hot weights), or its label map, one-hot, on each skip's grid.
+        Table V's three conditions: features of all depths, fused (eq. 5); features of the optimal
+        one, eq. 5 with one-hot weights; or the label map, one-hot, on the grid of each skip.
         """
-        if self.preset.conditions == "depths":
-            return fused(weights, self.extractor.features(depths.flatten(0, 1)[:, None]))
-        image = depths[torch.arange(len(depths)), optimal][:, None]
-        features = self.extractor.features(image)
-        if self.preset.conditions == "optimal":
-            return features.encoder, features.decoder
-        chosen = F.one_hot(features.logits.argmax(1), len(CLASSES)).permute(0, 3, 1, 2)
+        if self.preset.conditions != "segmentation":
+            return fused(weights, features)
+        label = fused_probabilities(weights, features.logits).argmax(dim=1)
+        classes = F.one_hot(label, len(CLASSES)).permute(0, 3, 1, 2).to(weights.dtype)
         grids = [f.shape[2:] for f in features.encoder]
-        told = [F.interpolate(chosen.to(image.dtype), grid, mode="area") for grid in grids]
-        return told, told
+        maps = [F.interpolate(classes, grid, mode="area") for grid in grids]
+        return maps, maps
 
-    def conditions(self, depths: Tensor, weights: Tensor, optimal: Tensor) -> Folded:
-        """What `read` gives, folded for every skip; only the tuner gets gradients."""
-        return self.tuner.fold(*self.read(depths, weights, optimal))
+    def conditions(self, depths: Tensor, weights: Tensor) -> Folded:
+        """What depths [B, D, H, W] come to at every skip; only the tuner gets gradients."""
+        with torch.no_grad():
+            features = self.extractor.features(depths.flatten(0, 1)[:, None])
+            told = self.told(weights, features)
+        return self.tuner.fold(*told)
 
     def eps(self, x: Tensor, t: Tensor, conditions: Folded) -> Tensor:
         """eps-hat of x_t [B, 1, H, W] under conditions."""

@@ -14,7 +14,7 @@ from mcdiff_batch.engine.quality import mean_dice
 from mcdiff_batch.engine.schedule import Schedule
 
 from .corruption import corrupted
-from .data import Batch, Dataset, batch_of, draw, other_depth
+from .data import Batch, Dataset, batch_of, draw, one_hot, other_depth
 from .fusion import fused_probabilities
 from .loop import Loss, Score, Setting, generator, mixed, train_stage
 from .losses import denoising_loss, diffuse, extractor_loss
@@ -58,6 +58,8 @@ def train_all(
     Raises FingerprintError where the folder holds another training, ArchiveError where no
     artifact-free case is there for stage I.
     """
+    if preset.conditions != "depths":
+        train, held_out = one_hot(train), one_hot(held_out)
     _pin(preset, train, setting)
     torch.manual_seed(setting.seed)
     nets = Networks(preset, setting.device)
@@ -157,8 +159,7 @@ def _tuner(
 
 def _repeated(nets: Networks, batch: Batch, setting: Setting, times: int) -> Folded:
     """A batch's conditions, each case's repeated `times`; only the tuner has gradients."""
-    read = (x.to(setting.device) for x in (batch.depths, batch.weights, batch.optimal))
-    folded = nets.conditions(*read)
+    folded = nets.conditions(batch.depths.to(setting.device), batch.weights.to(setting.device))
     return [(d.repeat_interleave(times, 0), s.repeat_interleave(times, 0)) for d, s in folded]
 
 
@@ -168,7 +169,7 @@ def _eps_error(
 ) -> float:
     """Mean eps-MSE over fixed cases, times and noise, read as corrupted as in training."""
     errors = []
-    for i in range(min(len(data), 16)):
+    for i in range(min(len(data), 8)):
         batch = batch_of(data, np.array([i]), np.array([False]))
         batch = corrupted(batch, nets.preset.corruption, generator(0, "held-out faults", i))
         image = batch.image.to(setting.device).repeat_interleave(len(HELD_OUT_TIMES), 0)

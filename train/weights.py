@@ -161,7 +161,7 @@ def _check_parity(nets: Networks, bundle: Bundle) -> None:
     conditioned = plan.condition(stack, weights, strip)
     device = next(nets.foundation.parameters()).device
     put = lambda array: torch.from_numpy(array).to(device)
-    mine = nets.conditions(put(stack), put(weights), torch.zeros(1, dtype=torch.long))
+    mine = nets.conditions(put(stack), put(weights))
     held: Any = conditioned.conditions
     named = [((f"down_{i}", down), (f"star_{i}", star)) for i, (down, star) in enumerate(mine)]
     pairs = [pair for both in named for pair in both]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
-from mcdiff_batch.train.fusion import fused, fused_probabilities
-from mcdiff_batch.train.networks import Networks
+from .anchor import anchored, gaussian_taps, low_band
+from .fusion import fused_probabilities
+from .networks import Networks
 
 
 class Conditioner(nn.Module):
@@ -18,7 +18,7 @@ class Conditioner(nn.Module):
 
     def __init__(self, nets: Networks) -> None:
         super().__init__()
-        self.extractor, self.tuner = nets.extractor, nets.tuner
+        self.extractor, self.tuner, self.told = nets.extractor, nets.tuner, nets.told
         self.register_buffer("taps", gaussian_taps(nets.preset.frame.height))
 
     def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
@@ -27,7 +27,7 @@ class Conditioner(nn.Module):
         likely = fused_probabilities(weights, features.logits)
         label = likely.argmax(dim=1).to(torch.uint8) * strip[:, 0].to(torch.uint8)
         mean = (weights[:, :, None, None] * depths).sum(dim=1, keepdim=True)
-        folded = self.tuner.fold(*fused(weights, features))
+        folded = self.tuner.fold(*self.told(weights, features))
         return label, low_band(mean, strip, self.taps), *(x for pair in folded for x in pair)
 
 

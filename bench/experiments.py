@@ -1,0 +1,277 @@
+"""Settles the questions of training by experiment: arms that differ in one setting, equal budgets.
+
+Everything is on half the frame and small budgets, so that figures are to be compared with one
+another and not with the shipped bundle's.  Truth scores the arms; no arm's training reads it.
+Each arm's scores are kept as it is done: the same command again goes on.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+
+from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.contract import file_sha256
+from mcdiff_batch.engine.frame import Frame, from_frame, to_frame
+from mcdiff_batch.train.data import Dataset, load
+from mcdiff_batch.train.loop import Setting
+from mcdiff_batch.train.networks import Networks
+from mcdiff_batch.train.presets import PAPER_DEPTH_WEIGHTS, Preset
+from mcdiff_batch.train.rater import Rater, load_rater
+from mcdiff_batch.train.stages import train_all
+from mcdiff_batch.train.subject import Subject
+from mcdiff_batch.train.weights import source_sha256
+
+from . import scoring
+from .arms import ARMS, BASE, CAPS, FROM_SCRATCH, SHARED, SPLIT, WHOLE, Arm, staged
+from .machine import machine
+
+Say = Callable[[str], None]
+Budgets = dict[str, dict[str, int]]  # arm -> stage -> steps
+SEED = 0
+TIMES = (50, 200, 400, 600, 800, 950)
+SAMPLING = 0.25  # of the minutes, for sampling and scoring
+PROBE = 3  # steps timed of each stage
+REFERENCES = ("original", "clean target")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What experiments read, and where they write."""
+
+    data: Path
+    held_out: Path
+    output: Path
+    source: Path | None  # of stages I and II, where they are not to begin at random weights
+    rater: Path
+    minutes: float
+    say: Say
+
+    @property
+    def work(self) -> Path:
+        return self.output.with_suffix(".work")
+
+
+def experiments(bench: Bench) -> dict[str, Any]:
+    """Trains and scores every arm; writes and returns the document, whole or as far as it is."""
+    bench.work.mkdir(parents=True, exist_ok=True)
+    budgets = _budgets(bench)
+    document: dict[str, Any] = {}
+    for name in _scored(bench, budgets):
+        document = _document(bench, budgets)
+        bench.output.write_text(json.dumps(document, indent=1) + "\n")
+        bench.say(f"{name} is scored")
+    return document
+
+
+def _scored(bench: Bench, budgets: Budgets) -> Iterator[str]:
+    """Does what is not done yet, an arm at a time, the references first."""
+    cases = scoring.subjects(bench.held_out, BASE.frame)
+    rater = load_rater(bench.rater)
+    for name, images in zip(
+        REFERENCES, (scoring.originals(cases), scoring.targets(cases)), strict=True
+    ):
+        _keep(bench, name, {"raw": scoring.measured(images, cases, rater)})
+        yield name
+    for arm in (*ARMS, *FROM_SCRATCH):
+        if not _path(bench, arm.name).exists():
+            nets = _trained(bench, arm, budgets)
+            _keep(bench, arm.name, _scores(bench, arm, nets, cases, rater))
+        yield arm.name
+    for arm in CAPS:
+        if not _path(bench, arm.name).exists():
+            found = scoring.unconditional(
+                _trained(bench, arm, budgets), scoring.originals(cases), TIMES
+            )
+            _keep(bench, arm.name, {"errors": found})
+        yield arm.name
+
+
+def _scores(
+    bench: Bench, arm: Arm, nets: Networks, cases: list[Subject], rater: Rater
+) -> dict[str, scoring.Columns]:
+    """As sampled, and anchored to the scan; arms of the frame's question on the larger one."""
+    if arm in FROM_SCRATCH:
+        own = scoring.subjects(bench.held_out, nets.preset.frame)
+        images = scoring.sampled(nets, own, arm.anchoring, arm.temperature)
+        cases = scoring.subjects(bench.held_out, WHOLE)
+        back = [from_frame(x, c.case.extent) for x, c in zip(images, cases, strict=True)]
+        images = [to_frame(x, WHOLE, black=-1.0) for x in back]
+    else:
+        images = scoring.sampled(nets, cases, arm.anchoring, arm.temperature)
+    return {
+        "raw": scoring.measured(images, cases, rater),
+        "scan": scoring.measured(scoring.to_scan(images, cases), cases, rater),
+    }
+
+
+def _trained(bench: Bench, arm: Arm, budgets: Budgets) -> Networks:
+    """The arm's networks; stages I and II of ARMS are the shared ones, taken as they stand."""
+    if arm.sampled is not None:
+        return _trained(bench, next(x for x in ARMS if x.name == arm.sampled), budgets)
+    steps = budgets[arm.name]
+    if arm not in ARMS:
+        return _train(bench, arm.name, staged(arm.changed(), steps))
+    _train(bench, "shared", staged(BASE, budgets["shared"]), bench.source)
+    folder = bench.work / arm.name
+    folder.mkdir(exist_ok=True)
+    for stage in budgets["shared"]:
+        file = f"{stage}.safetensors"
+        if not (folder / file).exists():
+            shutil.copy(bench.work / "shared" / file, folder / file)
+    return _train(bench, arm.name, staged(arm.changed(), budgets["shared"] | steps))
+
+
+def _train(bench: Bench, name: str, preset: Preset, source: Path | None = None) -> Networks:
+    setting = Setting(
+        seed=SEED,
+        device=torch.device("cpu"),
+        ema=preset.ema,
+        clip=preset.clip,
+        folder=bench.work / name,
+        source=source,
+        notes=1,
+    )
+    train, unseen = (
+        _weighted(_read(x, preset.frame), preset) for x in (bench.data, bench.held_out)
+    )
+    nets, _ = train_all(preset, train, unseen, setting, lambda text: bench.say(f"{name}: {text}"))
+    return nets
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, frame: Frame) -> Dataset:
+    return load(path, frame, PAPER_DEPTH_WEIGHTS)
+
+
+def _weighted(data: Dataset, preset: Preset) -> Dataset:
+    """With the preset's fusion weights, over the depths that a case has."""
+    kept = np.where(data.weights > 0, np.array(preset.depth_weights), 0)
+    return replace(data, weights=(kept / kept.sum(1, keepdims=True)).astype(np.float32))
+
+
+def _budgets(bench: Bench) -> Budgets:
+    """Steps of every arm that fit the minutes, from measured seconds a step; measured once."""
+    path = bench.work / "budgets.json"
+    if path.exists():
+        found: Budgets = json.loads(path.read_text())
+        return found
+    cost = _seconds_a_step(bench, BASE)
+    parts = sum(x.share for x in (*ARMS, *FROM_SCRATCH, *CAPS)) + sum(SHARED.values())
+    unit = 60 * bench.minutes * (1 - SAMPLING) / parts
+    steps = lambda seconds, price: max(2, round(seconds / price))
+    budgets: Budgets = {"shared": {k: steps(unit * x, cost[k]) for k, x in SHARED.items()}}
+    for arm in ARMS:
+        if arm.sampled is None:
+            budgets[arm.name] = {"tuner": steps(unit * arm.share, cost["tuner"])}
+    for arm in FROM_SCRATCH:
+        price = _seconds_a_step(bench, arm.changed())
+        budgets[arm.name] = {k: steps(unit * arm.share * x, price[k]) for k, x in SPLIT.items()}
+    price = _seconds_a_step(bench, CAPS[0].changed())
+    for arm in CAPS:
+        budgets[arm.name] = {"foundation": steps(unit * arm.share, price["foundation"])}
+    path.write_text(json.dumps(budgets, indent=1) + "\n")
+    return budgets
+
+
+def _seconds_a_step(bench: Bench, preset: Preset) -> dict[str, float]:
+    few = staged(preset, dict.fromkeys(SPLIT, PROBE))
+    with tempfile.TemporaryDirectory(dir=bench.work) as name:
+        _train(bench, Path(name).name, few)
+        stages = json.loads((Path(name) / "card.json").read_text())["stages"]
+    return {stage: max(record["seconds"] / PROBE, 1e-3) for stage, record in stages.items()}
+
+
+def _path(bench: Bench, name: str) -> Path:
+    return bench.work / f"{name}.json"
+
+
+def _keep(bench: Bench, name: str, scores: dict[str, scoring.Columns]) -> None:
+    part = _path(bench, name).with_suffix(".part")
+    part.write_text(json.dumps(scores))
+    part.replace(_path(bench, name))
+
+
+def _document(bench: Bench, budgets: Budgets) -> dict[str, Any]:
+    """All that is scored so far."""
+    held = {x: json.loads(_path(bench, x).read_text())["raw"] for x in REFERENCES}
+    done = [x for x in (*ARMS, *FROM_SCRATCH) if _path(bench, x.name).exists()]
+    stored = {x.name: json.loads(_path(bench, x.name).read_text()) for x in done}
+    base = stored.get(ARMS[0].name, {})
+    caps = [x for x in CAPS if _path(bench, x.name).exists()]
+    return {
+        "what": "experiments on training; means over cases with bootstrap 95 % intervals",
+        "machine": machine() | {"torch": version("torch"), "threads": torch.get_num_threads()},
+        "minutes": bench.minutes,
+        "seed": SEED,
+        "evaluations": scoring.EVALUATIONS,
+        "rater_sha256": file_sha256(bench.rater),
+        "data": {"train": _identity(bench.data), "held_out": _identity(bench.held_out)},
+        "from_sha256": source_sha256(bench.source),
+        "steps": budgets,
+        "references": {
+            name: {m: scoring.interval(x) for m, x in columns.items()}
+            for name, columns in held.items()
+        },
+        "runs": [_row(arm, stored[arm.name], base, held) for arm in done],
+        "caps": [_errors(bench, arm) for arm in caps],
+    }
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    archive = open_archive(path)
+    about = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("phantom")
+    return {"identity": archive.identity, "cases": archive.cases, "phantom": about}
+
+
+def _row(
+    arm: Arm, found: dict[str, Any], base: dict[str, Any], held: dict[str, Any]
+) -> dict[str, Any]:
+    """Means and intervals of an arm, and the paired difference from the base arm."""
+    row: dict[str, Any] = {"arm": arm.name, "question": arm.question}
+    for mode, columns in found.items():
+        row[mode] = {m: scoring.interval(x) for m, x in columns.items()}
+        if arm in FROM_SCRATCH:
+            continue  # on another grid than the references and the base
+        over = {m: np.subtract(x, base[mode][m]).tolist() for m, x in columns.items()}
+        row[f"{mode}, over base"] = {m: scoring.interval(x) for m, x in over.items()}
+        row[f"{mode}, share of the ceiling's gain"] = {
+            m: scoring.gain_share(columns, held["original"], held["clean target"], m)
+            for m in ("cnr", "snr")
+        }
+    return row
+
+
+def _errors(bench: Bench, arm: Arm) -> dict[str, Any]:
+    errors = json.loads(_path(bench, arm.name).read_text())["errors"]
+    means = {name: float(f"{np.mean(x):.4g}") for name, x in errors.items()}
+    return {"arm": arm.name, "question": arm.question, "errors": means}
+
+
+def as_text(document: dict[str, Any]) -> str:
+    """The tables for a person: raw beside anchored to the scan, and the errors of stage I."""
+    names = {"psnr": "PSNR", "cnr": "CNR", "snr": "SNR", "dice": "Dice", "levels": "levels"}
+    head = "".join(f"{x:>8}" for x in names.values())
+    lines = [f"{'':<24}{head}   anchored{head}"]
+    for name, means in document["references"].items():
+        lines.append(f"{name:<24}{_cells(means, names)}")
+    for row in document["runs"]:
+        lines.append(
+            f"{row['arm']:<24}{_cells(row['raw'], names)}{'':11}{_cells(row['scan'], names)}"
+        )
+    for row in document["caps"]:
+        lines.append(row["arm"] + "".join(f"  {k} {v:g}" for k, v in row["errors"].items()))
+    return "\n".join(lines)
+
+
+def _cells(means: dict[str, list[float]], names: dict[str, str]) -> str:
+    return "".join(f"{means[x][0]:8.2f}" for x in names)

@@ -1,0 +1,134 @@
+"""Scores of trained networks on held-out phantoms, with bootstrap intervals."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import zarr
+
+from mcdiff_batch.engine import anchor
+from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.contract import SHIPPED, load_bundle
+from mcdiff_batch.engine.frame import Frame, Image
+from mcdiff_batch.engine.noise import gaussian
+from mcdiff_batch.engine.quality import cnr, psnr, snr
+from mcdiff_batch.engine.sampler import sample
+from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder
+from mcdiff_batch.engine.solver import anchored, rungs
+from mcdiff_batch.train.networks import Networks
+from mcdiff_batch.train.plan import TorchPlan
+from mcdiff_batch.train.rater import Rater
+from mcdiff_batch.train.subject import Subject, readings, subject
+
+EVALUATIONS = 10
+BATCH = 16
+RESAMPLED = 2000
+Columns = dict[str, list[float]]  # measure -> value of each case
+
+
+def subjects(path: Path, frame: Frame) -> list[Subject]:
+    """Every case with its truth, on `frame`."""
+    archive, truth = open_archive(path), zarr.open_group(path, mode="r", use_consolidated=False)
+    contract = replace(load_bundle(SHIPPED).contract, frame=frame)
+    return [subject(archive, truth, i, contract) for i in range(archive.cases)]
+
+
+def sampled(
+    nets: Networks, cases: Sequence[Subject], anchoring: str, temperature: float
+) -> list[Image]:
+    """An image [H, W] in [-1, 1] of each case, by the engine's own sampler."""
+    schedule = Schedule()
+    ladder = log_snr_ladder(schedule, EVALUATIONS)
+    walk = anchored(rungs("dpmpp_2m", schedule, ladder), anchoring)
+    images: list[Image] = []
+    for first in range(0, len(cases), BATCH):
+        batch = [x.case for x in cases[first : first + BATCH]]
+        plan = TorchPlan(nets, len(batch))
+        told = np.stack([_weights(nets, x.optimal, x.weights) for x in batch])
+        strip = np.stack([x.strip for x in batch])[:, None].astype(np.float32)
+        conditioned = plan.condition(np.stack([x.depths for x in batch]), told, strip)
+        noise = np.stack([gaussian(0, x.key, (1, *x.strip.shape)) for x in batch])
+        found = sample(plan, np.float32(temperature) * noise, conditioned, walk)
+        images += list(np.clip(found[:, 0], -1, 1))
+    return images
+
+
+def _weights(nets: Networks, optimal: int, fixed: npt.NDArray[np.float32]) -> Image:
+    """The preset's weights of the depths that a case has, or all on the optimal one."""
+    if nets.preset.conditions != "depths":
+        return np.eye(len(fixed), dtype=np.float32)[optimal]
+    kept = np.where(fixed > 0, nets.preset.depth_weights, 0)
+    return np.asarray(kept / kept.sum(), np.float32)
+
+
+def to_scan(images: Sequence[Image], cases: Sequence[Subject]) -> list[Image]:
+    """As a run with anchoring "scan" leaves them."""
+    pairs = zip(images, (x.case for x in cases), strict=True)
+    return [anchor.anchored(image, x.depths[x.optimal], x.strip)[0] for image, x in pairs]
+
+
+def originals(cases: Sequence[Subject]) -> list[Image]:
+    return [x.case.depths[x.case.optimal] for x in cases]
+
+
+def targets(cases: Sequence[Subject]) -> list[Image]:
+    return [2 * x.known.clean - 1 for x in cases]
+
+
+def measured(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) -> Columns:
+    """PSNR to clean, CNR and SNR (dB), and by the rater Dice and levels lost or invented."""
+    rows = [_measured(image, x, rater) for image, x in zip(images, cases, strict=True)]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _measured(image: Image, case: Subject, rater: Rater) -> dict[str, float]:
+    unit = (image + 1) / 2
+    s, b, _ = case.regions
+    read = readings(case, unit, rater)
+    return {
+        "psnr": psnr(unit, case.known.clean, case.case.strip),
+        "cnr": cnr(unit, s, b),
+        "snr": snr(unit, s, b),
+        "dice": float(read["dice"]),
+        "levels": float(read["lost"] + read["invented"]),
+    }
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Mean and its bootstrap 95 % interval over cases; cases where it is undefined are left out."""
+    x = np.asarray(values, np.float64)
+    x = x[np.isfinite(x)]
+    if not len(x):
+        return [float("nan")] * 3
+    drawn = np.random.default_rng(0).integers(len(x), size=(RESAMPLED, len(x)))
+    low, high = np.quantile(x[drawn].mean(axis=1), (0.025, 0.975))
+    return [round(float(v), 3) for v in (x.mean(), low, high)]
+
+
+def gain_share(found: Columns, original: Columns, ceiling: Columns, measure: str) -> list[float]:
+    """Share of the ceiling's gain over the original, with its bootstrap 95 % interval."""
+    a, b, c = (np.asarray(x[measure]) for x in (found, original, ceiling))
+    drawn = np.random.default_rng(0).integers(len(a), size=(RESAMPLED, len(a)))
+    share = lambda i: (a[i] - b[i]).mean(-1) / (c[i] - b[i]).mean(-1)
+    low, high = np.quantile(share(drawn), (0.025, 0.975))
+    return [round(float(v), 3) for v in (share(np.arange(len(a))), low, high)]
+
+
+@torch.no_grad()
+def unconditional(nets: Networks, images: Sequence[Image], times: Sequence[int]) -> Columns:
+    """eps-MSE and x0-MSE at each t, clamped as a step clamps, of every image [H, W]."""
+    alphas = Schedule().alphas()
+    found: Columns = {}
+    stack = torch.from_numpy(np.stack(images))[:, None]
+    eps = torch.from_numpy(np.stack([gaussian(1, str(i), x.shape) for i, x in enumerate(images)]))
+    for t in times:
+        signal, noise = float(np.sqrt(alphas[t])), float(np.sqrt(1 - alphas[t]))
+        x = signal * stack + noise * eps[:, None]
+        eps_hat = nets.foundation(x, torch.full((1,), float(t)))
+        x0 = ((x - noise * eps_hat) / signal).clamp(-1, 1)
+        for name, off in (("eps", eps_hat - eps[:, None]), ("x0", x0 - stack)):
+            found[f"{name} {t}"] = off.square().mean((1, 2, 3)).tolist()
+    return found

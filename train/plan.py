@@ -1,0 +1,58 @@
+"""The networks as a plan: what the engine's sampler walks, straight from PyTorch."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcdiff_batch.engine.frame import Image
+from mcdiff_batch.engine.plan import Conditioned, Labels
+from mcdiff_batch.engine.solver import Rung
+
+from .graphs import Conditioner, Denoiser
+from .networks import Networks
+
+
+class TorchPlan:
+    """Plan (engine/plan.py) by the modules that export writes out, on the networks' device.
+
+    For samples while training and for experiments; a run uses the exported graphs.
+    """
+
+    def __init__(self, nets: Networks, batch: int) -> None:
+        self.batch = batch
+        self.device = next(nets.foundation.parameters()).device
+        self.conditioner = Conditioner(nets).to(self.device).eval()
+        self.denoiser = Denoiser(nets).to(self.device).eval()
+
+    @torch.no_grad()
+    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+        told = [self._tensor(x) for x in (depths, weights, strip)]
+        label, low, *conditions = self.conditioner(*told)
+        return Conditioned(conditions=(told[2], low, conditions), label=_array(label))
+
+    def relabel(self, images: Image, strip: Image) -> Labels:
+        return self.condition(images, np.ones((len(images), 1), np.float32), strip).label
+
+    @torch.no_grad()
+    def step(
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+    ) -> tuple[Image, Image]:
+        scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor]
+        held: Any = conditioned.conditions
+        after, x0 = self.denoiser(
+            self._tensor(x),
+            self._tensor(previous),
+            torch.tensor([rung.t], dtype=torch.float32, device=self.device),
+            torch.tensor(scalars, dtype=torch.float32, device=self.device),
+            *held,
+        )
+        return _array(after), _array(x0)
+
+    def _tensor(self, array: Image) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+
+
+def _array(x: Tensor) -> Any:
+    return x.cpu().numpy()
