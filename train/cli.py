@@ -1,4 +1,4 @@
-"""Commands of training and evaluation; PyTorch is imported inside them."""
+"""Commands of training; PyTorch is imported inside them."""
 
 import os
 from pathlib import Path
@@ -95,18 +95,3 @@ def train(
     if rank == 0:
         draw_curves(records, output / "curves.png")
         say(f"trained; weights, card.json and curves.png are in {output}")
-
-
-@click.command()
-@click.option("--run", type=FOLDER, required=True, help="output folder of `mcdiff-batch run`")
-@click.option("--truth", type=ARCHIVE, required=True, help="the phantom archive that was run")
-@click.option("--bundle", type=FOLDER, help="default: the shipped bundle")
-@click.option("--json", "as_json", is_flag=True, help="everything, per case, as JSON")
-def evaluate(run: Path, truth: Path, bundle: Path | None, as_json: bool) -> None:
-    """Score a run against the truth: CNR, SNR, PSNR, Dice beside original, floors and ceiling."""
-    from mcdiff_batch.engine.contract import SHIPPED
-
-    from . import evaluation
-
-    table = evaluation.evaluate(run, truth, bundle or SHIPPED)
-    click.echo(evaluation.as_json(table) if as_json else evaluation.as_text(table))

@@ -1,218 +1,227 @@
-"""How good a run's images are, against the truth: enhanced beside original, floors and ceiling.
+"""How good images are, against the truth: enhanced beside original, floors and ceiling.
 
-Everything is measured on the bundle's frame, to which every image was area-averaged, under the
-truth's mask (s) and the scan strip (b): an identity "enhancement" gains exactly 0 dB.
+Everything is measured on the bundle's frame, to which every image is area-averaged: an identity
+"enhancement" gains exactly 0 dB.  s and b are the truth's bones and the strip outside them.
 """
 
-import dataclasses
-import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 
 from mcdiff_batch.engine.archive import Archive, open_archive
 from mcdiff_batch.engine.contract import Bundle, load_bundle
-from mcdiff_batch.engine.errors import ArchiveError, CaseError
-from mcdiff_batch.engine.frame import Image, nearest_to_frame, to_frame
-from mcdiff_batch.engine.ort import load
-from mcdiff_batch.engine.plan import Device, Labels, Plan
-from mcdiff_batch.engine.quality import cnr, mean_dice, psnr, regions, snr
-from mcdiff_batch.engine.reader import FramedCase, frame_case
+from mcdiff_batch.engine.errors import ArchiveError, CaseError, UsageError
+from mcdiff_batch.engine.frame import Image
 
-METHODS = ("original", "depth mean", "non-local means", "enhanced", "clean target")
-ROLES = dict(zip(METHODS, ("original", "floor", "floor", "", "ceiling"), strict=True))
-MEASURES = ("cnr", "snr", "psnr", "dice")
-NLM_STRENGTHS = (0.01, 0.02, 0.04, 0.08)  # grey levels; the best by PSNR to clean is taken
+from .agreement import Interval, Values, bootstrap
+from .angles import Rows, table_iv
+from .draws import Calibration, calibrated, spread_counts
+from .rater import SHIPPED, Rater, load_rater
+from .rivals import CLEAN, ENHANCED, METHODS, ORIGINAL, methods
+from .sources import Source, images_source, run_source
+from .subject import NEEDED, VIEWS, Subject, measured, readings, subject
 
-Scores = dict[str, dict[str, float]]  # method -> measure -> value
+MEASURES = (
+    *("cnr", "snr", "cnr_ring", "snr_ring", "psnr", "ms_ssim", "dice"),
+    *("thoracic_off", "lumbar_off", "lost", "invented"),
+)
+THREADS = 2
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Truth:
-    """What a phantom knows of itself, on the frame."""
-
-    clean: Image  # [H, W] in [0, 1]
-    label: Labels  # [H, W]
+Record = dict[str, Any]  # one case
+Means = dict[str, dict[str, float]]  # method -> measure -> mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Means over cases, for all and for either half by the original's CNR."""
+class Evaluation:
+    """All that the tables print, and every case."""
 
     cases: int
-    rows: dict[str, Scores]  # "all", "easy half", "difficult half"
-    label_dice: dict[str, float]  # of the run's own label map against the truth
-    gain_share: dict[str, float]  # enhanced gain over the ceiling's, by measure
-    per_case: list[dict[str, Any]]
-    about: dict[str, Any]  # which run, of what
+    about: dict[str, Any]
+    groups: dict[str, Means]  # "all", halves by the original's CNR, the phantom's "difficult"
+    sizes: dict[str, int]  # cases of each group
+    spread_of: Means  # standard deviations over all cases
+    likeness: dict[str, dict[str, dict[str, list[float]]]]  # view -> method -> measure -> [D]
+    angles: list[Rows]  # table IV
+    gain_share: dict[str, Interval]  # of the ceiling's gain, by measure
+    identity_gain: dict[str, float]  # dB: the original passed off as enhanced
+    label_dice: float | None  # of the run's own label map
+    draws: Calibration | None  # of the spread, where a run stored it
+    per_case: list[Record]
 
 
-def evaluate(run: Path, truth: Path, bundle: Path) -> Table:
-    """Scores the done cases of `run`, whose images are on the frame.  Raises ArchiveError."""
-    archive, group = open_archive(truth), zarr.open_group(truth, mode="r", use_consolidated=False)
-    output = zarr.open_group(run / "images.zarr", mode="r", use_consolidated=False)
-    known = load_bundle(bundle)
-    for name in ("clean", "label"):
+def evaluate(
+    truth: Path,
+    bundle: Path,
+    *,
+    run: Path | None = None,
+    images: Path | None = None,
+    second: Path | None = None,
+    raters: tuple[Path, ...] = SHIPPED,
+) -> Evaluation:
+    """Scores a run, or any method's images; `second`: the same from another noise seed.
+
+    Raises ArchiveError, BundleError, UsageError.
+    """
+    archive, known = open_archive(truth), load_bundle(bundle)
+    group = zarr.open_group(truth, mode="r", use_consolidated=False)
+    for name in NEEDED:
         if name not in group:
             raise ArchiveError(f"{truth}: has no {name!r}; only phantoms know their truth")
-    _check_grid(run, output, archive, known)
-    plan = load(known, Device(kind="cpu", index=0), batch=1)
-    indices = np.flatnonzero(np.asarray(output["status"]) == 1)
-
-    def scored(index: int) -> dict[str, Any] | None:
-        return _case(int(index), archive, group, output, known, plan)
-
-    with ThreadPoolExecutor(2) as threads:
-        found = [x for x in threads.map(scored, indices) if x is not None]
-    return summary(found, _about(run, group, known))
-
-
-def _about(run: Path, group: Any, bundle: Bundle) -> dict[str, Any]:
-    settings = json.loads((run / "run.json").read_text())["settings"]
-    if settings["bundle"] != bundle.sha256:
-        raise ArchiveError(
-            f"{run}: was made with bundle {settings['bundle'][:12]}..., this one is "
-            f"{bundle.sha256[:12]}...; name its own with --bundle"
-        )
-    kept = ("bundle", "solver", "ladder", "seed", "plan", "software")
-    return {name: settings[name] for name in kept} | {"phantom": group.attrs.get("phantom")}
-
-
-def _check_grid(run: Path, output: Any, archive: Archive, bundle: Bundle) -> None:
-    frame = bundle.contract.frame
-    expected = (archive.cases, frame.height, frame.width)
-    if output["enhanced"].shape != expected:
-        raise ArchiveError(
-            f"{run}: images are {output['enhanced'].shape}, expected {expected}; evaluate a run of "
-            "this archive and bundle made with `--grid frame`"
-        )
-
-
-def _case(
-    index: int, archive: Archive, group: Any, output: Any, bundle: Bundle, plan: Plan
-) -> dict[str, Any] | None:
-    try:
-        case = frame_case(archive.read(index), bundle.contract)
-    except CaseError:
-        return None
-    truth = _truth(group, index, case, bundle)
-    images = _methods(case, truth, _unit(output["enhanced"][index]))
-    label = np.asarray(output["label"][index])
-    return {
-        "case": index,
-        "difficult": bool(group["difficult"][index]) if "difficult" in group else None,
-        "label_dice": mean_dice(label, truth.label),
-        "methods": {name: _scores(x, case, truth, plan) for name, x in images.items()},
-    }
-
-
-def _unit(levels: npt.NDArray[Any]) -> Image:
-    return np.asarray(levels, np.float32) / np.float32(255)
-
-
-def _truth(group: Any, index: int, case: FramedCase, bundle: Bundle) -> Truth:
-    frame, (y, x) = bundle.contract.frame, case.extent
-    clean = np.asarray(group["clean"][index])[:y, :x]
-    return Truth(
-        clean=_unit(to_frame(clean, frame, black=0.0)),
-        label=nearest_to_frame(np.asarray(group["label"][index])[:y, :x], frame),
+    job = _Job(
+        archive=archive,
+        truth=group,
+        bundle=known,
+        source=_source(run or images, run is not None, archive, known),
+        second=_source(second, run is not None, archive, known) if second else None,
+        raters=(load_rater(raters[0]), load_rater(raters[1])),
     )
+    if job.second:
+        _check_second(job.source, job.second)
+    with ThreadPoolExecutor(THREADS) as threads:
+        records = [x for x in threads.map(job.record, job.source.cases) if x is not None]
+    return summary(records, _about(job))
 
 
-def _methods(case: FramedCase, truth: Truth, enhanced: Image) -> dict[str, Image]:
-    unit = (case.depths + 1) / 2
-    original = unit[case.optimal]
-    mean = np.einsum("d,dhw->hw", case.weights, unit)
-    denoised = _best_nlm(original, truth.clean, case)
-    return dict(zip(METHODS, (original, mean, denoised, enhanced, truth.clean), strict=True))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    archive: Archive
+    truth: Any
+    bundle: Bundle
+    source: Source
+    second: Source | None
+    raters: tuple[Rater, Rater]
+
+    def record(self, index: int) -> Record | None:
+        """All of one case; None where the archive's data are bad."""
+        try:
+            case = subject(self.archive, self.truth, index, self.bundle.contract)
+        except CaseError:
+            return None
+        frame = self.bundle.contract.frame
+        enhanced = self.source.image(index, frame)
+        shown = methods(case.case, case.known.clean, enhanced)
+        scores = {name: measured(case, image, self.raters) for name, image in shown.items()}
+        return {
+            "case": index,
+            "difficult": case.known.difficult,
+            "angles_deg": case.known.angles_deg,
+            "methods": scores,
+            "identity_gain": _identity_gain(case, shown[ORIGINAL]),
+            **self._more(index, case, enhanced),
+        }
+
+    def _more(self, index: int, case: Subject, enhanced: Image) -> Record:
+        frame, found = self.bundle.contract.frame, dict[str, Any]()
+        if self.second and index in self.second.cases:
+            again = self.second.image(index, frame)
+            found["second"] = readings(case, again, self.raters[0])
+        if self.source.label:
+            found["label_dice"] = case.label_dice(self.source.label(index, frame))
+        if self.source.spread:
+            spread = self.source.spread(index, frame)
+            off = np.abs(enhanced - case.known.clean)
+            found["spread"] = spread_counts(spread, off, case.case.strip)
+        return found
 
 
-def _best_nlm(image: Image, clean: Image, case: FramedCase) -> Image:
-    """Non-local means of the original at the strength that the truth likes best: a hard floor."""
-    from skimage.restoration import denoise_nl_means
-
-    tried = [denoise_nl_means(image, patch_size=5, patch_distance=9, h=h) for h in NLM_STRENGTHS]
-    best: Image = max(tried, key=lambda x: psnr(x, clean, case.strip))
-    return np.where(case.strip, best, image).astype(np.float32)
+def _identity_gain(case: Subject, original: Image) -> dict[str, float]:
+    """What the original gains when it is stored as a run stores its images, in 8 bit."""
+    stored = np.asarray(np.round(original * 255) / 255, np.float32)
+    before, after = case.contrast(original), case.contrast(stored)
+    return {name: after[name] - before[name] for name in ("cnr", "snr")}
 
 
-def _scores(image: Image, case: FramedCase, truth: Truth, plan: Plan) -> dict[str, float]:
-    s, b = regions(truth.label > 0, case.strip, case.spacing_mm[0])
-    strip = case.strip[None, None].astype(np.float32)
-    label = plan.relabel((image * 2 - 1)[None, None].astype(np.float32), strip)[0]
+def _source(path: Path | None, is_run: bool, archive: Archive, bundle: Bundle) -> Source:
+    if path is None:
+        raise UsageError("expected a run or images to evaluate")
+    return run_source(path, archive, bundle) if is_run else images_source(path, archive)
+
+
+def _check_second(first: Source, second: Source) -> None:
+    same = first.about.get("seed") == second.about.get("seed") and "seed" in first.about
+    if same or first.path.resolve() == second.path.resolve():
+        raise UsageError(
+            f"{second.path}: is the same noise again; give a run with another --seed as --second"
+        )
+
+
+def _about(job: _Job) -> dict[str, Any]:
+    frame = job.bundle.contract.frame
     return {
-        "cnr": cnr(image, s, b),
-        "snr": snr(image, s, b),
-        "psnr": psnr(image, truth.clean, case.strip),
-        "dice": mean_dice(label, truth.label),
+        **job.source.about,
+        "frame": asdict(frame),
+        "phantom": job.truth.attrs.get("phantom"),
+        "archive": job.archive.identity,
+        "cases_of_the_archive": job.archive.cases,
+        "raters": [rater.about for rater in job.raters],
     }
 
 
-def summary(cases: list[dict[str, Any]], about: dict[str, Any]) -> Table:
-    """Means for all and for the halves; the difficult half has the lower original CNR."""
-    if not cases:
-        raise ArchiveError("the run has no done case to evaluate; see `mcdiff-batch status`")
-    order = sorted(cases, key=lambda x: x["methods"]["original"]["cnr"])
-    half = len(order) // 2
-    groups = {"all": order, "easy half": order[half:], "difficult half": order[:half] or order}
-    rows = {name: _means(group) for name, group in groups.items()}
-    gain = {m: _gain_share(rows["all"], m) for m in ("cnr", "snr")}
-    label = {n: float(np.mean([x["label_dice"] for x in g])) for n, g in groups.items()}
-    return Table(
-        cases=len(cases),
-        rows=rows,
-        label_dice=label,
-        gain_share=gain,
-        per_case=cases,
+def summary(records: list[Record], about: dict[str, Any]) -> Evaluation:
+    """Means and intervals of all; the difficult half has the lower original CNR."""
+    if not records:
+        raise ArchiveError("there is no case to evaluate; see `mcdiff-batch status`")
+    groups = _groups(records)
+    label = [x["label_dice"] for x in records if "label_dice" in x]
+    return Evaluation(
+        cases=len(records),
         about=about,
+        groups={name: _over(members, np.mean) for name, members in groups.items()},
+        sizes={name: len(members) for name, members in groups.items()},
+        spread_of=_over(records, np.std),
+        likeness={view: {m: _likeness(records, view, m) for m in METHODS} for view in VIEWS},
+        angles=table_iv(records),
+        gain_share={name: _gain_share(records, name) for name in ("cnr", "snr")},
+        identity_gain={
+            name: float(np.nanmean([x["identity_gain"][name] for x in records]))
+            for name in ("cnr", "snr")
+        },
+        label_dice=float(np.mean(label)) if label else None,
+        draws=calibrated([x["spread"] for x in records if "spread" in x]),
+        per_case=records,
     )
 
 
-def _means(cases: list[dict[str, Any]]) -> Scores:
-    def mean(method: str, measure: str) -> float:
-        values: npt.NDArray[np.float64] = np.array([x["methods"][method][measure] for x in cases])
+def _groups(records: list[Record]) -> dict[str, list[Record]]:
+    order = sorted(records, key=lambda x: x["methods"][ORIGINAL]["cnr"])
+    half = len(order) // 2
+    groups = {"all cases": order, "easy half": order[half:], "difficult half": order[:half]}
+    groups["graded difficult"] = [x for x in order if x["difficult"]]
+    return {name: members for name, members in groups.items() if members}
+
+
+def _column(records: list[Record], method: str, measure: str) -> Values:
+    return np.array([x["methods"][method][measure] for x in records], np.float64)
+
+
+def _over(records: list[Record], statistic: Any) -> Means:
+    """Over the finite values: PSNR of equal images, and angles of what was not read, are none."""
+
+    def one(method: str, measure: str) -> float:
+        values = _column(records, method, measure)
         finite = values[np.isfinite(values)]
-        return float(finite.mean()) if len(finite) else float("nan")
+        return float(statistic(finite)) if len(finite) else float("nan")
 
-    return {method: {m: mean(method, m) for m in MEASURES} for method in METHODS}
-
-
-def _gain_share(rows: Scores, measure: str) -> float:
-    """How much of the ceiling's gain over the original the enhanced image has."""
-    floor, ceiling = rows["original"][measure], rows["clean target"][measure]
-    return (rows["enhanced"][measure] - floor) / (ceiling - floor)
+    return {method: {m: one(method, m) for m in MEASURES} for method in METHODS}
 
 
-def as_json(table: Table) -> str:
-    return json.dumps(_rounded(dataclasses.asdict(table)))
-
-
-def _rounded(found: Any) -> Any:
-    """Figures to four decimals; what is undefined is null."""
-    if isinstance(found, dict):
-        return {name: _rounded(x) for name, x in found.items()}
-    if isinstance(found, list | tuple):
-        return [_rounded(x) for x in found]
-    if isinstance(found, float):
-        return round(found, 4) if np.isfinite(found) else None
+def _likeness(records: list[Record], view: str, method: str) -> dict[str, list[float]]:
+    """Mean over cases to each depth [D]; a depth compared with itself is left out of the PSNR."""
+    found = {}
+    for measure in ("ms_ssim", "psnr"):
+        table = np.array([x["methods"][method]["depths"][view][measure] for x in records])
+        finite = [column[np.isfinite(column)] for column in table.T]
+        found[measure] = [float(x.mean()) if len(x) else float("nan") for x in finite]
     return found
 
 
-def as_text(table: Table) -> str:
-    """The table for a person, 80 columns."""
-    lines = [f"{table.cases} cases; dB on the frame under the true mask; PSNR to the clean target"]
-    for name, rows in table.rows.items():
-        lines += ["", f"{name:<28}{'CNR':>9}{'SNR':>9}{'PSNR':>9}{'Dice':>9}"]
-        for method, row in rows.items():
-            title = f"{method} ({ROLES[method]})" if ROLES[method] not in ("", method) else method
-            lines.append(f"  {title:<26}" + "".join(f"{row[m]:9.2f}" for m in MEASURES))
-        lines.append(f"  {'label map of the run':<26}{'':27}{table.label_dice[name]:9.2f}")
-    cnr_share, snr_share = (f"{100 * table.gain_share[m]:.0f} %" for m in ("cnr", "snr"))
-    lines += ["", f"share of the ceiling's gain: CNR {cnr_share}, SNR {snr_share}"]
-    lines += ["Dice reads each image's pixels with the bundle's own extractor (not independent)."]
-    return "\n".join(lines)
+def _gain_share(records: list[Record], measure: str) -> Interval:
+    """How much of the ceiling's mean gain over the original the enhanced images have."""
+    columns = np.stack([_column(records, m, measure) for m in (ORIGINAL, ENHANCED, CLEAN)], axis=1)
+    columns = columns[np.isfinite(columns).all(axis=1)]
+    share = lambda x: (x[..., 1] - x[..., 0]) / (x[..., 2] - x[..., 0])
+    return bootstrap(columns, share)
