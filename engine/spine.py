@@ -22,9 +22,11 @@ THORACIC = 12  # landmark rows that are pairs of processes; the others are lumps
 REACH_MM = 20.0  # from the midline to a process
 PROCESS_MM = 8.0  # half the width of one
 WING_MM = 25.0  # from the midline to the end of a lump's wing
+WING_END = 0.7  # of half a lump's length: where landmarks are set
 PITCH_MM = (15.0, 34.0)  # from level to level
 USUAL_PITCH_MM = 24.0
 SMALLEST_MM2 = {PROCESS: 35.0, LUMP: 220.0}  # about a fifth of a usual one
+TALLEST_MM = 27.0  # of what may still be one process
 LUMP_HEIGHT_MM = 34.0  # of what may still be one lump, across its tilt
 PIECES_HEIGHT_MM = 27.0  # less than that of the two smallest neighbours together
 STEEPEST_DEG = 50.0
@@ -192,10 +194,18 @@ def _chain(label: Labels, middle: Vector, side: int, spacing: Spacing) -> Vector
     bounds = np.array([0, *cuts, label.shape[0]])
     found = []
     for a, b in pairwise(bounds):
-        px = np.argwhere(mask[a:b])
-        if len(px) * spacing[0] * spacing[1] >= SMALLEST_MM2[PROCESS]:
-            found.append((px.mean(axis=0) + np.array([a, 0])) * spacing)
+        for px in _halved((np.argwhere(mask[a:b]) + np.array([a, 0])) * np.array(spacing)):
+            if len(px) * spacing[0] * spacing[1] >= SMALLEST_MM2[PROCESS]:
+                found.append(px.mean(axis=0))
     return np.array(found).reshape(-1, 2)
+
+
+def _halved(px: Vector) -> list[Vector]:
+    """One process, or two of equal height where there is too much for one and no waist."""
+    if not len(px) or np.ptp(px[:, 0]) <= TALLEST_MM:
+        return [px]
+    below = px[:, 0] > (px[:, 0].min() + px[:, 0].max()) / 2
+    return [px[~below], px[below]]
 
 
 def _without_specks(mask: Mask, smallest_mm2: float, spacing: Spacing) -> Mask:
@@ -300,10 +310,13 @@ def _axes(px: Vector) -> Vector:
 
 
 def _lump(px: Vector) -> Level:
-    """A lump is as tilted as its longer axis: it is the same on both sides of its shorter one."""
+    """The line through its wing ends: what lies past 0.7 of its half length on either side."""
     centre, along = px.mean(axis=0), _axes(px)[:, 1]
-    along = along * (np.sign(along[1]) or 1.0)
-    return _level(LUMP, centre - along * WING_MM, centre + along * WING_MM)
+    at = (px - centre) @ (along * (np.sign(along[1]) or 1.0))
+    low, high = np.quantile(at, [0.02, 0.98])
+    past = (at - (low + high) / 2) / ((high - low) / 2)
+    level = _level(LUMP, px[past < -WING_END].mean(axis=0), px[past > WING_END].mean(axis=0))
+    return replace(level, y_mm=float(centre[0]), x_mm=float(centre[1]))
 
 
 def _smoothed(levels: list[Level]) -> list[Level]:
