@@ -158,7 +158,7 @@ def _prepare(resolved: Resolved, todo: Survey) -> None:
 def _about(resolved: Resolved) -> dict[str, Any]:
     """Attributes of images.zarr: all that is needed to read it without us."""
     draws = resolved.settings.draws
-    spread = f"standard deviation over {draws} draws (n - 1), grey levels of enhanced, 255 or more"
+    spread = f"standard deviation (n - 1) of {draws} draws' results, grey levels of enhanced"
     return {
         "schema": 1,
         "grid": resolved.settings.grid,

@@ -19,7 +19,7 @@ from typing import cast
 import numpy as np
 
 from . import finisher
-from .anchor import anchored
+from .anchor import kept
 from .archive import Archive, open_archive
 from .batcher import batches, padded
 from .conditioner import condition, strips
@@ -176,10 +176,11 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
         pulse.beat()
     with work.timed("step"):
         noises = (noise(full, recipe, draw) for draw in range(recipe.draws))
-        drawn = draws(plan, noises, conditioned, recipe.rungs, pulse.beat)
-        x, trust = drawn.mean, None
-        if recipe.contract.anchoring == "scan":
-            x, trust = kept(x, full)
+        keep = lambda x: kept(x, full, recipe.contract.anchoring)
+        drawn = draws(
+            plan, noises, conditioned, recipe.rungs, tick=pulse.beat, keep=lambda x: keep(x)[0]
+        )
+        x, trust = keep(drawn.mean)
     with work.timed("relabel"):
         strip = strips(full)
         images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
@@ -196,16 +197,6 @@ def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse)
         )
         for row, case in enumerate(batch)
     ]
-
-
-def kept(x: Image, batch: Sequence[FramedCase]) -> tuple[Image, Image]:
-    """Results [B, 1, H, W], each anchored to its case's optimal depth, and how far it is that."""
-    rows = [
-        anchored(row, case.depths[case.optimal], case.strip)
-        for row, case in zip(x[:, 0], batch, strict=True)
-    ]
-    images, trust = (np.stack(part)[:, None] for part in zip(*rows, strict=True))
-    return images, trust
 
 
 def noise(batch: Sequence[FramedCase], recipe: Recipe, draw: int) -> Image:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.engine import finisher
-from mcdiff_batch.engine.anchor import anchored
+from mcdiff_batch.engine.anchor import kept
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.conditioner import condition, strips
 from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
@@ -61,15 +61,20 @@ class Bench:
         shape = (1, *case.strip.shape)
         scale = np.float32(self.contract.sampler.temperature)
         noises = (scale * gaussian(0, case.key, shape, i)[None] for i in range(self.count))
-        return draws(self.plan, noises, conditioned, self.walk)
+        keep = lambda x: kept(x, [case], self.contract.anchoring)[0]
+        return draws(self.plan, noises, conditioned, self.walk, keep=keep)
 
     def finished(self, case: FramedCase, before: Labels, drawn: Drawn) -> Sampled:
-        image, trust = drawn.mean[0, 0], None
-        if self.contract.anchoring == "scan":
-            image, trust = anchored(image, case.depths[case.optimal], case.strip)
-        spread = None if drawn.spread is None else drawn.spread[0, 0]
+        image, trust = kept(drawn.mean, [case], self.contract.anchoring)
         return self.relabelled(
-            Sampled(case=case, image=image, before=before, after=before, spread=spread, trust=trust)
+            Sampled(
+                case=case,
+                image=image[0, 0],
+                before=before,
+                after=before,
+                spread=None if drawn.spread is None else drawn.spread[0, 0],
+                trust=None if trust is None else trust[0, 0],
+            )
         )
 
     def relabelled(self, done: Sampled) -> Sampled:

@@ -128,16 +128,24 @@ def test_the_image_is_the_mean_of_the_draws_and_the_spread_their_deviation(
         assert column(whole, "mean_spread")[case] == pytest.approx(inside, abs=1e-4)
 
 
-def test_the_mean_is_anchored_as_one_result_is(source: Path, tmp_path: Path) -> None:
+def test_the_mean_is_anchored_as_one_result_is_and_the_spread_is_that_of_results(
+    source: Path, tmp_path: Path
+) -> None:
     out = run(source, tmp_path / "out", SCAN)
     framed = frame_case(open_archive(source).read(1), SCAN)
     mean = np.mean([drawn(framed, draw) for draw in range(DRAWS)], axis=0).astype(np.float32)
     original = framed.depths[framed.optimal]
+    samples = [drawn(framed, draw).astype(np.float32) for draw in range(DRAWS)]
     kept, _ = anchored(mean, original, framed.strip)
     np.testing.assert_array_equal(stored(out, 1, "enhanced"), grey(kept, framed.strip))
     trust = agreement(toned(mean, original, framed.strip), original, framed.strip)
     expected = float(trust[framed.strip].mean())
     assert column(out, "trust")[1] == pytest.approx(expected, abs=1e-4)
+    results = [anchored(x, original, framed.strip)[0] for x in samples]
+    sd = np.std(np.asarray(results, np.float64), axis=0, ddof=1)
+    levels = np.where(framed.strip, np.rint(127.5 * sd), 0)
+    assert levels.any()
+    assert np.abs(stored(out, 1, "spread") - levels).max() <= 1  # where rint is on edge
 
 
 def test_the_first_draw_is_the_only_one_of_a_single_draw(source: Path, tmp_path: Path) -> None:
