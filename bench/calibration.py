@@ -18,12 +18,11 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from mcdiff_batch.engine.frame import Image, Mask
+from mcdiff_batch.engine.machine import machine
 from mcdiff_batch.engine.quality import cnr, regions, snr
 from mcdiff_batch.train.anatomy import LUMP, PROCESS, RIB, THORACIC, anatomy
 from mcdiff_batch.train.phantom import SPACING_MM, VERSION, Phantom, phantom
 from mcdiff_batch.train.texture import stream
-
-from .machine import machine
 
 TOLERANCE = 0.15
 SMALLEST = 150  # px of a blob's box

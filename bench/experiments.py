@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import zarr
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.contract import file_sha256
 from mcdiff_batch.engine.frame import Frame, from_frame, to_frame
+from mcdiff_batch.engine.machine import machine
 from mcdiff_batch.train.data import Dataset, load
 from mcdiff_batch.train.loop import Setting
 from mcdiff_batch.train.networks import Networks
@@ -33,7 +33,6 @@ from mcdiff_batch.train.weights import source_sha256
 
 from . import scoring
 from .arms import ARMS, BASE, CAPS, FROM_SCRATCH, SHARED, SPLIT, WHOLE, Arm, staged
-from .machine import machine
 
 Say = Callable[[str], None]
 Budgets = dict[str, dict[str, int]]  # arm -> stage -> steps
@@ -210,7 +209,7 @@ def _document(bench: Bench, budgets: Budgets) -> dict[str, Any]:
     caps = [x for x in CAPS if _path(bench, x.name).exists()]
     return {
         "what": "experiments on training; means over cases with bootstrap 95 % intervals",
-        "machine": machine() | {"torch": version("torch"), "threads": torch.get_num_threads()},
+        "machine": machine(("torch",)) | {"threads": torch.get_num_threads()},
         "minutes": bench.minutes,
         "seed": SEED,
         "evaluations": scoring.EVALUATIONS,

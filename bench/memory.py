@@ -16,8 +16,7 @@ from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine import fake
 from mcdiff_batch.engine.frame import Frame
-
-from .machine import machine
+from mcdiff_batch.engine.machine import machine
 
 FRAME = Frame(height=64, width=16)
 GRID = (80, 20)

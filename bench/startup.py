@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from .machine import machine
+from mcdiff_batch.engine.machine import machine
 
 COMMANDS = (["--help"], ["run", "--help"])
 CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]

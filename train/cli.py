@@ -1,9 +1,11 @@
 """Commands of training; PyTorch is imported inside them."""
 
 import os
+import shlex
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ARCHIVE = click.Path(exists=True, path_type=Path)
@@ -14,7 +16,9 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--preset", default="small", show_default=True, help="toy, small, small-gpu, tall or paper"
 )
-@click.option("--output", type=FOLDER, required=True, help="folder of checkpoints and the card")
+@click.option(
+    "--output", type=FOLDER, required=True, help="folder of checkpoints, samples and card"
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--from", "source", type=FOLDER, help="start from a bundle or an earlier training folder"
@@ -88,10 +92,27 @@ def train(
         clip=chosen.clip,
         folder=output,
         source=source,
+        command=_command(),
         rank=rank,
         world=size,
     )
     _, records = train_all(chosen, known, unseen, setting, say)
     if rank == 0:
         draw_curves(records, output / "curves.png")
-        say(f"trained; weights, card.json and curves.png are in {output}")
+        say(f"trained; weights, card.html, card.json and curves.png are in {output}")
+
+
+def _command() -> str:
+    """The command as it was given; of a path only its name."""
+    context = click.get_current_context()
+    words = ["mcdiff-batch", str(context.info_name)]
+    for option in context.command.params:
+        name = str(option.name)
+        value = context.params[name]
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if isinstance(value, bool):
+            words.append(option.opts[0] if value else option.secondary_opts[0])
+        else:
+            words += [option.opts[0], value.name if isinstance(value, Path) else str(value)]
+    return shlex.join(words)

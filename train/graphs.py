@@ -34,6 +34,7 @@ class Conditioner(nn.Module):
 class Denoiser(nn.Module):
     """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, x0-hat clamped (SCIENCE.md).
 
+    Without conditions it is the foundation model's step.
     coefficients [6]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c, anchor; t [1].
     """
 
@@ -55,7 +56,7 @@ class Denoiser(nn.Module):
         conditions: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         folded = list(zip(conditions[::2], conditions[1::2], strict=True))
-        eps = self.foundation(x, t, lambda i, f: self.tuner.tune(folded, i, f))
+        eps = self.foundation(x, t, lambda i, f: self.tuner.tune(folded, i, f) if folded else f)
         signal, noise, a, b, c, gate = coefficients.unbind()
         x0 = ((x - noise * eps) / signal).clamp(-1, 1)
         x0 = anchored(x0, low, strip, self.taps, gate)

@@ -23,8 +23,19 @@ from .presets import Stage
 
 Loss = Callable[[np.random.Generator, bool], Tensor]  # (generator, half-size) -> scalar
 Score = Callable[[], dict[str, float]]  # held-out metrics of the model as it stands
+Show = Callable[[int], None]  # draws what the model does, named by its step
 
 SAVE_SECONDS = 120.0
+SHOWN = 5  # notes between two pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a stage minimises, and how it is looked at; both on the averaged weights."""
+
+    loss: Loss
+    score: Score
+    show: Show = lambda step: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +49,7 @@ class Setting:
     folder: Path
     notes: int = 25  # lines of history a stage
     source: Path | None = None  # weights to start from: a training folder or a bundle
+    command: str = ""  # as it was given, for the card
     rank: int = 0
     world: int = 1
 
@@ -73,8 +85,7 @@ def learning_rate(stage: Stage, step: int) -> float:
 def train_stage(
     stage: Stage,
     model: nn.Module,
-    loss: Loss,
-    score: Score,
+    job: Job,
     setting: Setting,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -90,11 +101,11 @@ def train_stage(
     saved = time.monotonic()
     while at.step < stage.steps:
         started = time.monotonic()
-        losses.append(_step(stage, model, loss, optimizer, average, setting, at.step))
+        losses.append(_step(stage, model, job.loss, optimizer, average, setting, at.step))
         at.step += 1
         at.seconds += time.monotonic() - started
         if at.step % max(1, stage.steps // setting.notes) == 0 or at.step == stage.steps:
-            _note(stage, model, average, score, at, losses, say)
+            _note(stage, model, average, job, at, losses, say)
             losses.clear()
         if time.monotonic() - saved > SAVE_SECONDS or at.step == stage.steps:
             _save(path, model, optimizer, average, at, setting)
@@ -144,15 +155,17 @@ def _note(
     stage: Stage,
     model: nn.Module,
     average: dict[str, Tensor],
-    score: Score,
+    job: Job,
     at: Progress,
     losses: list[float],
     say: Callable[[str], None],
 ) -> None:
-    """Scores the averaged weights on held-out cases and adds a line to the history."""
+    """Scores the averaged weights on held-out cases, a line of history; draws now and then."""
     current = {name: p.clone() for name, p in model.state_dict().items()}
     model.load_state_dict(average)
-    metrics = {"loss": float(np.mean(losses))} | score()
+    metrics = {"loss": float(np.mean(losses))} | job.score()
+    if (len(at.history) + 1) % SHOWN == 0 or at.step == stage.steps:
+        job.show(at.step)
     model.load_state_dict(current)
     at.history.append({"step": at.step} | {k: round(v, 5) for k, v in metrics.items()})
     text = " ".join(f"{k} {v:.4f}" for k, v in metrics.items())

@@ -32,6 +32,11 @@ class TorchPlan:
         label, low, *conditions = self.conditioner(*told)
         return Conditioned(conditions=(told[2], low, conditions), label=_array(label))
 
+    def unconditioned(self, strip: Image) -> Conditioned:
+        """For steps of the foundation model alone."""
+        inside = self._tensor(strip)
+        return Conditioned(conditions=(inside, inside, []), label=np.zeros(strip.shape, np.uint8))
+
     def relabel(self, images: Image, strip: Image) -> Labels:
         return self.condition(images, np.ones((len(images), 1), np.float32), strip).label
 

@@ -13,15 +13,17 @@ from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
 from mcdiff_batch.engine.quality import mean_dice
 from mcdiff_batch.engine.schedule import Schedule
 
+from .card import write_card
 from .corruption import corrupted
 from .data import Batch, Dataset, batch_of, draw, one_hot, other_depth
 from .fusion import fused_probabilities
-from .loop import Loss, Score, Setting, generator, mixed, train_stage
+from .loop import Job, Setting, Show, generator, mixed, train_stage
 from .losses import denoising_loss, diffuse, extractor_loss
 from .networks import Networks
 from .presets import Preset, Stage
+from .samples import draw_samples
 from .tuner import Folded
-from .weights import source_sha256, start_from, write_weights
+from .weights import source_sha256, start_from
 
 Say = Callable[[str], None]
 HELD_OUT_TIMES = (50, 200, 400, 600, 800, 950)
@@ -65,7 +67,7 @@ def train_all(
     nets = Networks(preset, setting.device)
     if setting.source is not None:
         start_from(nets, setting.source)
-    jobs: dict[str, Callable[[Stage], tuple[Loss, Score]]] = {
+    jobs: dict[str, Callable[[Stage], Job]] = {
         "foundation": lambda stage: _foundation(nets, stage, train, held_out, setting),
         "extractor": lambda stage: _extractor(nets, stage, train, held_out, setting),
         "tuner": lambda stage: _tuner(nets, stage, train, held_out, setting),
@@ -73,11 +75,10 @@ def train_all(
     records = {}
     for stage in preset.stages:
         model = nets.all()[stage.name]
-        loss, score = jobs[stage.name](stage)
-        records[stage.name] = train_stage(stage, model, loss, score, setting, say)
+        records[stage.name] = train_stage(stage, model, jobs[stage.name](stage), setting, say)
         model.requires_grad_(False).eval()
     if setting.rank == 0:
-        write_card(nets, setting, train, held_out, records)
+        write_card(nets, setting, (train, held_out), records)
     return nets, records
 
 
@@ -87,7 +88,7 @@ def _share(stage: Stage, setting: Setting) -> int:
 
 def _foundation(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
-) -> tuple[Loss, Score]:
+) -> Job:
     """Stage I: artifact-free optimal images, eq. 9."""
     images = train.subset(train.artifact_free)
     unseen = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
@@ -103,12 +104,12 @@ def _foundation(
     def score() -> dict[str, float]:
         return {"held_out": _eps_error(nets, unseen, noising, setting, conditioned=False)}
 
-    return loss, score
+    return Job(loss=loss, score=score, show=_shown(nets, stage, unseen, setting, conditioned=False))
 
 
 def _extractor(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
-) -> tuple[Loss, Score]:
+) -> Job:
     """Stage II: images and masks, eq. 10.
 
     The paper takes optimal images only; but the extractor then reads all depths, where bone that
@@ -126,12 +127,12 @@ def _extractor(
     def score() -> dict[str, float]:
         return {"dice": _held_out_dice(nets, held_out, setting)}
 
-    return loss, score
+    return Job(loss=loss, score=score)
 
 
 def _tuner(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
-) -> tuple[Loss, Score]:
+) -> Job:
     """Stage III: D depths to the optimal image, eq. 11; the rest is frozen.
 
     Conditions decide most where noise is high: `tuner_x0_cap` adds eq. 9's x0 term there.  On the
@@ -154,7 +155,22 @@ def _tuner(
     def score() -> dict[str, float]:
         return {"held_out": _eps_error(nets, held_out, noising, setting, conditioned=True)}
 
-    return loss, score
+    return Job(
+        loss=loss, score=score, show=_shown(nets, stage, held_out, setting, conditioned=True)
+    )
+
+
+def _shown(
+    nets: Networks, stage: Stage, data: Dataset, setting: Setting, *, conditioned: bool
+) -> Show:
+    """Draws held-out cases into `samples/` at a step; one process of several does."""
+
+    def show(step: int) -> None:
+        if setting.rank == 0:
+            path = setting.folder / "samples" / f"{stage.name}_{step:06d}.png"
+            draw_samples(nets, data, path, conditioned=conditioned)
+
+    return show
 
 
 def _repeated(nets: Networks, batch: Batch, setting: Setting, times: int) -> Folded:
@@ -215,31 +231,3 @@ def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
     elif setting.rank == 0:
         setting.folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=1) + "\n")
-
-
-def write_card(
-    nets: Networks, setting: Setting, train: Dataset, held_out: Dataset, records: dict[str, Any]
-) -> None:
-    """The weights, and `card.json`, which says how they came about."""
-    about = {"preset": asdict(nets.preset), "seed": setting.seed}
-    card = about | {
-        "weights_sha256": write_weights(nets, setting.folder, about),
-        "from_sha256": source_sha256(setting.source),
-        "data": train.origin | {"sha256": train.sha256},
-        "command": _command(nets.preset, setting),
-        "cases": {
-            "train": len(train),
-            "held_out": len(held_out),
-            "artifact_free": int(train.artifact_free.sum()),
-        },
-        "split": "by patient",
-        "device": str(setting.device),
-        "torch": str(torch.__version__),
-        "stages": records,
-    }
-    (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-
-
-def _command(preset: Preset, setting: Setting) -> str:
-    tuner = "--residual" if preset.residual else "--as-written"
-    return f"mcdiff-batch train --preset {preset.name} --seed {setting.seed} {tuner}"

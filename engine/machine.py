@@ -8,8 +8,8 @@ from pathlib import Path
 PACKAGES = ("mcdiff-batch", "numpy", "onnxruntime", "scipy", "zarr")
 
 
-def machine() -> dict[str, object]:
-    """CPU, cores, memory in GiB, and the versions of what computes."""
+def machine(also: tuple[str, ...] = ()) -> dict[str, object]:
+    """CPU, cores, memory in GiB, and the versions of what computes, `also` included."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu(),
@@ -17,7 +17,7 @@ def machine() -> dict[str, object]:
         "memory_gib": round(pages / 2**30, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in (*PACKAGES, *also)},
     }
 
 
