@@ -8,6 +8,7 @@ Each arm's scores are kept as it is done: the same command again goes on.
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -39,7 +40,7 @@ Budgets = dict[str, dict[str, int]]  # arm -> stage -> steps
 SEED = 0
 TIMES = (50, 200, 400, 600, 800, 950)
 SAMPLING = 0.25  # of the minutes, for sampling and scoring
-PROBE = 3  # steps timed of each stage
+PROBE = 3  # steps of each stage, and twice as many, to be timed
 REFERENCES = ("original", "clean target")
 
 
@@ -159,35 +160,40 @@ def _weighted(data: Dataset, preset: Preset) -> Dataset:
 
 
 def _budgets(bench: Bench) -> Budgets:
-    """Steps of every arm that fit the minutes, from measured seconds a step; measured once."""
+    """Steps of every arm that fit the minutes, from the measured cost of a step; measured once.
+
+    Steps of the three stages cost about the same; stages I and II are counted as stage III is.
+    """
     path = bench.work / "budgets.json"
     if path.exists():
         found: Budgets = json.loads(path.read_text())
         return found
-    cost = _seconds_a_step(bench, BASE)
     parts = sum(x.share for x in (*ARMS, *FROM_SCRATCH, *CAPS)) + sum(SHARED.values())
     unit = 60 * bench.minutes * (1 - SAMPLING) / parts
-    steps = lambda seconds, price: max(2, round(seconds / price))
-    budgets: Budgets = {"shared": {k: steps(unit * x, cost[k]) for k, x in SHARED.items()}}
-    for arm in ARMS:
-        if arm.sampled is None:
-            budgets[arm.name] = {"tuner": steps(unit * arm.share, cost["tuner"])}
+    steps = lambda cost, shares: {k: max(2, round(unit * x / cost)) for k, x in shares.items()}
+    cost = _seconds_a_step(bench, BASE)
+    budgets: Budgets = {"shared": steps(cost, SHARED)}
+    for arm in (x for x in ARMS if x.sampled is None):
+        budgets[arm.name] = steps(cost, {"tuner": arm.share})
     for arm in FROM_SCRATCH:
-        price = _seconds_a_step(bench, arm.changed())
-        budgets[arm.name] = {k: steps(unit * arm.share * x, price[k]) for k, x in SPLIT.items()}
-    price = _seconds_a_step(bench, CAPS[0].changed())
+        own = _seconds_a_step(bench, arm.changed())
+        budgets[arm.name] = steps(own, {k: arm.share * x for k, x in SPLIT.items()})
+    small = _seconds_a_step(bench, CAPS[0].changed())
     for arm in CAPS:
-        budgets[arm.name] = {"foundation": steps(unit * arm.share, price["foundation"])}
+        budgets[arm.name] = steps(small, {"foundation": arm.share})
     path.write_text(json.dumps(budgets, indent=1) + "\n")
     return budgets
 
 
-def _seconds_a_step(bench: Bench, preset: Preset) -> dict[str, float]:
-    few = staged(preset, dict.fromkeys(SPLIT, PROBE))
-    with tempfile.TemporaryDirectory(dir=bench.work) as name:
-        _train(bench, Path(name).name, few)
-        stages = json.loads((Path(name) / "card.json").read_text())["stages"]
-    return {stage: max(record["seconds"] / PROBE, 1e-3) for stage, record in stages.items()}
+def _seconds_a_step(bench: Bench, preset: Preset) -> float:
+    """On a quiet machine: processor time over threads, without what is no step."""
+    took = []
+    for count in (PROBE, 2 * PROBE):
+        with tempfile.TemporaryDirectory(dir=bench.work) as name:
+            started = time.process_time()
+            _train(bench, Path(name).name, staged(preset, dict.fromkeys(SPLIT, count)))
+            took.append((time.process_time() - started) / torch.get_num_threads())
+    return max((took[1] - took[0]) / (len(SPLIT) * PROBE), 1e-3)
 
 
 def _path(bench: Bench, name: str) -> Path:

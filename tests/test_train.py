@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from PIL import Image
 
+from mcdiff_batch.engine import ort
+from mcdiff_batch.engine.contract import load_bundle
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError, UsageError
 from mcdiff_batch.engine.frame import Frame
+from mcdiff_batch.engine.plan import Device
+from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.corruption import corrupt, corrupted
@@ -19,7 +24,8 @@ from mcdiff_batch.train.data import batch_of, load, one_hot, split
 from mcdiff_batch.train.fusion import fuse
 from mcdiff_batch.train.losses import denoising_loss, diffuse
 from mcdiff_batch.train.networks import Networks
-from mcdiff_batch.train.presets import PRESETS, preset_from
+from mcdiff_batch.train.plan import TorchPlan
+from mcdiff_batch.train.presets import PRESETS, altered, preset_from
 from mcdiff_batch.train.unet import Widths
 from mcdiff_batch.train.weights import read_weights, start_from
 
@@ -42,6 +48,57 @@ def test_every_stage_of_the_toy_preset_learns(toy_training):
     first, *_, last = stages["extractor"]["history"]
     assert last["loss"] < 0.8 * first["loss"]
     assert (toy_training / "curves.png").stat().st_size > 10_000
+
+
+def test_samples_are_drawn_while_a_stage_learns(toy_training):
+    drawn = sorted(x.name for x in (toy_training / "samples").iterdir())
+    assert drawn[-1] == "tuner_000040.png"
+    assert sum(x.startswith("foundation") for x in drawn) >= 5
+    picture = Image.open(toy_training / "samples" / "tuner_000040.png")
+    assert picture.height == 64
+    assert np.asarray(picture).std() > 10
+
+
+def test_the_card_says_data_split_settings_metrics_and_machine_on_one_page(toy_training):
+    card = json.loads((toy_training / "card.json").read_text())
+    sides = card["sides"]
+    assert sides["train"]["cases"] + sides["held_out"]["cases"] == 24
+    assert set(card["held_out"]) == {"foundation", "extractor", "tuner"}
+    assert card["machine"]["versions"]["torch"] == torch.__version__
+    assert "--preset toy" in card["command"]
+    page = (toy_training / "card.html").read_text()
+    for said in (card["data"]["sha256"], card["weights_sha256"], card["command"]):
+        assert said in page
+    assert page.count("data:image/png;base64,") == 4
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert str(toy_training.parent) not in page
+
+
+def test_a_budget_scales_every_stage():
+    half = altered(PRESETS["small"], 0.5, {"residual": False, "conditions": None})
+    for whole, stage in zip(PRESETS["small"].stages, half.stages, strict=True):
+        assert stage.steps == round(whole.steps / 2)
+        assert stage.half_steps == round(whole.half_steps / 2)
+    assert not half.residual
+    assert half.conditions == "depths"
+
+
+def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_bundle):
+    bundle = load_bundle(toy_bundle)
+    rng = np.random.default_rng(3)
+    depths, x = (rng.uniform(-1, 1, (2, n, 64, 16)).astype(np.float32) for n in (5, 1))
+    weights, strip = np.full((2, 5), 0.2, np.float32), np.ones((2, 1, 64, 16), np.float32)
+    rung = Rung(t=400.0, signal=0.8, noise=0.6, a=0.5, b=0.4, c=0.1, anchor=1.0)
+    found = []
+    for plan in (
+        ort.load(bundle, Device(kind="cpu", index=0), 2),
+        TorchPlan(read_weights(toy_training)[0], 2),
+    ):
+        conditioned = plan.condition(depths, weights, strip)
+        found.append((conditioned.label, *plan.step(x, x / 2, rung, conditioned)))
+    for theirs, mine in zip(*found, strict=True):
+        assert np.abs(theirs.astype(np.float32) - mine).max() < 1e-4
 
 
 def test_a_training_killed_in_any_stage_resumes_to_the_same_weights(

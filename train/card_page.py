@@ -15,7 +15,8 @@ OWN_STYLE = """
 .loss, .seen { fill: none; stroke-width: 1.6; }
 .loss { stroke: var(--before); } .seen { stroke: var(--after); }
 .plot { max-width: 460px; }
-.shot img { max-width: 100%; background: #000; }
+.shot img { height: 256px; max-width: 100%; object-fit: contain; object-position: left;
+  image-rendering: pixelated; }
 """
 METRICS = {"loss": "training loss", "held_out": "held-out eps error", "dice": "held-out Dice"}
 WHAT = {
@@ -84,7 +85,7 @@ def _data(card: Json) -> Iterator[Html]:
         for name, side in card["sides"].items()
     ]
     yield table(("split by patient", "patients", "cases", "artifact-free"), rows, "numbers")
-    yield _pairs({"archive": card["data"]["sha256"], "phantom": card["data"].get("phantom")})
+    yield _pairs({"SHA-256": card["data"]["sha256"], "phantom": card["data"].get("phantom")})
 
 
 def _stage(name: str, card: Json, pictures: Mapping[str, bytes]) -> Html:
