@@ -76,7 +76,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
 
     Each case is enhanced as it is and with failures planted: the conditions of another case,
     another case's image, a missing depth. Half of the cases choose thresholds that catch them, the
-    other half tell how well. It takes four walks and a case's labelling for every case.
+    other half tell how well. Every case is walked down four times.
     """
     from .gate import as_text, calibrate
 

@@ -23,10 +23,10 @@ from mcdiff_batch.engine.frame import Image
 from mcdiff_batch.engine.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.ort import load
-from mcdiff_batch.engine.plan import Conditioned, Device, Labels, Plan
+from mcdiff_batch.engine.plan import Conditioned, Device, Plan
 from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.reader import FramedCase, check_depths, frame_case
-from mcdiff_batch.engine.sampler import Drawn, draws
+from mcdiff_batch.engine.sampler import draws
 from mcdiff_batch.engine.solver import Rung, rungs
 from mcdiff_batch.engine.solver import anchored as with_anchor
 
@@ -57,21 +57,20 @@ class Bench:
     count: int  # draws
     walk: tuple[Rung, ...]
 
-    def drawn(self, case: FramedCase, conditioned: Conditioned) -> Drawn:
+    def result(self, case: FramedCase, conditioned: Conditioned) -> Sampled:
         shape = (1, *case.strip.shape)
         scale = np.float32(self.contract.sampler.temperature)
         noises = (scale * gaussian(0, case.key, shape, i)[None] for i in range(self.count))
-        keep = lambda x: kept(x, [case], self.contract.anchoring)[0]
-        return draws(self.plan, noises, conditioned, self.walk, keep=keep)
-
-    def finished(self, case: FramedCase, before: Labels, drawn: Drawn) -> Sampled:
-        image, trust = kept(drawn.mean, [case], self.contract.anchoring)
+        keep = lambda x: kept(x, [case], self.contract.anchoring)
+        drawn = draws(self.plan, noises, conditioned, self.walk, keep=lambda x: keep(x)[0])
+        image, trust = keep(drawn.mean)
+        label = conditioned.label[0]
         return self.relabelled(
             Sampled(
                 case=case,
                 image=image[0, 0],
-                before=before,
-                after=before,
+                before=label,
+                after=label,
                 spread=None if drawn.spread is None else drawn.spread[0, 0],
                 trust=None if trust is None else trust[0, 0],
             )
@@ -114,10 +113,10 @@ def trials(
     sound: list[Sampled] = []
     for number, case in enumerate(cases):
         own = condition(plan, [case])
-        sound.append(bench.finished(case, own.label[0], bench.drawn(case, own)))
+        sound.append(bench.result(case, own))
         yield _trial(number, SOUND, sound[-1])
         other = cases[(number + APART) % len(cases)]
-        for kind, done in _failures(bench, case, other, own.label[0]):
+        for kind, done in _failures(bench, case, other, own):
             yield _trial(number, kind, done, sound[-1])
     for number, done in enumerate(sound):
         other_done = sound[(number + APART) % len(sound)]
@@ -126,22 +125,18 @@ def trials(
 
 
 def _failures(
-    bench: Bench, case: FramedCase, other: FramedCase, before: Labels
+    bench: Bench, case: FramedCase, other: FramedCase, own: Conditioned
 ) -> Iterator[tuple[str, Sampled]]:
-    """A depth is missing where the archive has it black, though present by its word; unread, where
-    only the conditioner had it black."""
-    wrong = condition(bench.plan, [other])
-    yield "wrong conditions", bench.finished(case, before, bench.drawn(case, wrong))
-    present = np.flatnonzero(case.weights)
+    """What needs a walk of its own.  A missing depth is black, though present by its word."""
+    theirs = condition(bench.plan, [other])
+    yield "wrong conditions", bench.result(case, replace(theirs, label=own.label))
+    present = [int(x) for x in np.flatnonzero(case.weights)]
     if len(present) < 2:
         return
-    ranked = sorted((int(d) for d in present), key=lambda d: (d != case.optimal, -case.weights[d]))
-    for name, depth in (("optimal depth", ranked[0]), ("other depth", ranked[1])):
+    ranked = sorted(present, key=lambda x: (x != case.optimal, -case.weights[x]))
+    for kind, depth in (("missing optimal depth", ranked[0]), ("missing other depth", ranked[1])):
         less = replace(case, depths=_without(case.depths, depth))
-        conditioned = condition(bench.plan, [less])
-        drawn = bench.drawn(case, conditioned)
-        yield f"missing {name}", bench.finished(less, conditioned.label[0], drawn)
-        yield f"unread {name}", bench.finished(case, conditioned.label[0], drawn)
+        yield kind, bench.result(less, condition(bench.plan, [less]))
 
 
 def _without(depths: Image, depth: int) -> Image:
