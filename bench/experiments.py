@@ -74,14 +74,14 @@ def experiments(bench: Bench) -> dict[str, Any]:
 
 
 def _scored(bench: Bench, budgets: Budgets) -> Iterator[str]:
-    """Does what is not done yet, an arm at a time, the references first."""
+    """Does what is not done yet, the references first; gives the name of each arm when done."""
     cases = scoring.subjects(bench.held_out, BASE.frame)
     rater = load_rater(bench.rater)
-    for name, images in zip(
-        REFERENCES, (scoring.originals(cases), scoring.targets(cases)), strict=True
+    for name, images in (
+        ("original", scoring.originals(cases)),
+        ("clean target", scoring.targets(cases)),
     ):
         _keep(bench, name, {"raw": scoring.measured(images, cases, rater)})
-        yield name
     for arm in (*ARMS, *FROM_SCRATCH):
         if not _path(bench, arm.name).exists():
             nets = _trained(bench, arm, budgets)
@@ -219,6 +219,7 @@ def _document(bench: Bench, budgets: Budgets) -> dict[str, Any]:
         "minutes": bench.minutes,
         "seed": SEED,
         "evaluations": scoring.EVALUATIONS,
+        "cases": len(held["original"]["psnr"]),
         "rater_sha256": file_sha256(bench.rater),
         "data": {"train": _identity(bench.data), "held_out": _identity(bench.held_out)},
         "from_sha256": source_sha256(bench.source),

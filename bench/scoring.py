@@ -23,17 +23,18 @@ from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.rater import Rater
 from mcdiff_batch.train.subject import Subject, readings, subject
 
-EVALUATIONS = 10
+EVALUATIONS = 8
+CASES = 48  # the first of the held-out archive
 BATCH = 16
 RESAMPLED = 2000
 Columns = dict[str, list[float]]  # measure -> value of each case
 
 
 def subjects(path: Path, frame: Frame) -> list[Subject]:
-    """Every case with its truth, on `frame`."""
+    """Cases with their truth, on `frame`."""
     archive, truth = open_archive(path), zarr.open_group(path, mode="r", use_consolidated=False)
     contract = replace(load_bundle(SHIPPED).contract, frame=frame)
-    return [subject(archive, truth, i, contract) for i in range(archive.cases)]
+    return [subject(archive, truth, i, contract) for i in range(min(CASES, archive.cases))]
 
 
 def sampled(
@@ -59,7 +60,7 @@ def sampled(
 def _weights(nets: Networks, optimal: int, fixed: npt.NDArray[np.float32]) -> Image:
     """The preset's weights of the depths that a case has, or all on the optimal one."""
     if nets.preset.conditions != "depths":
-        return np.eye(len(fixed), dtype=np.float32)[optimal]
+        return np.asarray(np.eye(len(fixed))[optimal], np.float32)
     kept = np.where(fixed > 0, nets.preset.depth_weights, 0)
     return np.asarray(kept / kept.sum(), np.float32)
 
@@ -85,7 +86,7 @@ def measured(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) ->
 
 
 def _measured(image: Image, case: Subject, rater: Rater) -> dict[str, float]:
-    unit = (image + 1) / 2
+    unit = np.asarray((image + 1) / 2, np.float32)
     s, b, _ = case.regions
     read = readings(case, unit, rater)
     return {

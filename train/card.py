@@ -67,7 +67,7 @@ def _device(setting: Setting) -> str:
 
 def _chosen(pictures: dict[str, Path]) -> dict[str, bytes]:
     """The first and the last of each stage: a page is to stay small."""
-    kept = {}
+    kept: dict[str, bytes] = {}
     for stage in ("foundation", "tuner"):
         names = [x for x in pictures if x.startswith(f"{stage}_")]
         kept |= {x: pictures[x].read_bytes() for x in (*names[:1], *names[-1:])}
