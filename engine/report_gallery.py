@@ -53,7 +53,7 @@ def gallery(data: Json, pictures: Mapping[int, Pictures]) -> Iterator[Html]:
 def _spread(draws: int) -> tuple[object, ...]:
     if draws == 1:
         return ()
-    words = f" draws, white from {BRIGHTEST} grey levels: what differs is the model's invention"
+    words = f" draws, white from {BRIGHTEST} grey levels: where they differ, the model is unsure"
     return ", and the standard deviation over ", figure(draws), words
 
 
