@@ -32,6 +32,7 @@ from mcdiff_batch.engine.solver import anchored as with_anchor
 
 SOUND = "sound"
 BUDGET = 0.05  # of false alarms
+ROOM = 1.0  # standard deviations of sound cases that a threshold should have to itself
 APART = 2  # a case's failures come from the one after next, so that both are of one half
 
 Say = Callable[[str], None]
@@ -156,24 +157,30 @@ def _trial(number: int, kind: str, done: Sampled, sound: Sampled | None = None) 
 def chosen(found: Sequence[Trial]) -> Gate:
     """The thresholds that the even cases ask for, with figures of the odd ones.
 
-    One check after another: the threshold that catches most failures which none before it did, a
-    false alarm costing as large a share as it is of the sound ones, and none past the budget; of
-    thresholds that do the same, the middle of the widest gap.
+    One check after another, those with room to spare first (see `Cut`), until none gains.
     """
     fitting = [x for x in found if x.case % 2 == 0]
     gate = Gate()
-    while True:
-        best = max(_candidates(gate, fitting), default=None, key=lambda x: x[:2])
-        if best is None or best[0] <= 0:
-            break
-        limit: dict[str, Any] = {best[2]: best[3]}
+    while cuts := [x for x in _cuts(gate, fitting) if x.gain > 0]:
+        best = max(cuts, key=lambda x: (x.room >= ROOM, x.gain, x.room))
+        limit: dict[str, Any] = {best.check: round(best.at, 4)}
         gate = replace(gate, **limit)
     scoring = [x for x in found if x.case % 2]
     return replace(gate, figures=_figures(gate, fitting, scoring))
 
 
-def _candidates(gate: Gate, found: Sequence[Trial]) -> Iterator[tuple[float, float, str, float]]:
-    """(gain, width of the gap in sound standard deviations, check, threshold)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A threshold that could be added, half way between two results."""
+
+    check: str
+    at: float
+    gain: float  # share of failures newly caught, less that of sound cases newly flagged
+    room: float  # between the two, in standard deviations of the sound ones
+
+
+def _cuts(gate: Gate, found: Sequence[Trial]) -> Iterator[Cut]:
+    """Every threshold of every check not yet made that keeps false alarms in the budget."""
     caught = np.array([bool(flags(gate, x.quality)) for x in found])
     sound = np.array([x.kind == SOUND for x in found])
     rows = [measures(x.quality) for x in found]
@@ -183,13 +190,14 @@ def _candidates(gate: Gate, found: Sequence[Trial]) -> Iterator[tuple[float, flo
         values = np.array([row[check] for row in rows])
         usual = values[sound & np.isfinite(values)]
         scale = max(float(usual.std()), 1e-6) if len(usual) else 1.0
-        for low, high in pairwise(np.unique(values[np.isfinite(values)])):
-            cut = float(low + high) / 2
-            hit = caught | ((values < cut) if check in TOO_LOW else (values > cut))
-            if hit[sound].mean() <= BUDGET:
+        asked = np.unique(values[np.isfinite(values) & (sound | ~caught)])
+        for low, high in pairwise(asked.tolist()):
+            at = (low + high) / 2
+            hit = (values < at) if check in TOO_LOW else (values > at)
+            if (hit | caught)[sound].mean() <= BUDGET:
                 new = hit & ~caught
-                gain = new[~sound].mean() - new[sound].mean()
-                yield float(gain), float(high - low) / scale, check, round(cut, 4)
+                gain = float(new[~sound].mean() - new[sound].mean())
+                yield Cut(check=check, at=at, gain=gain, room=(high - low) / scale)
 
 
 def calibrate(root: Path, data: Path, count: int, draw_count: int, say: Say) -> Gate:

@@ -107,6 +107,14 @@ def test_checks_are_added_until_every_kind_of_failure_is_caught():
     }
 
 
+def test_a_check_with_room_to_spare_is_preferred_to_one_that_only_just_tells():
+    found = [trial(i, SOUND_CASE, 0.900 + 0.002 * i, trust=0.7 + 0.004 * i) for i in range(40)]
+    found += [trial(i, "wrong conditions", 0.899, trust=0.3) for i in range(40)]
+    gate = chosen(found)
+    assert gate.agreement is None
+    assert 0.4 < gate.trust < 0.6
+
+
 def test_a_failure_that_looks_sound_does_not_buy_false_alarms():
     rng = np.random.default_rng(0)
     found = [trial(i, SOUND_CASE, rng.normal(0.9, 0.02)) for i in range(400)]
