@@ -41,6 +41,7 @@ SEED = 0
 TIMES = (50, 200, 400, 600, 800, 950)
 SAMPLING = 0.25  # of the minutes, for sampling and scoring
 PROBE = 3  # steps of each stage, and twice as many, to be timed
+EQUAL_DB = 120  # a PSNR beyond this is an image against itself
 REFERENCES = ("original", "clean target")
 
 
@@ -225,7 +226,7 @@ def _document(bench: Bench, budgets: Budgets) -> dict[str, Any]:
         "from_sha256": source_sha256(bench.source),
         "steps": budgets,
         "references": {
-            name: {m: scoring.interval(x) for m, x in columns.items()}
+            name: {m: scoring.interval(x) for m, x in columns.items() if max(x) < EQUAL_DB}
             for name, columns in held.items()
         },
         "runs": [_row(arm, stored[arm.name], base, held) for arm in done],
@@ -280,4 +281,4 @@ def as_text(document: dict[str, Any]) -> str:
 
 
 def _cells(means: dict[str, list[float]], names: dict[str, str]) -> str:
-    return "".join(f"{means[x][0]:8.2f}" for x in names)
+    return "".join(f"{means[x][0]:8.2f}" if x in means else f"{'':8}" for x in names)

@@ -111,6 +111,7 @@ def train_stage(
             _save(path, model, optimizer, average, at, setting)
             saved = time.monotonic()
     model.load_state_dict(average)
+    job.show(at.step)
     return {"steps": at.step, "seconds": round(at.seconds, 1), "history": at.history}
 
 
@@ -164,7 +165,7 @@ def _note(
     current = {name: p.clone() for name, p in model.state_dict().items()}
     model.load_state_dict(average)
     metrics = {"loss": float(np.mean(losses))} | job.score()
-    if (len(at.history) + 1) % SHOWN == 0 or at.step == stage.steps:
+    if (len(at.history) + 1) % SHOWN == 0:
         job.show(at.step)
     model.load_state_dict(current)
     at.history.append({"step": at.step} | {k: round(v, 5) for k, v in metrics.items()})
