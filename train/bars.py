@@ -93,13 +93,13 @@ def _fidelity(found: Evaluation) -> list[Bar]:
     easy = found.groups["easy half"]
     return [
         Bar(
-            title="PSNR to clean, difficult half, over the best floor, dB",
+            title="PSNR to clean, difficult half, over floor, dB",
             measured=hard[ENHANCED]["psnr"] - max(hard[x]["psnr"] for x in FLOORS),
             bar=2.0,
             stretch=4.0,
         ),
         Bar(
-            title="PSNR to clean, easy half, over the original, dB",
+            title="PSNR to clean, easy half, over original, dB",
             measured=easy[ENHANCED]["psnr"] - easy[ORIGINAL]["psnr"],
             bar=-0.5,
             stretch=1.0,

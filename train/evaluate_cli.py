@@ -45,7 +45,7 @@ def evaluate(
 @click.option("--data", type=FOLDER, required=True, help="phantom archive, 16 cases or more")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="of weights and batches")
-@click.option("--steps", type=click.IntRange(min=1), default=700, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True)
 def segmenter(data: Path, output: Path, seed: int, steps: int) -> None:
     """Train a segmenter for `evaluate`; the two that are shipped were made so."""
     from .segmenter import train_segmenter

@@ -35,8 +35,8 @@ class Rater:
 def load_rater(path: Path) -> Rater:
     """Raises BundleError where `path` is no segmenter."""
     graph = session(path, threads=1)
-    (image,) = graph.get_inputs()
-    if image.name != "image" or len(image.shape) != 4:
+    image, *others = graph.get_inputs()
+    if others or image.name != "image" or len(image.shape) != 4:
         raise BundleError(f"{path}: is no segmenter; make one with `mcdiff-batch segmenter`")
     return Rater(
         frame=Frame(height=image.shape[2], width=image.shape[3]),

@@ -6,6 +6,7 @@ nor its purpose.  It alone of all training reads clean targets: a rater has to r
 
 import contextlib
 import io
+import logging
 import math
 import time
 import warnings
@@ -185,6 +186,7 @@ def _exported(net: nn.Module) -> onnx.ModelProto:
     example = (torch.zeros(1, 1, FRAME.height, FRAME.width),)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             _Reader(net).eval(),
             example,

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def run_source(run: Path, archive: Archive, bundle: Bundle) -> Source:
         cases=tuple(np.flatnonzero(status == 1).tolist()),
         image=_reader(output["enhanced"], archive),
         about={name: settings[name] for name in KEPT if name in settings},
-        label=lambda case, frame: nearest_to_frame(_cut(label, case, archive), frame),
+        label=lambda case, frame: nearest_to_frame(_cut(label[case], case, archive), frame),
         spread=_reader(output["spread"], archive) if "spread" in output else None,
     )
 
@@ -83,9 +82,7 @@ def images_source(path: Path, archive: Archive) -> Source:
         return Source(
             path=path,
             cases=tuple(sorted(files)),
-            image=lambda case, frame: on_frame(
-                _unit(read_grey(files[case]), files[case]), archive.extent(case), frame
-            ),
+            image=lambda case, frame: _framed(read_grey(files[case]), case, archive, frame),
             about=about,
         )
     array = _opened(path, archive)
@@ -129,27 +126,26 @@ def _named(path: Path, archive: Archive) -> dict[int, Path]:
 
 
 def _reader(array: Any, archive: Archive) -> Callable[[int, Frame], Image]:
-    return partial(_read, array, archive)
+    return lambda case, frame: _framed(np.asarray(array[case]), case, archive, frame)
 
 
-def _read(array: Any, archive: Archive, case: int, frame: Frame) -> Image:
-    image = _unit(_cut(array, case, archive), f"case {case}")
-    return to_frame(image, frame, black=0.0)
+def _framed(image: npt.NDArray[Any], case: int, archive: Archive, frame: Frame) -> Image:
+    return to_frame(_unit(_cut(image, case, archive), f"case {case}"), frame, black=0.0)
 
 
-def _cut(array: Any, case: int, archive: Archive) -> npt.NDArray[Any]:
-    """The scan of a case: an image on the archive's padded grid lies in its corner."""
-    image, extent = np.asarray(array[case]), archive.extent(case)
+def _cut(image: npt.NDArray[Any], case: int, archive: Archive) -> npt.NDArray[Any]:
+    """The scan of a case: on the archive's padded grid it lies in the corner."""
+    extent = archive.extent(case)
     if image.shape == archive.grid:
         return image[: extent[0], : extent[1]]
     return _scan(image, extent)
 
 
-def _unit(image: npt.NDArray[Any], where: object) -> Image:
+def _unit(image: npt.NDArray[Any], where: str) -> Image:
     """In [0, 1]: u1 is 0..255, u2 0..65535, floats are so already.  Raises ArchiveError."""
     if image.dtype.kind == "u":
         return np.asarray(image, np.float32) / np.float32(np.iinfo(image.dtype).max)
     found = np.asarray(image, np.float32)
-    if image.dtype.kind != "f" or not np.isfinite(found).all() or np.ptp([*found.flat, 0, 1]) > 1.5:
-        raise ArchiveError(f"{where}: px are {image.dtype}, expected u1, u2 or floats in [0, 1]")
+    if image.dtype.kind != "f" or not (found.min() > -0.5 and found.max() < 1.5):
+        raise ArchiveError(f"{where}: px are no picture, expected u1, u2 or floats in [0, 1]")
     return np.clip(found, 0, 1)
