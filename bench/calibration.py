@@ -34,6 +34,8 @@ CONFLICT = (
     "ROC curve of bone against strip near 0.98, which no tone curve can change; the real image's "
     "is 0.70. The phantom follows the paper"
 )
+BETWEEN = "a compromise: more contrast takes the bones further from the real image's look"
+ONE = "a fact of one image (n = 1); the phantom's cases lie on both sides of it"
 Values = dict[str, float]
 
 
@@ -56,7 +58,7 @@ def _image(name: str, unit: str, value: float, measure: str, reason: str = "") -
 
 TARGETS = (
     _image("strip width", "mm", 70.7, "strip_width"),
-    _image("waviness of the strip's edge, sd", "mm", 3.07, "edge_sd"),
+    _image("waviness of the strip's edge, sd", "mm", 3.07, "edge_sd", ONE),
     _image("transverse process, height", "mm", 15.5, "process_height"),
     _image("transverse process, width", "mm", 14.0, "process_width"),
     _image("left to right process", "mm", 41.0, "pair_distance"),
@@ -70,7 +72,7 @@ TARGETS = (
     _image("lateral correlation at 0.45 mm", "", 0.677, "lateral_1"),
     _image("lateral correlation at 0.90 mm", "", 0.337, "lateral_2", CONFLICT),
     _image("row-to-row correlation", "", 0.283, "vertical_1"),
-    _image("row gain jitter", "", 0.022, "row_jitter"),
+    _image("row gain jitter", "", 0.022, "row_jitter", ONE),
     _image("texture under 0.9 mm, sd equalised", "", 0.035, "sd_0_2", CONFLICT),
     _image("texture 0.9-2.7 mm, sd equalised", "", 0.048, "sd_2_6", CONFLICT),
     _image("texture 2.7-7.2 mm, sd equalised", "", 0.091, "sd_6_16", CONFLICT),
@@ -81,10 +83,20 @@ TARGETS = (
     _image("area under the ROC curve, bone against strip", "", 0.703, "auc", CONFLICT),
     _image("dead dashes, median length", "mm", 0.9, "dash_median"),
     _image("dead dashes, 90th percentile", "mm", 3.8, "dash_p90"),
-    Target(name="CNR, raw tone", unit="dB", value=9.17, source="paper", measure="cnr"),
+    Target(
+        name="CNR, raw tone", unit="dB", value=9.17, source="paper", measure="cnr", reason=BETWEEN
+    ),
     Target(name="CNR, raw tone, sd", unit="dB", value=2.54, source="paper", measure="cnr", of="sd"),
     Target(name="SNR, raw tone", unit="dB", value=26.78, source="paper", measure="snr"),
-    Target(name="SNR, raw tone, sd", unit="dB", value=1.72, source="paper", measure="snr", of="sd"),
+    Target(
+        name="SNR, raw tone, sd",
+        unit="dB",
+        value=1.72,
+        source="paper",
+        measure="snr",
+        of="sd",
+        reason=BETWEEN,
+    ),
     Target(name="background, sd", unit="", value=0.04, source="paper", measure="background_sd"),
     Target(name="bone darker by", unit="", value=0.14, source="paper", measure="contrast"),
     Target(name="artifact-free", unit="share", value=0.35, source="paper", measure="free"),
@@ -285,7 +297,7 @@ def contact_sheet(path: Path, cases: int, seed: int, beside: Path | None) -> Non
     width = max(row.shape[1] for row in tiled)
     sheet = np.vstack([_padded(row, high, width) for row in tiled])
     picture = Picture.fromarray(sheet)
-    picture.reduce(2).save(path, optimize=True)
+    picture.reduce(4).save(path, optimize=True)
 
 
 def _bytes(image: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:

@@ -65,4 +65,4 @@ def test_every_target_has_a_row_that_says_whether_it_is_met(tmp_path: Path) -> N
         assert row["within"] == (abs(row["measured"] / row["wanted"] - 1) <= TOLERANCE)
         assert not (row["within"] and "reason" in row)
     with Image.open(sheet) as picture:
-        assert picture.height > picture.width / 2 > 500
+        assert picture.height > picture.width > 12 * 50
