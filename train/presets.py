@@ -109,7 +109,7 @@ PRESETS = {
             ema=0.9,
             corruption=0.5,
         ),
-        SMALL,  # 75 minutes of two CPU cores without bfloat16, on from a bundle of the same networks
+        SMALL,  # 40 minutes of two CPU cores, on from a bundle of the same networks
         replace(  # the same networks with the budget of a GPU; not run yet
             SMALL,
             name="small-gpu",
