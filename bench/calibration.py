@@ -224,7 +224,7 @@ def _auc(image: Image, bone: Mask, background: Mask) -> float:
     ranks = np.empty(len(values))
     ranks[np.argsort(values, kind="stable")] = np.arange(1, len(values) + 1)
     n, m = int(bone.sum()), int(background.sum())
-    return 1 - (ranks[:n].sum() - n * (n + 1) / 2) / (n * m)
+    return float(1 - (ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def _known(seed: int, index: int, case: Phantom, image: Image) -> Values:

@@ -55,19 +55,19 @@ def toned(image: Image, original: Image, strip: Mask) -> Image:
     was found.  A result that does not follow the original at all (gain <= 0) stays as it is: the
     label agreement tells on it.
     """
-    model, weight = image, strip.astype(np.float64)
+    model, weight = image, np.asarray(strip, np.float32)
     for _ in range(FITS):
         fit = _fit(image, original, weight)
         if fit is None:
             return image
         gain, offset = fit
         model = np.asarray(np.clip(gain * image + offset, -1, 1), np.float32)
-        weight = strip * np.maximum(agreement(model, original, strip), 1e-4)
+        weight = np.where(strip, np.maximum(agreement(model, original, strip), 1e-4), 0)
     return model
 
 
 def _fit(
-    image: Image, original: Image, weight: npt.NDArray[np.floating]
+    image: Image, original: Image, weight: Image
 ) -> tuple[float, float] | None:
     """(gain, offset) by weighted least squares; None where the gain would not be above 0."""
     x, y = image.astype(np.float64), original.astype(np.float64)
