@@ -11,7 +11,6 @@ Tolerances were chosen on 16 validation phantoms (seed 3000) by CNR, SNR and PSN
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from .frame import Image, Mask
@@ -66,9 +65,7 @@ def toned(image: Image, original: Image, strip: Mask) -> Image:
     return model
 
 
-def _fit(
-    image: Image, original: Image, weight: Image
-) -> tuple[float, float] | None:
+def _fit(image: Image, original: Image, weight: Image) -> tuple[float, float] | None:
     """(gain, offset) by weighted least squares; None where the gain would not be above 0."""
     x, y = image.astype(np.float64), original.astype(np.float64)
     middle, level = (float(np.average(a, weights=weight)) for a in (x, y))
