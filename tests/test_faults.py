@@ -324,14 +324,14 @@ def test_a_second_signal_ends_it_at_once(source: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.6)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == Exit.DRAINED
+        assert process.wait(timeout=25) == Exit.DRAINED
 
 
 def test_units_that_do_not_end_within_the_grace_are_given_up(source: Path, tmp_path: Path) -> None:
     with parent(source, tmp_path / "out", delay=60, grace=1) as process:
         computing(process, tmp_path / "out")
         process.send_signal(signal.SIGHUP)
-        assert process.wait(timeout=8) == Exit.DRAINED
+        assert process.wait(timeout=25) == Exit.DRAINED
 
 
 # --- any order of things
