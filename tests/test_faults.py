@@ -232,8 +232,10 @@ def test_p7_a_second_run_changes_nothing(
 # --- the parent, in a process of its own
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path.insert(0, sys.argv[1])
 from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.pool import Limits
