@@ -26,7 +26,7 @@ class Arm:
     sampled: str | None = None  # the arm whose networks these are
     anchoring: str = "none"  # while sampling
     temperature: float = 0.0
-    share: float = 1.0  # of the time, in parts; 0 where nothing is trained
+    parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # of the steps
 
     def changed(self) -> Preset:
         return replace(BASE, **self.changes)
@@ -34,32 +34,32 @@ class Arm:
 
 ARMS = (  # what matters most first: a run that is cut short has scored that
     Arm(name="base", question="the preset `small` on half its frame"),
-    Arm(name="low band at the end", question="anchoring", sampled="base", anchoring="end", share=0),
+    Arm(name="low band at the end", question="anchoring", sampled="base", anchoring="end"),
+    Arm(name="low band every step", question="anchoring", sampled="base", anchoring="every"),
+    Arm(name="from noise", question="temperature", sampled="base", temperature=1.0),
+    Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
+    Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
+    Arm(name="the paper's weights", question="fusion", changes={"optimal_share": 0.0}),
     Arm(
-        name="low band every step",
-        question="anchoring",
-        sampled="base",
-        anchoring="every",
-        share=0,
+        name="uniform weights",
+        question="fusion",
+        changes={"optimal_share": 0.0, "depth_weights": (0.2,) * 5},
     ),
-    Arm(name="from noise", question="temperature", sampled="base", temperature=1.0, share=0),
     Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
     Arm(name="no corruption", question="corruption", changes={"corruption": 0.0}),
     Arm(name="eq. 8 as written", question="residual", changes={"residual": False}),
-    Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
-    Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
     Arm(name="tuner x0 cap 0", question="cap of the x0 weight", changes={"tuner_x0_cap": 0.0}),
-    Arm(name="tuner x0 cap 5", question="cap of the x0 weight", changes={"tuner_x0_cap": 5.0}),
-    Arm(name="tuner x0 cap 50", question="cap of the x0 weight", changes={"tuner_x0_cap": 50.0}),
-    Arm(name="uniform fusion", question="fusion", changes={"depth_weights": (0.2,) * 5}),
+    Arm(name="tuner x0 cap 2", question="cap of the x0 weight", changes={"tuner_x0_cap": 2.0}),
+    Arm(name="tuner x0 cap 20", question="cap of the x0 weight", changes={"tuner_x0_cap": 20.0}),
 )
-FROM_SCRATCH = (  # all three stages of their own, at equal cost
-    Arm(name="128 x 32, base 16", question="frame", changes={"frame": HALF}, share=1.5),
+WHOLE_TRAINING = {"foundation": 0.75, "extractor": 0.25, "tuner": 0.5}
+FROM_SCRATCH = (  # all three stages; as many multiply-adds a step: four times the px, half as wide
+    Arm(name="128 x 32, base 16", question="frame", changes={"frame": HALF}, parts=WHOLE_TRAINING),
     Arm(
         name="256 x 64, base 8",
         question="frame",
         changes={"frame": WHOLE, "widths": Widths(base=8)},
-        share=1.5,
+        parts=WHOLE_TRAINING,
     ),
 )
 CAPS = tuple(  # stage I alone, scored by the eps and x0 errors of unconditional steps
@@ -67,26 +67,25 @@ CAPS = tuple(  # stage I alone, scored by the eps and x0 errors of unconditional
         name=f"foundation x0 cap {cap:g}",
         question="cap of the x0 weight",
         changes={"x0_cap": cap, "widths": Widths(base=8)},
-        share=0.5,
+        parts={"foundation": 0.5},
     )
     for cap in (0.0, 5.0, 20.0)
 )
-SHARED = {"foundation": 1.0, "extractor": 0.5}  # stages I and II that ARMS have in common
-SPLIT = {"foundation": 0.5, "extractor": 0.15, "tuner": 0.35}  # of an arm from scratch
+SHARED = {"foundation": 0.25, "extractor": 0.125}  # stages I and II that ARMS have in common
 
 
-def staged(preset: Preset, steps: Mapping[str, int]) -> Preset:
-    """The preset with the stages named, of so many steps, small batches, all on the whole frame."""
+def staged(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:
+    """The preset with the stages named, each of its part of `steps`, in small batches."""
     stages = tuple(
         Stage(
             name=name,
-            steps=count,
+            steps=round(part * steps),
             half_steps=0,
             batch=8,
             learning_rate=1e-3,
             draws=4 if name == "tuner" else 1,
-            warmup=min(10, count),
+            warmup=10,
         )
-        for name, count in steps.items()
+        for name, part in parts.items()
     )
     return replace(preset, stages=stages, ema=0.98)

@@ -94,7 +94,11 @@ def phantom(
 @click.option("--held-out", type=FOLDER, required=True, help="phantoms to score, truth and all")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True
+    "--steps",
+    type=click.IntRange(min=40),
+    default=400,
+    show_default=True,
+    help="of stage III in each arm; other stages take parts of as many",
 )
 @click.option(
     "--from", "source", type=FOLDER, help="bundle or training that the shared stages start from"
@@ -108,7 +112,7 @@ def experiments(
     data: Path,
     held_out: Path,
     output: Path,
-    minutes: float,
+    steps: int,
     source: Path | None,
     rater: Path | None,
 ) -> None:
@@ -124,7 +128,7 @@ def experiments(
         output=output,
         source=source,
         rater=rater or SHIPPED[0],
-        minutes=minutes,
+        steps=steps,
         say=lambda text: click.echo(text, err=True),
     )
     click.echo(as_text(document := settle(chosen)))

@@ -7,8 +7,6 @@ Each arm's scores are kept as it is done: the same command again goes on.
 
 import json
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -33,14 +31,11 @@ from mcdiff_batch.train.subject import Subject
 from mcdiff_batch.train.weights import source_sha256
 
 from . import scoring
-from .arms import ARMS, BASE, CAPS, FROM_SCRATCH, SHARED, SPLIT, WHOLE, Arm, staged
+from .arms import ARMS, BASE, CAPS, FROM_SCRATCH, SHARED, WHOLE, Arm, staged
 
 Say = Callable[[str], None]
-Budgets = dict[str, dict[str, int]]  # arm -> stage -> steps
 SEED = 0
 TIMES = (50, 200, 400, 600, 800, 950)
-SAMPLING = 0.25  # of the minutes, for sampling and scoring
-PROBE = 3  # steps of each stage, and twice as many, to be timed
 EQUAL_DB = 120  # a PSNR beyond this is an image against itself
 REFERENCES = ("original", "clean target")
 
@@ -54,7 +49,7 @@ class Bench:
     output: Path
     source: Path | None  # of stages I and II, where they are not to begin at random weights
     rater: Path
-    minutes: float
+    steps: int  # of stage III in an arm; the other budgets are parts of it
     say: Say
 
     @property
@@ -65,16 +60,15 @@ class Bench:
 def experiments(bench: Bench) -> dict[str, Any]:
     """Trains and scores every arm; writes and returns the document, whole or as far as it is."""
     bench.work.mkdir(parents=True, exist_ok=True)
-    budgets = _budgets(bench)
     document: dict[str, Any] = {}
-    for name in _scored(bench, budgets):
-        document = _document(bench, budgets)
+    for name in _scored(bench):
+        document = _document(bench)
         bench.output.write_text(json.dumps(document, indent=1) + "\n")
         bench.say(f"{name} is scored")
     return document
 
 
-def _scored(bench: Bench, budgets: Budgets) -> Iterator[str]:
+def _scored(bench: Bench) -> Iterator[str]:
     """Does what is not done yet, the references first; gives the name of each arm when done."""
     cases = scoring.subjects(bench.held_out, BASE.frame)
     rater = load_rater(bench.rater)
@@ -85,14 +79,12 @@ def _scored(bench: Bench, budgets: Budgets) -> Iterator[str]:
         _keep(bench, name, {"raw": scoring.measured(images, cases, rater)})
     for arm in (*ARMS, *FROM_SCRATCH):
         if not _path(bench, arm.name).exists():
-            nets = _trained(bench, arm, budgets)
+            nets = _trained(bench, arm)
             _keep(bench, arm.name, _scores(bench, arm, nets, cases, rater))
         yield arm.name
     for arm in CAPS:
         if not _path(bench, arm.name).exists():
-            found = scoring.unconditional(
-                _trained(bench, arm, budgets), scoring.originals(cases), TIMES
-            )
+            found = scoring.unconditional(_trained(bench, arm), scoring.originals(cases), TIMES)
             _keep(bench, arm.name, {"errors": found})
         yield arm.name
 
@@ -115,21 +107,20 @@ def _scores(
     }
 
 
-def _trained(bench: Bench, arm: Arm, budgets: Budgets) -> Networks:
+def _trained(bench: Bench, arm: Arm) -> Networks:
     """The arm's networks; stages I and II of ARMS are the shared ones, taken as they stand."""
     if arm.sampled is not None:
-        return _trained(bench, next(x for x in ARMS if x.name == arm.sampled), budgets)
-    steps = budgets[arm.name]
+        return _trained(bench, next(x for x in ARMS if x.name == arm.sampled))
     if arm not in ARMS:
-        return _train(bench, arm.name, staged(arm.changed(), steps))
-    _train(bench, "shared", staged(BASE, budgets["shared"]), bench.source)
+        return _train(bench, arm.name, staged(arm.changed(), bench.steps, arm.parts))
+    _train(bench, "shared", staged(BASE, bench.steps, SHARED), bench.source)
     folder = bench.work / arm.name
     folder.mkdir(exist_ok=True)
-    for stage in budgets["shared"]:
+    for stage in SHARED:
         file = f"{stage}.safetensors"
         if not (folder / file).exists():
             shutil.copy(bench.work / "shared" / file, folder / file)
-    return _train(bench, arm.name, staged(arm.changed(), budgets["shared"] | steps))
+    return _train(bench, arm.name, staged(arm.changed(), bench.steps, {**SHARED, **arm.parts}))
 
 
 def _train(bench: Bench, name: str, preset: Preset, source: Path | None = None) -> Networks:
@@ -151,50 +142,13 @@ def _train(bench: Bench, name: str, preset: Preset, source: Path | None = None) 
 
 @lru_cache(maxsize=2)
 def _read(path: Path, frame: Frame) -> Dataset:
-    return load(path, frame, PAPER_DEPTH_WEIGHTS)
+    return load(path, frame, PAPER_DEPTH_WEIGHTS, 0.0)
 
 
 def _weighted(data: Dataset, preset: Preset) -> Dataset:
     """With the preset's fusion weights, over the depths that a case has."""
-    kept = np.where(data.weights > 0, np.array(preset.depth_weights), 0)
-    return replace(data, weights=(kept / kept.sum(1, keepdims=True)).astype(np.float32))
-
-
-def _budgets(bench: Bench) -> Budgets:
-    """Steps of every arm that fit the minutes, from the measured cost of a step; measured once.
-
-    Steps of the three stages cost about the same; stages I and II are counted as stage III is.
-    """
-    path = bench.work / "budgets.json"
-    if path.exists():
-        found: Budgets = json.loads(path.read_text())
-        return found
-    parts = sum(x.share for x in (*ARMS, *FROM_SCRATCH, *CAPS)) + sum(SHARED.values())
-    unit = 60 * bench.minutes * (1 - SAMPLING) / parts
-    steps = lambda cost, shares: {k: max(2, round(unit * x / cost)) for k, x in shares.items()}
-    cost = _seconds_a_step(bench, BASE)
-    budgets: Budgets = {"shared": steps(cost, SHARED)}
-    for arm in (x for x in ARMS if x.sampled is None):
-        budgets[arm.name] = steps(cost, {"tuner": arm.share})
-    for arm in FROM_SCRATCH:
-        own = _seconds_a_step(bench, arm.changed())
-        budgets[arm.name] = steps(own, {k: arm.share * x for k, x in SPLIT.items()})
-    small = _seconds_a_step(bench, CAPS[0].changed())
-    for arm in CAPS:
-        budgets[arm.name] = steps(small, {"foundation": arm.share})
-    path.write_text(json.dumps(budgets, indent=1) + "\n")
-    return budgets
-
-
-def _seconds_a_step(bench: Bench, preset: Preset) -> float:
-    """On a quiet machine: processor time over threads, without what is no step."""
-    took = []
-    for count in (PROBE, 2 * PROBE):
-        with tempfile.TemporaryDirectory(dir=bench.work) as name:
-            started = time.process_time()
-            _train(bench, Path(name).name, staged(preset, dict.fromkeys(SPLIT, count)))
-            took.append((time.process_time() - started) / torch.get_num_threads())
-    return max((took[1] - took[0]) / (len(SPLIT) * PROBE), 1e-3)
+    pairs = zip(data.weights > 0, data.optimal.tolist(), strict=True)
+    return replace(data, weights=np.stack([scoring.told_weights(preset, *x) for x in pairs]))
 
 
 def _path(bench: Bench, name: str) -> Path:
@@ -207,7 +161,7 @@ def _keep(bench: Bench, name: str, scores: dict[str, scoring.Columns]) -> None:
     part.replace(_path(bench, name))
 
 
-def _document(bench: Bench, budgets: Budgets) -> dict[str, Any]:
+def _document(bench: Bench) -> dict[str, Any]:
     """All that is scored so far."""
     held = {x: json.loads(_path(bench, x).read_text())["raw"] for x in REFERENCES}
     done = [x for x in (*ARMS, *FROM_SCRATCH) if _path(bench, x.name).exists()]
@@ -217,14 +171,13 @@ def _document(bench: Bench, budgets: Budgets) -> dict[str, Any]:
     return {
         "what": "experiments on training; means over cases with bootstrap 95 % intervals",
         "machine": machine(("torch",)) | {"threads": torch.get_num_threads()},
-        "minutes": bench.minutes,
         "seed": SEED,
         "evaluations": scoring.EVALUATIONS,
         "cases": len(held["original"]["psnr"]),
         "rater_sha256": file_sha256(bench.rater),
         "data": {"train": _identity(bench.data), "held_out": _identity(bench.held_out)},
         "from_sha256": source_sha256(bench.source),
-        "steps": budgets,
+        "steps": bench.steps,
         "references": {
             name: {m: scoring.interval(x) for m, x in columns.items() if max(x) < EQUAL_DB}
             for name, columns in held.items()

@@ -15,11 +15,13 @@ from mcdiff_batch.engine.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.frame import Frame, Image
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.quality import cnr, psnr, snr
+from mcdiff_batch.engine.reader import fusion_weights
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder
 from mcdiff_batch.engine.solver import anchored, rungs
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
+from mcdiff_batch.train.presets import Preset
 from mcdiff_batch.train.rater import Rater
 from mcdiff_batch.train.subject import Subject, readings, subject
 
@@ -48,7 +50,7 @@ def sampled(
     for first in range(0, len(cases), BATCH):
         batch = [x.case for x in cases[first : first + BATCH]]
         plan = TorchPlan(nets, len(batch))
-        told = np.stack([_weights(nets, x.optimal, x.weights) for x in batch])
+        told = np.stack([told_weights(nets.preset, x.weights > 0, x.optimal) for x in batch])
         strip = np.stack([x.strip for x in batch])[:, None].astype(np.float32)
         conditioned = plan.condition(np.stack([x.depths for x in batch]), told, strip)
         noise = np.stack([gaussian(0, x.key, (1, *x.strip.shape)) for x in batch])
@@ -57,12 +59,12 @@ def sampled(
     return images
 
 
-def _weights(nets: Networks, optimal: int, fixed: npt.NDArray[np.float32]) -> Image:
+def told_weights(
+    preset: Preset, present: npt.NDArray[np.bool_], optimal: int
+) -> npt.NDArray[np.float32]:
     """The preset's weights of the depths that a case has, or all on the optimal one."""
-    if nets.preset.conditions != "depths":
-        return np.asarray(np.eye(len(fixed))[optimal], np.float32)
-    kept = np.where(fixed > 0, nets.preset.depth_weights, 0)
-    return np.asarray(kept / kept.sum(), np.float32)
+    share = preset.optimal_share if preset.conditions == "depths" else 1.0
+    return fusion_weights(preset.depth_weights, present, optimal, share)
 
 
 def to_scan(images: Sequence[Image], cases: Sequence[Subject]) -> list[Image]:

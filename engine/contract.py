@@ -68,6 +68,7 @@ class Contract:
     parity: dict[str, Any] = field(default_factory=dict)
     gate: Gate | None = None  # None: no case is flagged
     licence: str = ""
+    optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
     schema: int = SCHEMA
 
     @property

@@ -65,7 +65,9 @@ def frame_case(case: Case, contract: Contract) -> FramedCase:
     strip = scan_strip(depths[case.present])
     if not strip.any():
         raise CaseError("constant", "every depth present is black on the frame")
-    weights = weights_present(contract.depth_weights, case.present)
+    weights = fusion_weights(
+        contract.depth_weights, case.present, case.optimal, contract.optimal_share
+    )
     where = place(extent, frame)
     return FramedCase(
         index=case.index,
@@ -90,16 +92,26 @@ def standardised(case: Case) -> Image:
     return out
 
 
-def weights_present(
-    weights: tuple[float, ...], present: npt.NDArray[np.bool_]
+def fusion_weights(
+    weights: tuple[float, ...],
+    present: npt.NDArray[np.bool_],
+    optimal: int | None,
+    optimal_share: float,
 ) -> npt.NDArray[np.float32]:
-    """`weights` of the depths present, [D], sum 1; equal where they would all be 0."""
+    """Eq. 5's weights of the depths present, [D], sum 1; equal where they would all be 0.
+
+    `optimal_share` of the sum goes to the optimal depth (None: the highest-weighted one) first.
+    The paper has no such share: fused by fixed weights alone, the features do not say which depth
+    the result is to look like.  1 gives its optimal-depth ablation.
+    """
     known = np.asarray(weights if len(present) > 1 else (1.0,), np.float64)
     assert known.shape == present.shape, "check_depths was not asked"
     kept = np.where(present, known, 0.0)
     if not (math.isfinite(kept.sum()) and kept.sum() > 0):
         kept = present.astype(np.float64)
-    return np.asarray(kept / kept.sum(), np.float32)
+    shares = (1 - optimal_share) * kept / kept.sum()
+    shares[int(np.argmax(kept)) if optimal is None else optimal] += optimal_share
+    return np.asarray(shares, np.float32)
 
 
 def prefetched(

@@ -98,6 +98,7 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice
         name=preset.name,
         frame=preset.frame,
         depth_weights=tuple(w / total for w in preset.depth_weights),
+        optimal_share=preset.optimal_share,
         classes=CLASSES,
         schedule=Schedule(),
         sampler=Sampler(  # until it is measured

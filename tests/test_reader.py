@@ -90,6 +90,18 @@ def test_depths_without_weight_share_alike() -> None:
     assert framed.weights.tolist() == [0.5, 0.5, 0, 0, 0]
 
 
+def test_the_optimal_depth_takes_its_share_of_the_weights_first() -> None:
+    present = np.array([True, True, False, True, True])
+    for share, optimal in ((0.0, 4), (0.5, 4), (1.0, 0)):
+        told = replace(contract(), optimal_share=share)
+        weights = frame_case(case(present=present, optimal=optimal), told).weights
+        others = np.where(present, WEIGHTS, 0) / sum(np.where(present, WEIGHTS, 0))
+        expected = (1 - share) * others + share * np.eye(5)[optimal]
+        np.testing.assert_allclose(weights, expected, atol=1e-7)
+    unsaid = frame_case(case(), replace(contract(), optimal_share=1.0))
+    assert unsaid.weights.tolist() == np.eye(5)[unsaid.optimal].tolist()
+
+
 def test_the_archives_optimal_depth_wins_over_the_weights() -> None:
     assert frame_case(case(), contract()).optimal == int(np.argmax(WEIGHTS))
     assert frame_case(case(optimal=4), contract()).optimal == 4

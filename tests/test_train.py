@@ -132,7 +132,7 @@ def test_an_archive_without_labels_is_refused(tmp_path, phantoms):
     depths = zarr.open_group(phantoms, mode="r")["depths"]
     group.create_array("depths", data=depths[:2], chunks=(1, *depths.shape[1:]))
     with pytest.raises(ArchiveError, match="no label"):
-        load(tmp_path / "bare.zarr", Frame(height=64, width=16), (0.2,) * 5)
+        load(tmp_path / "bare.zarr", Frame(height=64, width=16), (0.2,) * 5, 0.0)
 
 
 def test_the_clean_target_is_never_read(tmp_path, phantoms):
@@ -147,7 +147,7 @@ def test_the_clean_target_is_never_read(tmp_path, phantoms):
 
 
 def test_a_patient_is_on_one_side_of_the_split_only(phantoms):
-    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5)
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     data.patient[:] = [f"p{i // 4}" for i in range(len(data))]
     known, unseen = split(data, held_out=0.4)
     assert len(known) + len(unseen) == len(data)
@@ -155,7 +155,7 @@ def test_a_patient_is_on_one_side_of_the_split_only(phantoms):
 
 
 def test_a_flip_goes_for_all_depths_and_the_label_together(phantoms):
-    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5)
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     plain, mirrored = (batch_of(data, np.array([0]), np.array([f])) for f in (False, True))
     assert torch.equal(mirrored.depths, plain.depths.flip(-1))
     assert torch.equal(mirrored.label, plain.label.flip(-1))
@@ -282,7 +282,7 @@ def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_s
 
 
 def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
-    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5)
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     clear = batch_of(data, np.arange(8), np.zeros(8, bool))
     none, some = (corrupted(clear, share, np.random.default_rng(0)) for share in (0.0, 0.5))
     assert none is clear

@@ -83,7 +83,8 @@ def train(
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     say = click.echo if rank == 0 else lambda text: None
     say(f"reading {data}")
-    known, unseen = cases.split(cases.load(data, chosen.frame, chosen.depth_weights), held_out)
+    read = cases.load(data, chosen.frame, chosen.depth_weights, chosen.optimal_share)
+    known, unseen = cases.split(read, held_out)
     say(f"{len(known)} cases to train on, {len(unseen)} held out, on {device}")
     setting = Setting(
         seed=seed,

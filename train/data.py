@@ -13,10 +13,10 @@ import zarr
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcdiff_batch.engine.archive import Archive, open_archive
+from mcdiff_batch.engine.archive import Archive, Case, open_archive
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 from mcdiff_batch.engine.frame import Frame, nearest_to_frame, to_frame
-from mcdiff_batch.engine.reader import standardised, weights_present
+from mcdiff_batch.engine.reader import fusion_weights, standardised
 
 Bytes = npt.NDArray[np.uint8]
 NEEDED = ("label", "artifact_free")
@@ -48,12 +48,17 @@ def load(
     path: Path,
     frame: Frame,
     weights: tuple[float, ...],
+    optimal_share: float,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Dataset:
-    """Reads a whole training archive.  Raises ArchiveError where labels or flags are absent."""
+    """Reads a whole training archive; weights as `fusion_weights` has them.
+
+    Raises ArchiveError where labels or flags are absent.
+    """
     archive = open_archive(path)
     truth = _truth(path, archive)
-    rows = [_row(archive, i, truth, frame, weights, progress) for i in range(archive.cases)]
+    told = lambda case: fusion_weights(weights, case.present, case.optimal, optimal_share)
+    rows = [_row(archive, i, truth, frame, told, progress) for i in range(archive.cases)]
     kept = [row for row in rows if row is not None]
     if not kept:
         raise ArchiveError(f"{path}: no case can be trained on; see `mcdiff-batch check`")
@@ -97,7 +102,7 @@ def _row(
     index: int,
     truth: Any,
     frame: Frame,
-    weights: tuple[float, ...],
+    told: Callable[[Case], npt.NDArray[np.float32]],
     progress: Callable[[int], None],
 ) -> dict[str, Any] | None:
     """One case's columns; None for a case that cannot be read (`check` lists those)."""
@@ -108,7 +113,7 @@ def _row(
     finally:
         progress(1)
     framed = to_frame(standardised(case), frame, black=-1.0)
-    share = weights_present(weights, case.present)
+    share = told(case)
     optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
     y, x = case.depths.shape[1:]
     return {

@@ -34,6 +34,7 @@ class Preset:
     widths: Widths
     stages: tuple[Stage, ...]
     depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
+    optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
     any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
     x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
@@ -93,8 +94,8 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((240, 110), (150, 50), (370, 150), batch=16),
-    tuner_x0_cap=20.0,
+    stages=_stages((850, 500), (500, 250), (2100, 1200), batch=16),
+    optimal_share=0.5,
     tuner_artifact_free=True,
     corruption=0.5,
 )
