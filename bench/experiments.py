@@ -8,7 +8,7 @@ Each arm's scores are kept as it is done: the same command again goes on.
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,7 @@ def _document(bench: Bench) -> dict[str, Any]:
         "data": {"train": _identity(bench.data), "held_out": _identity(bench.held_out)},
         "from_sha256": source_sha256(bench.source),
         "steps": bench.steps,
+        "frame": asdict(BASE.frame),
         "references": {
             name: {m: scoring.interval(x) for m, x in columns.items() if max(x) < EQUAL_DB}
             for name, columns in held.items()

@@ -33,6 +33,15 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Half:
+    """The same graphs in float16 for GPUs, solver arithmetic and images in float32."""
+
+    conditioner: Graph
+    denoiser: Graph
+    parity: dict[str, Any] = field(default_factory=dict)  # against float32, as measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
     """The recommended way down, with its fidelity to the 1000-step DDIM result, as measured."""
 
@@ -64,12 +73,18 @@ class Contract:
     anchoring: str  # "none"; low band at the "end" or "every" step; the result to the "scan"
     conditioner: Graph
     denoiser: Graph
+    half: Half | None = None
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     gate: Gate | None = None  # None: no case is flagged
     licence: str = ""
     optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
     schema: int = SCHEMA
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        half = (self.half.conditioner, self.half.denoiser) if self.half else ()
+        return (self.conditioner, self.denoiser, *half)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -85,8 +100,11 @@ class Bundle:
     root: Path
     sha256: str  # of contract.json, which holds the hashes of the rest
 
-    def graph(self, name: str) -> Path:
-        graph: Graph = getattr(self.contract, name)
+    def graph(self, name: str, *, half: bool = False) -> Path:
+        """Path of `conditioner` or `denoiser`.  Raises BundleError where there is none in half."""
+        if half and self.contract.half is None:
+            raise BundleError(f"{self.root}: has no graphs in float16; export the bundle again")
+        graph: Graph = getattr(self.contract.half if half else self.contract, name)
         return self.root / graph.file
 
 
@@ -104,6 +122,11 @@ def _graph(raw: dict[str, Any]) -> Graph:
     )
 
 
+def _half(raw: dict[str, Any]) -> Half:
+    graphs = {name: _graph(raw[name]) for name in ("conditioner", "denoiser")}
+    return Half(**graphs, parity=raw["parity"])
+
+
 def _contract(raw: dict[str, Any]) -> Contract:
     nested = {
         "frame": Frame(**raw["frame"]),
@@ -113,6 +136,7 @@ def _contract(raw: dict[str, Any]) -> Contract:
         "sampler": Sampler(**{**raw["sampler"], "ladder": tuple(raw["sampler"]["ladder"])}),
         "conditioner": _graph(raw["conditioner"]),
         "denoiser": _graph(raw["denoiser"]),
+        "half": _half(raw["half"]) if raw.get("half") else None,
         "gate": Gate(**raw["gate"]) if raw.get("gate") else None,
     }
     return Contract(**{**raw, **nested})
@@ -144,7 +168,7 @@ def load_bundle(root: Path) -> Bundle:
         contract = _contract(raw)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: field {error} is missing or wrong; export again") from error
-    for graph in (contract.conditioner, contract.denoiser):
+    for graph in contract.graphs:
         _check_file(root, graph)
     _check_frame(path, contract)
     return Bundle(contract=contract, root=root, sha256=hashlib.sha256(text).hexdigest())
@@ -166,7 +190,7 @@ def _check_file(root: Path, graph: Graph) -> None:
 
 def _check_frame(path: Path, contract: Contract) -> None:
     expected = (contract.frame.height, contract.frame.width)
-    for graph in (contract.conditioner, contract.denoiser):
+    for graph in contract.graphs:
         for tensor in graph.inputs:
             framed = tensor.name in ("depths", "x", "strip", "low")
             if framed and tensor.shape[2:] != expected:

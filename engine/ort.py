@@ -41,13 +41,12 @@ class OrtPlan:
         feed = {"depths": depths, "weights": weights, "strip": strip}
         label, *rest = self.conditioner.run(names, feed)
         held = dict(zip(names[1:], rest, strict=True)) | {"strip": strip}
-        return Conditioned(conditions=held, label=label)
+        return Conditioned(conditions=held, label=np.asarray(label, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         weights = np.ones((len(images), 1), np.float32)
         feed = {"depths": images, "weights": weights, "strip": strip}
-        label: Labels = self.conditioner.run(["label"], feed)[0]
-        return label
+        return np.asarray(self.conditioner.run(["label"], feed)[0], np.uint8)
 
     def step(
         self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
@@ -64,10 +63,13 @@ class OrtPlan:
         return after, x0
 
 
-def load(bundle: Bundle, device: Device, batch: int, *, threads: int = 0) -> Plan:
+def load(
+    bundle: Bundle, device: Device, batch: int, *, threads: int = 0, half: bool = False
+) -> Plan:
+    """`half`: the float16 graphs.  A CPU computes them in float32 and rounds between operators."""
     return OrtPlan(
-        session(bundle.graph("conditioner"), threads),
-        session(bundle.graph("denoiser"), threads),
+        session(bundle.graph("conditioner", half=half), threads),
+        session(bundle.graph("denoiser", half=half), threads),
         bundle.contract.conditions,
         batch,
     )

@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.contract import Bundle, Contract, Sampler, load_bundle, write_contract
-from mcdiff_batch.engine.errors import BundleError, CaseError, UsageError
+from mcdiff_batch.engine.conditioner import condition
+from mcdiff_batch.engine.contract import (
+    Bundle,
+    Contract,
+    Half,
+    Sampler,
+    load_bundle,
+    write_contract,
+)
+from mcdiff_batch.engine.errors import CaseError, UsageError
 from mcdiff_batch.engine.frame import Image
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.ort import load
@@ -22,17 +29,17 @@ from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder, uniform_ladder
-from mcdiff_batch.engine.solver import Rung, anchored, rungs
-from mcdiff_batch.train.graphs import Conditioner, Denoiser, condition_names
-from mcdiff_batch.train.networks import CLASSES, Networks
+from mcdiff_batch.engine.solver import anchored, rungs
+from mcdiff_batch.train.networks import CLASSES, Networks, halved
+from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.weights import read_weights
 
 from .onnx import write_conditioner, write_denoiser
+from .parity import half_parity, parity
 
 Say = Callable[[str], None]
 
-PARITY_TIMES = (5, 60, 180, 350, 520, 700, 880, 990)
-PARITY_DB = 90.0  # float32 against float32: far above what an 8-bit image can show
+HALF_CASES = 2  # PyTorch takes seconds for a step in float16 on a CPU
 FIDELITY_MEDIAN_DB, FIDELITY_MIN_DB = 45.0, 42.0  # PERFORMANCE.md, against 1000-step DDIM
 EVALUATIONS = (6, 8, 10, 12, 16, 20, 25, 32)
 LAST_LAMBDAS = (2.5, 3.0, 3.5, 4.0)
@@ -85,8 +92,10 @@ def export_bundle(
         contract = dataclasses.replace(contract, parity=parity(nets, plan, framed[0]))
         say(f"walking {len(framed)} cases down 1000 steps")
         references = [_reference(plan, contract, case) for case in framed]
-        sampler = recommend(plan, contract, references, say)
-        write_contract(dataclasses.replace(contract, sampler=sampler), folder)
+        contract = dataclasses.replace(contract, sampler=recommend(plan, contract, references, say))
+        say("checking float16 against float32")
+        contract = _with_half(contract, nets, folder, plan, framed)
+        write_contract(contract, folder)
         folder.rename(output)
     return load_bundle(output)
 
@@ -113,9 +122,24 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice
         anchoring=choice.anchoring,
         conditioner=write_conditioner(nets, folder / "conditioner.onnx"),
         denoiser=write_denoiser(nets, folder / "denoiser.onnx"),
-        training={k: v for k, v in card.items() if k != "stages"} | {"stages": _brief(card)},
+        training={k: v for k, v in card.items() if k != "experiments"} | {"stages": _brief(card)},
         licence=LICENCE,
     )
+
+
+def _with_half(
+    contract: Contract, nets: Networks, folder: Path, plan: Plan, cases: Sequence[FramedCase]
+) -> Contract:
+    """With the graphs in float16, and how far they are from `plan`, which is float32."""
+    small = halved(nets)
+    half = Half(
+        conditioner=write_conditioner(small, folder / "conditioner_half.onnx"),
+        denoiser=write_denoiser(small, folder / "denoiser_half.onnx"),
+    )
+    contract = dataclasses.replace(contract, half=half)
+    graphs, rounded = _plan(contract, folder, half=True), TorchPlan(small, 1)
+    found = half_parity(graphs, rounded, plan, contract, cases[:HALF_CASES])
+    return dataclasses.replace(contract, half=dataclasses.replace(half, parity=found))
 
 
 def _brief(card: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +147,9 @@ def _brief(card: dict[str, Any]) -> dict[str, Any]:
     return {name: {**x, "history": x["history"][-1:]} for name, x in card["stages"].items()}
 
 
-def _plan(contract: Contract, folder: Path) -> Plan:
+def _plan(contract: Contract, folder: Path, *, half: bool = False) -> Plan:
     write_contract(contract, folder)
-    return load(load_bundle(folder), Device(kind="cpu", index=0), batch=1)
+    return load(load_bundle(folder), Device(kind="cpu", index=0), batch=1, half=half)
 
 
 def _framed(data: Path, contract: Contract, cases: int) -> Iterator[FramedCase]:
@@ -135,63 +159,6 @@ def _framed(data: Path, contract: Contract, cases: int) -> Iterator[FramedCase]:
             yield frame_case(archive.read(index), contract)
         except CaseError:
             continue
-
-
-def parity(nets: Networks, plan: Plan, case: FramedCase) -> dict[str, Any]:
-    """PyTorch against ONNX Runtime: conditions, and eps-hat at eight t.  Range 2, in dB."""
-    depths, weights, strip = _inputs(case)
-    conditioner, denoiser = Conditioner(nets).eval(), Denoiser(nets).eval()
-    with torch.no_grad():
-        label, low, *conditions = conditioner(*map(torch.from_numpy, (depths, weights, strip)))
-    conditioned = plan.condition(depths, weights, strip)
-    held: Any = conditioned.conditions
-    names = ["low", *condition_names(nets)]
-    pairs = zip(names, [low, *conditions], strict=True)
-    worst = max(float(np.abs(held[name] - x.numpy()).max()) for name, x in pairs)
-    errors = [_eps_decibel(denoiser, plan, case, conditioned, held, t, names) for t in PARITY_TIMES]
-    found = {
-        "against": f"torch {torch.__version__} eager float32",
-        "conditions_max_abs": worst,
-        "labels_equal": bool((label.numpy() == conditioned.label).all()),
-        "eps_psnr_db": {str(t): round(e, 1) for t, e in zip(PARITY_TIMES, errors, strict=True)},
-    }
-    if min(errors) < PARITY_DB:
-        raise BundleError(f"ONNX Runtime and PyTorch disagree: {found}; expected {PARITY_DB} dB")
-    return found
-
-
-def _eps_decibel(
-    denoiser: Denoiser,
-    plan: Plan,
-    case: FramedCase,
-    conditioned: Any,
-    held: dict[str, Image],
-    t: float,
-    names: list[str],
-) -> float:
-    """eps-hat is read from x0-hat = (x - eps-hat) / 16, which the clamp then leaves alone."""
-    x = gaussian(0, f"parity/{t}", (1, 1, *case.strip.shape))
-    rung = Rung(t=t, signal=16.0, noise=1.0, a=0.0, b=1.0, c=0.0)
-    _, mine = plan.step(x, np.zeros_like(x), rung, conditioned)
-    scalars = torch.tensor([rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor])
-    tensors = {name: torch.from_numpy(held[name]) for name in ("strip", *names)}
-    with torch.no_grad():
-        _, theirs = denoiser(
-            torch.from_numpy(x),
-            torch.zeros(x.shape),
-            torch.tensor([float(t)]),
-            scalars,
-            tensors["strip"],
-            tensors["low"],
-            [tensors[name] for name in names[1:]],
-        )
-    everywhere = np.ones(x.shape, bool)
-    return psnr(16 * mine, 16 * theirs.numpy(), everywhere, data_range=2.0)
-
-
-def _inputs(case: FramedCase) -> tuple[Image, Image, Image]:
-    """depths [1, D, H, W], weights [1, D], strip [1, 1, H, W]."""
-    return case.depths[None], case.weights[None], case.strip[None, None].astype(np.float32)
 
 
 def _walk(
@@ -207,7 +174,7 @@ def _walk(
 
 
 def _reference(plan: Plan, contract: Contract, case: FramedCase) -> Reference:
-    conditioned = plan.condition(*_inputs(case))
+    conditioned = condition(plan, [case])
     drawn = gaussian(0, case.key, (1, *case.strip.shape))[None]
     noise = np.float32(contract.sampler.temperature) * drawn
     ladder = uniform_ladder(contract.schedule, contract.schedule.steps)

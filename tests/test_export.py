@@ -10,7 +10,8 @@ from mcdiff_batch.engine.contract import load_bundle
 from mcdiff_batch.engine.errors import BundleError, UsageError
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device
-from mcdiff_batch.export.bundle import PARITY_DB, Choice, export_bundle
+from mcdiff_batch.export.bundle import Choice, export_bundle
+from mcdiff_batch.export.parity import PARITY_DB
 
 CPU = Device(kind="cpu", index=0)
 

@@ -43,11 +43,19 @@ def write_card(
         "device": _device(setting),
         "torch": str(torch.__version__),
         "machine": machine(PACKAGES),
+        "experiments": _read(setting.experiments),
         "stages": records,
     }
     (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     pictures = {x.stem: x for x in sorted((setting.folder / "samples").glob("*.png"))}
     (setting.folder / "card.html").write_text(page(card, _chosen(pictures)), encoding="utf-8")
+
+
+def _read(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _side(data: Dataset) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mcdiff_batch.engine.markup import Html, clean, element, joined
 from mcdiff_batch.engine.report_page import CAUTION, POLICY
-from mcdiff_batch.engine.report_parts import figure, seconds, section, table
+from mcdiff_batch.engine.report_parts import MINUS, decibel, figure, seconds, section, table
 from mcdiff_batch.engine.report_style import STYLE
 from mcdiff_batch.engine.svg import Axis, bottom, canvas, line, text, ticks
 
@@ -41,6 +41,7 @@ def page(card: Json, pictures: Mapping[str, bytes]) -> str:
         section("Data", *_data(card)),
         *(_stage(name, card, pictures) for name in card["stages"]),
         section("Settings", *_settings(card["preset"])),
+        *_experiments(card["experiments"]),
         section("Provenance", *_provenance(card)),
     )
     whole = element("html", element("head", *head), element("body", *body), lang="en")
@@ -129,6 +130,45 @@ def _settings(preset: Json) -> Iterator[Html]:
     stages = preset["stages"]
     yield table(tuple(x.replace("_", " ") for x in stages[0]), [x.values() for x in stages])
     yield _pairs({k: v for k, v in preset.items() if k != "stages"})
+
+
+def _experiments(found: Json | None) -> Iterator[Html]:
+    """Each arm's means, and the paired difference that its one change makes, with its interval."""
+    if found is None:
+        return
+    names = {"psnr": "PSNR", "cnr": "CNR", "snr": "SNR"}
+    rows = [
+        (
+            row["question"],
+            row["arm"],
+            *(decibel(row[x][m][0]) for x in ("raw", "scan") for m in names),
+            *(_difference(row.get("scan, over base", {}).get(m)) for m in ("psnr", "cnr")),
+        )
+        for row in found["runs"]
+    ]
+    own = tuple(f"{x}{y}" for x in ("", "anchored ") for y in names.values())
+    columns = ("question", "arm", *own, "anchored PSNR over base", "anchored CNR over base")
+    told = (
+        f"What settled them, on {found['frame']['height']} x {found['frame']['width']} px: "
+        f"{found['steps']} steps of stage III an arm, {found['cases']} held-out phantoms, "
+        "95 % intervals of paired differences in brackets. Figures are to be compared with one "
+        "another, not with the bundle's. "
+    )
+    caps = [
+        (x["arm"], *(figure(v, f"{v:.3g}") for v in x["errors"].values())) for x in found["caps"]
+    ]
+    errors = (
+        (table(("stage I alone", *found["caps"][0]["errors"]), caps, "numbers"),) if caps else ()
+    )
+    yield section("Experiments", element("p", told), table(columns, rows, "numbers"), *errors)
+
+
+def _difference(interval: Sequence[float] | None) -> Html:
+    if interval is None:
+        return figure(None)
+    mean, low, high = interval
+    words = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", MINUS)
+    return figure(mean, words)
 
 
 def _provenance(card: Json) -> Iterator[Html]:

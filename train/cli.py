@@ -37,6 +37,11 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
     show_default=True,
     help="share of the patients kept out of training",
 )
+@click.option(
+    "--experiments",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="what `bench experiments` wrote: shown in the card beside the settings",
+)
 @click.option("--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or as is")
 @click.option(
     "--artifact-free-only/--all-cases",
@@ -57,6 +62,7 @@ def train(
     source: Path | None,
     budget: float,
     held_out: float,
+    experiments: Path | None,
     **changes: object,
 ) -> None:
     """Train the three stages on an archive; the same command again resumes.
@@ -94,6 +100,7 @@ def train(
         folder=output,
         source=source,
         command=_command(),
+        experiments=experiments,
         rank=rank,
         world=size,
     )

@@ -11,7 +11,8 @@ from .networks import Networks
 class Conditioner(nn.Module):
     """Once per case: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W] to what steps need.
 
-    Returns (label [B, H, W] u1, low [B, 1, H, W], then down_i and star_i for every skip i).
+    Returns (label [B, H, W], low [B, 1, H, W], then down_i and star_i for every skip i).
+    Of networks in half precision those are half too, and the label i4: TensorRT computes no u1.
     """
 
     taps: Tensor
@@ -23,9 +24,11 @@ class Conditioner(nn.Module):
 
     def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
         height, width = strip.shape[2:]
-        features = self.extractor.features(depths.reshape(-1, 1, height, width))
+        dtype = self.extractor.dtype
+        features = self.extractor.features(depths.reshape(-1, 1, height, width).to(dtype))
         likely = fused_probabilities(weights, features.logits)
-        label = likely.argmax(dim=1).to(torch.uint8) * strip[:, 0].to(torch.uint8)
+        kind = torch.int32 if dtype == torch.float16 else torch.uint8
+        label = likely.argmax(dim=1).to(kind) * strip[:, 0].to(kind)
         mean = (weights[:, :, None, None] * depths).sum(dim=1, keepdim=True)
         folded = self.tuner.fold(*self.told(weights, features))
         return label, low_band(mean, strip, self.taps), *(x for pair in folded for x in pair)
@@ -34,7 +37,8 @@ class Conditioner(nn.Module):
 class Denoiser(nn.Module):
     """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, x0-hat clamped (SCIENCE.md).
 
-    Without conditions it is the foundation model's step.
+    Arithmetic and images are float32, whatever the networks are.  Without conditions it is the
+    foundation model's step.
     coefficients [6]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c, anchor; t [1].
     """
 
@@ -56,7 +60,8 @@ class Denoiser(nn.Module):
         conditions: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         folded = list(zip(conditions[::2], conditions[1::2], strict=True))
-        eps = self.foundation(x, t, lambda i, f: self.tuner.tune(folded, i, f) if folded else f)
+        tune = lambda i, f: self.tuner.tune(folded, i, f) if folded else f
+        eps = self.foundation(x.to(self.foundation.dtype), t, tune).float()
         signal, noise, a, b, c, gate = coefficients.unbind()
         x0 = ((x - noise * eps) / signal).clamp(-1, 1)
         x0 = anchored(x0, low, strip, self.taps, gate)

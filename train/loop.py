@@ -50,6 +50,7 @@ class Setting:
     notes: int = 25  # lines of history a stage
     source: Path | None = None  # weights to start from: a training folder or a bundle
     command: str = ""  # as it was given, for the card
+    experiments: Path | None = None  # what `bench experiments` wrote, for the card
     rank: int = 0
     world: int = 1
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from .fusion import fused, fused_probabilities
 from .presets import Preset
 from .tuner import Folded, Tuners
-from .unet import Features, UNet
+from .unet import Features, NormSilu, UNet
 
 CLASSES = ("background", "transverse process", "rib", "lumbar lump")
 
@@ -51,3 +51,15 @@ class Networks:
     def eps(self, x: Tensor, t: Tensor, conditions: Folded) -> Tensor:
         """eps-hat of x_t [B, 1, H, W] under conditions."""
         return self.foundation(x, t, lambda i, f: self.tuner.tune(conditions, i, f))  # type: ignore[no-any-return]
+
+
+def halved(nets: Networks) -> Networks:
+    """The same networks in float16, but for NormSilu, a float32 island."""
+    half = Networks(nets.preset, torch.device("cpu"))
+    for name, model in half.all().items():
+        model.load_state_dict(nets.all()[name].state_dict())
+        model.half().eval()
+        for part in model.modules():
+            if isinstance(part, NormSilu):
+                part.float()
+    return half

@@ -94,7 +94,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((850, 500), (500, 250), (2100, 1200), batch=16),
+    stages=_stages((850, 500), (500, 250), (1350, 600), batch=16),
     optimal_share=0.5,
     tuner_artifact_free=True,
     corruption=0.5,

@@ -84,7 +84,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One-head self-attention over all px, residual."""
+    """One-head self-attention over all px, residual; channels last, so that nothing is moved."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,10 +94,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(n, 3, 1, c, height * width)
-        q, k, v = qkv.transpose(3, 4).unbind(1)
-        h = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(h.transpose(2, 3).reshape(n, c, height, width))
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(n, 1, height * width, 3 * c)
+        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
+        out: Tensor = self.out(h.reshape(n, height, width, c).permute(0, 3, 1, 2))
         return x + out
 
 
@@ -165,6 +164,11 @@ class UNet(nn.Module):
         self.star_channels = stars[::-1]
         self.last = NormSilu(here)
         self.out = _zeroed(nn.Conv2d(here, outputs, 3, padding=1))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What x is expected in."""
+        return self.stem.weight.dtype
 
     def forward(self, x: Tensor, t: Tensor | None = None, tune: Tune | None = None) -> Tensor:
         return self._run(x, t, tune or (lambda i, f: f)).logits
