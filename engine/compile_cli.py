@@ -1,10 +1,12 @@
-"""The command `compile`."""
+"""The commands `compile` and `doctor`."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .cli import printable
 
 if TYPE_CHECKING:
     from .plans import PlanSet
@@ -56,3 +58,59 @@ def as_text(made: "PlanSet") -> str:
 
 def _share(row: dict[str, Any], what: str) -> str:
     return f"{row[f'{what}_fused']}/{row[what]}" if row[what] else "-"
+
+
+@click.command()
+@click.option("--bundle", type=FOLDER, help="Default: the shipped bundle.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def doctor(bundle: Path | None, as_json: bool) -> int:
+    """Say what this machine has and would compute with, and try it on made-up cases.
+
+    Exit code 7 where no plan can be trusted.
+    """
+    from .contract import SHIPPED, load_bundle
+    from .doctor import examined
+    from .errors import Exit
+    from .plans import cache_root
+
+    found = examined(load_bundle(bundle or SHIPPED), cache_root())
+    click.echo(json.dumps(found) if as_json else printable(examination(found)))
+    return Exit.NO_DEVICE if found["faults"] else Exit.DONE
+
+
+def examination(found: dict[str, Any]) -> str:
+    """What `doctor` found, a line each."""
+    machine, cache = found["machine"], found["plan_cache"]
+    here = (f"{name} {x}" for name, x in found["packages"].items() if x)
+    rows = {
+        "cpu": f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        "python": machine["python"],
+        "versions": ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
+        "optional": ", ".join(here) or "none",
+        "driver": found["driver"] or "none",
+        **{f"cuda:{gpu['index']}": _gpu(gpu) for gpu in found["gpus"]},
+        "plan cache": f"{cache['plans']} compiled, in {cache['folder']}",
+        "bundle": f"{found['bundle']['name']}, contract {found['bundle']['sha256'][:12]}",
+        "run takes": f"{', '.join(found['run_would_take'])} ({found['because']})",
+        **{f"tried {name}": _tried(row) for name, row in found["plans"].items()},
+        "verdict": "; ".join(found["faults"]) or "sound",
+    }
+    return "\n".join(f"{name}: {text}" for name, text in rows.items())
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    facts = {
+        "": gpu["name"],
+        "capability ": gpu["capability"],
+        "MiB ": gpu["memory_mib"],
+        "MiB free ": gpu["free_mib"],
+        "MHz ": gpu["clock_mhz"],
+        "ECC ": gpu["ecc"],
+        "throttled ": gpu["throttled"],
+    }
+    return ", ".join(f"{k}{v}" for k, v in facts.items() if v is not None)
+
+
+def _tried(row: dict[str, Any]) -> str:
+    slots = "same bits in every slot" if row["slots_equal"] and row["order_free"] else "NOT SOUND"
+    return f"{slots}, {row['psnr_db']:.0f} dB from float32, {row['seconds']:.1f} s"

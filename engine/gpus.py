@@ -1,22 +1,90 @@
 """The GPUs of this machine, as NVIDIA's management library tells of them."""
 
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 import pynvml
 
 from .errors import DeviceError
 
 
-def capability(index: int = 0) -> str:
-    """Compute capability of a GPU, "sm_86".  Raises DeviceError where there is none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """None where the library does not tell."""
+
+    index: int
+    name: str | None
+    capability: str | None  # "sm_86"
+    memory_mib: int | None
+    free_mib: int | None
+    clock_mhz: int | None  # of the multiprocessors, now
+    ecc: bool | None
+    throttled: bool | None  # by heat or power, now
+
+
+def driver(nvml: Any = pynvml) -> str | None:
+    """Version of NVIDIA's driver; None where there is none."""
     try:
-        pynvml.nvmlInit()
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
+        with _session(nvml):
+            return str(nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError:
+        return None
+
+
+def gpus(nvml: Any = pynvml) -> list[Gpu]:
+    """Every GPU, none where there is no driver."""
+    try:
+        with _session(nvml):
+            return [_gpu(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+    except nvml.NVMLError:
+        return []
+
+
+def capability(nvml: Any = pynvml) -> str:
+    """Compute capability of the first GPU.  Raises DeviceError where there is none."""
+    found = [x.capability for x in gpus(nvml) if x.capability]
+    if not found:
         raise DeviceError(
-            f"cuda:{index}: no such GPU is found ({error}); name one to compile for, such as "
-            "--target sm_86, or run on the machine that has it"
-        ) from error
-    return f"sm_{major}{minor}"
+            "no NVIDIA GPU is found here; name one to compile for, such as --target sm_86, or run "
+            "on the machine that has it"
+        )
+    return found[0]
+
+
+@contextmanager
+def _session(nvml: Any) -> Any:
+    nvml.nvmlInit()
+    try:
+        yield
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    slowed = (
+        nvml.nvmlClocksThrottleReasonHwSlowdown | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+    )
+
+    def told(ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except nvml.NVMLError:
+            return None
+
+    numbers = told(lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
+    memory = told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    reasons = told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    ecc = told(lambda: nvml.nvmlDeviceGetEccMode(handle))
+    return Gpu(
+        index=index,
+        name=told(lambda: nvml.nvmlDeviceGetName(handle)),
+        capability="sm_{}{}".format(*numbers) if numbers else None,
+        memory_mib=memory.total >> 20 if memory else None,
+        free_mib=memory.free >> 20 if memory else None,
+        clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        ecc=bool(ecc[0]) if ecc else None,
+        throttled=bool(reasons & slowed) if reasons is not None else None,
+    )

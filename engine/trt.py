@@ -84,7 +84,7 @@ def compile_graph(trt: Any, path: Path, shapes: Shapes, target: str) -> Compiled
 def _log(trt: Any) -> Any:
     """TensorRT keeps the first logger of a process for ever; this one collects."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.lines: list[tuple[Any, str]] = []

@@ -20,7 +20,7 @@ from mcdiff_batch.train.graphs import condition_names
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
 
-TIMES = (5, 60, 180, 350, 520, 700, 880, 990)
+TIMES = (5.0, 60.0, 180.0, 350.0, 520.0, 700.0, 880.0, 990.0)
 PARITY_DB = 90.0  # float32 against float32: far above what an 8-bit image can show
 HALF_EPS_DB, HALF_RUN_DB = 65.0, 55.0  # PERFORMANCE.md
 

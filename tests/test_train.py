@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from click.testing import CliRunner
 from PIL import Image
 
 from mcdiff_batch.engine import ort
@@ -19,6 +21,7 @@ from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
+from mcdiff_batch.train.cli import train
 from mcdiff_batch.train.corruption import corrupt, corrupted
 from mcdiff_batch.train.data import batch_of, load, one_hot, split
 from mcdiff_batch.train.fusion import fuse
@@ -73,6 +76,28 @@ def test_the_card_says_data_split_settings_metrics_and_machine_on_one_page(toy_t
     assert "<script" not in page
     assert 'src="http' not in page
     assert str(toy_training.parent) not in page
+
+
+def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, phantoms, tmp_path):
+    row = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr", "snr")}
+    arm = {"arm": "a <b> arm", "question": "fusion", "raw": row, "scan": row}
+    document = {
+        "frame": {"height": 128, "width": 32},
+        "steps": 400,
+        "cases": 48,
+        "runs": [arm | {"scan, over base": row}],
+        "caps": [{"arm": "cap 5", "errors": {"eps 50": 0.125}}],
+    }
+    (tmp_path / "settled.json").write_text(json.dumps(document))
+    folder = shutil.copytree(toy_training, tmp_path / "toy")
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(folder)]
+    more = ["--experiments", str(tmp_path / "settled.json")]
+    CliRunner().invoke(train, words + more, catch_exceptions=False)
+    assert json.loads((folder / "card.json").read_text())["experiments"] == document
+    page = (folder / "card.html").read_text()
+    for said in ("a &lt;b&gt; arm", "1.2 dB", "+1.25 (+0.50 to +2.00)", "128 x 32", "0.125"):
+        assert said in page
+    assert "Experiments" not in (toy_training / "card.html").read_text()
 
 
 def test_a_budget_scales_every_stage():

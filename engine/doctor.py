@@ -1,0 +1,59 @@
+"""What this machine has, what a run would take, and whether its plan computes what it should."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from . import ort
+from .contract import Bundle
+from .devices import PLANS, cores, devices
+from .gpus import driver, gpus
+from .machine import machine
+from .plan import Device
+from .plans import BUILD
+from .selftest import tried
+
+PACKAGES = ("tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch")
+BATCH = 2  # of the golden cases: slots are what is compared
+
+
+def examined(bundle: Bundle, cache: Path) -> dict[str, Any]:
+    """Everything, for a person or a supervisor.  `faults` is empty where a run can be trusted."""
+    found = gpus()
+    chosen = devices("auto")
+    plans = {"onnxruntime, cpu, float32": _cpu(bundle)}
+    return {
+        "machine": machine(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "driver": driver(),
+        "gpus": [asdict(gpu) for gpu in found],
+        "plan_cache": {"folder": str(cache), "plans": len(list(cache.glob(f"*/{BUILD}")))},
+        "bundle": {"name": bundle.contract.name, "sha256": bundle.sha256},
+        "run_would_take": [str(x) for x in chosen],
+        "because": _because(chosen, len(found)),
+        "plans": plans,
+        "faults": [f"{name}: {text}" for name, row in plans.items() for text in row["faults"]],
+    }
+
+
+def _cpu(bundle: Bundle) -> dict[str, Any]:
+    device = Device(kind="cpu", index=0)
+    plan, reference = (ort.load(bundle, device, n, threads=cores()) for n in (BATCH, 1))
+    verdict = tried(plan, bundle.contract, reference)
+    return asdict(verdict) | {"faults": verdict.faults}
+
+
+def _because(chosen: Sequence[Device], count: int) -> str:
+    kind = f"{PLANS[chosen[0].kind]} on {cores()} cores"
+    if count:
+        return f"{kind}: no plan of this version runs on a GPU; {count} found"
+    return f"{kind}: no GPU is found"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
