@@ -7,7 +7,10 @@ import click
 
 from .errors import Exit, McdiffError
 
-ORDER = ("run", "check", "status", "verify", "report", "import", "phantom", "train", "evaluate")
+ORDER = (
+    *("run", "check", "status", "verify", "report", "import", "phantom"),
+    *("doctor", "compile", "train", "evaluate"),
+)
 
 
 class Commands(click.Group):

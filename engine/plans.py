@@ -3,6 +3,7 @@
 A plan is executable code: it is read from a private folder of our own only, after our own hash.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,7 +73,8 @@ def plans(bundle: Bundle, target: str, batch: int, root: Path, say: Say) -> Plan
         build = made_of | {"plans": _compiled(tensorrt, bundle, target, batch, part, say)}
         (part / BUILD).write_text(json.dumps(build, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or there would be nothing to do
-        part.rename(folder)
+        with contextlib.suppress(OSError):  # another process was first: its plans are as good
+            part.rename(folder)
     return PlanSet(folder=folder, build=build, found=False)
 
 

@@ -52,6 +52,7 @@ class Choice:
 
     anchoring: str  # as in the contract
     temperature: float
+    optimal_share: float | None = None  # None: as trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +103,12 @@ def export_bundle(
 
 def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice) -> Contract:
     preset = nets.preset
-    total = sum(preset.depth_weights)
+    total, share = sum(preset.depth_weights), choice.optimal_share
     return Contract(
         name=preset.name,
         frame=preset.frame,
         depth_weights=tuple(w / total for w in preset.depth_weights),
-        optimal_share=preset.optimal_share,
+        optimal_share=preset.optimal_share if share is None else share,
         classes=CLASSES,
         schedule=Schedule(),
         sampler=Sampler(  # until it is measured

@@ -33,8 +33,19 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="scale of the noise that sampling starts from",
 )
+@click.option(
+    "--optimal-share",
+    type=click.FloatRange(0, 1),
+    help="of the fusion weights, to the optimal depth before the others; default: as trained",
+)
 def export(
-    trained: Path, output: Path, data: Path, cases: int, anchoring: str, temperature: float
+    trained: Path,
+    output: Path,
+    data: Path,
+    cases: int,
+    anchoring: str,
+    temperature: float,
+    optimal_share: float | None,
 ) -> None:
     """Turn a training folder into a bundle: ONNX graphs, hashes, parity, sampler, contract.
 
@@ -43,7 +54,7 @@ def export(
     """
     from .bundle import Choice, export_bundle
 
-    choice = Choice(anchoring=anchoring, temperature=temperature)
+    choice = Choice(anchoring=anchoring, temperature=temperature, optimal_share=optimal_share)
     bundle = export_bundle(trained, output, data, cases, choice, click.echo)
     sampler = bundle.contract.sampler
     click.echo(

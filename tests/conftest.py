@@ -38,5 +38,6 @@ def toy_bundle(
 
     output = tmp_path_factory.mktemp("bundle") / "toy"
     words = [str(toy_training), "--output", str(output), "--data", str(phantoms), "--cases", "2"]
+    words += ["--optimal-share", "0.25"]
     CliRunner().invoke(export, words, catch_exceptions=False)
     return output

@@ -32,6 +32,7 @@ def test_the_contract_names_every_tensor_and_records_parity_and_fidelity(toy_bun
     assert contract.sampler.cases == 1
     assert {x.name for x in contract.denoiser.inputs} >= {"x", "t", *contract.conditions}
     assert contract.training["seed"] == 0
+    assert (contract.optimal_share, contract.training["preset"]["optimal_share"]) == (0.25, 0)
     assert "Not a medical device" in contract.licence
 
 

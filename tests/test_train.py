@@ -22,7 +22,7 @@ from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.cli import train
-from mcdiff_batch.train.corruption import corrupt, corrupted
+from mcdiff_batch.train.corruption import corrupt, corrupted, without_bones
 from mcdiff_batch.train.data import batch_of, load, one_hot, split
 from mcdiff_batch.train.fusion import fuse
 from mcdiff_batch.train.losses import denoising_loss, diffuse
@@ -315,6 +315,27 @@ def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
     assert 0 < changed.sum() < 8
     assert torch.equal(some.image, clear.image)
     assert torch.equal(some.label, clear.label)
+
+
+def test_a_bone_that_fades_at_the_optimal_depth_is_still_there_at_one_beside_it():
+    label = torch.zeros(64, 32, dtype=torch.uint8)
+    for i in range(8):
+        label[8 * i + 2 : 8 * i + 6, 8:14] = 1
+    clear = torch.where(label > 0, -0.6, 0.4).expand(5, -1, -1).contiguous()
+    faded = 0
+    for seed in range(40):
+        found = without_bones(clear, label, 2, np.random.default_rng(seed))
+        for i in range(8):
+            bone = (slice(None), slice(8 * i + 3, 8 * i + 5), slice(9, 13))
+            lighter = (found - clear)[bone].mean((1, 2))
+            if lighter[2] > 0.2:
+                faded += 1
+                assert lighter[[1, 3]].min() < 0.02
+            else:
+                assert lighter.abs().max() < 0.02
+        assert (found - clear)[:, :, 20:].abs().max() < 0.02
+    assert 8 < faded < 300
+    assert torch.equal(without_bones(clear[:1], label, 0, np.random.default_rng(1)), clear[:1])
 
 
 def tensors_of(nets):

@@ -5,13 +5,15 @@ give.  Nothing here needs a clean target, so that a clinic can do the same on it
 
 Sizes are shares of the frame, drawn per case.  A wedge, a dropout and the tone are common to the
 stack, as contact, motion and gain are; haze, dashes and speckle are each depth's own, and haze
-never hides a place at every depth.
+never hides a place at every depth.  Single bones, by the label map, fade at the optimal depth and
+others, but stay at one beside it.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +22,7 @@ from .data import Batch
 BLOBS = 6  # patches of haze a case
 COARSE = (12, 6)  # cells of the local mean
 OFTEN = 0.5  # each fault's chance in a corrupted case
+BONES_FADE = 0.8  # of `without_bones`: what costs a reader a level is taught most
 
 
 def corrupted(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
@@ -29,9 +32,45 @@ def corrupted(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
     chosen = torch.from_numpy(rng.random(len(batch.depths)) < share)
     draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
     depths = batch.depths.clone()
+    for i in torch.nonzero(chosen).flatten().tolist():
+        depths[i] = without_bones(depths[i], batch.label[i], int(batch.optimal[i]), rng)
     if chosen.any():
-        depths[chosen] = corrupt(batch.depths[chosen], draw)
+        depths[chosen] = corrupt(depths[chosen], draw)
     return replace(batch, depths=depths)
+
+
+def without_bones(depths: Tensor, label: Tensor, optimal: int, rng: np.random.Generator) -> Tensor:
+    """One case's depths [D, H, W] in [-1, 1], some of its bones faded into the tissue around.
+
+    A bone is a connected part of one class of label [H, W].  It fades at the optimal depth, and by
+    chance at the others, but for one beside it, where the scan still shows it.
+    """
+    count, height = len(depths), label.shape[0]
+    if count < 2 or rng.random() > BONES_FADE:
+        return depths
+    stack, classes = depths.numpy(), label.numpy()
+    strip = (stack > -1 + 1e-3).any(axis=0)
+    veil = np.zeros_like(stack)
+    share = rng.uniform(0.05, 0.5)
+    for kind in range(1, int(classes.max(initial=0)) + 1):
+        parts, number = ndimage.label(classes == kind)
+        for part in range(1, number + 1):
+            if rng.random() > share:
+                continue
+            fades = rng.random(count) < 0.5
+            fades[optimal] = True
+            beside = optimal + (1 if rng.random() < 0.5 else -1)
+            fades[beside if 0 <= beside < count else 2 * optimal - beside] = False
+            reach = np.where(fades, rng.uniform(0.6, 1.0), 0.0)
+            veil = np.maximum(veil, reach[:, None, None] * (parts == part))
+    soft = (0, height / 256, height / 256)
+    veil = ndimage.gaussian_filter(ndimage.grey_dilation(veil, size=(1, 3, 3)), soft)
+    tissue = strip & (classes == 0)
+    around = (0, height / 32, height / 32)
+    mean = ndimage.gaussian_filter(np.where(tissue, stack, 0), around)
+    mean /= np.maximum(ndimage.gaussian_filter(tissue.astype(np.float32), around[1:]), 1e-3)
+    faded = np.where(strip, stack + veil * (mean - stack), stack)
+    return torch.from_numpy(np.asarray(faded, np.float32))
 
 
 def corrupt(depths: Tensor, draw: torch.Generator) -> Tensor:

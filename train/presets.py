@@ -94,7 +94,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((850, 500), (500, 250), (1350, 600), batch=16),
+    stages=_stages((850, 500), (500, 250), (2630, 850), batch=16),
     optimal_share=0.5,
     tuner_artifact_free=True,
     corruption=0.5,
@@ -110,7 +110,7 @@ PRESETS = {
             ema=0.9,
             corruption=0.5,
         ),
-        SMALL,  # 40 minutes of two CPU cores, on from a bundle of the same networks
+        SMALL,  # 76 minutes of two CPU cores, on from a bundle of the same networks
         replace(  # the same networks with the budget of a GPU; not run yet
             SMALL,
             name="small-gpu",
