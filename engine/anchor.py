@@ -5,7 +5,7 @@ tissue's texture: most of a sample's distance to the truth is tone drift and inv
 two numbers, gain and offset, are fitted to the optimal depth where the two agree (low-band
 anchoring in its strongest form); then the scan's own px stand where model and scan agree, and the
 model's where they do not.
-Tolerances were chosen on 64 validation phantoms (seed 3000) by CNR, SNR and PSNR to clean.
+Tolerances were chosen on 16 validation phantoms (seed 3000) by CNR, SNR and PSNR to clean.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from scipy import ndimage
 from .frame import Image, Mask
 from .reader import FramedCase
 
-SIGMA_PER_HEIGHT = 2 / 256  # how far around a px agreement is looked for
+SIGMA_PER_HEIGHT = 5 / 256  # how far around a px agreement is looked for
 # Differences, of [-1, 1], that leave the scan a weight of 1 / e.  What the model sees and the scan
 # does not is mostly bone, which is dark: a scan brighter than the model is doubted sooner.
-LOST_BONE = 0.13
-ADDED_SHADOW = 0.15
+LOST_BONE = 0.09
+ADDED_SHADOW = 0.4
 FITS = 3  # of the tone; the first knows of no disagreement yet
 
 

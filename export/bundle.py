@@ -1,6 +1,7 @@
 """From trained weights to a bundle: graphs, parity, the recommended sampler, contract."""
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.conditioner import condition
@@ -32,7 +34,8 @@ from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder, uniform_ladde
 from mcdiff_batch.engine.solver import anchored, rungs
 from mcdiff_batch.train.networks import CLASSES, Networks, halved
 from mcdiff_batch.train.plan import TorchPlan
-from mcdiff_batch.train.weights import read_weights
+from mcdiff_batch.train.presets import preset_from
+from mcdiff_batch.train.weights import read_weights, start_from
 
 from .onnx import write_conditioner, write_denoiser
 from .parity import half_parity, parity
@@ -97,6 +100,27 @@ def export_bundle(
         say("checking float16 against float32")
         contract = _with_half(contract, nets, folder, plan, framed)
         write_contract(contract, folder)
+        folder.rename(output)
+    return load_bundle(output)
+
+
+def add_half(source: Path, output: Path, data: Path, say: Say) -> Bundle:
+    """Writes the bundle `output`: `source` as it is, and its graphs in float16 beside.
+
+    Raises BundleError where those are too far from float32.
+    """
+    if output.exists():
+        raise UsageError(f"{output}: exists already; export to a new folder or remove it")
+    contract = load_bundle(source).contract
+    nets = Networks(preset_from(contract.training["preset"]), torch.device("cpu"))
+    start_from(nets, source)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
+        folder = Path(shutil.copytree(source, Path(name) / output.name))
+        framed = list(_framed(data, contract, HALF_CASES))
+        say("checking float16 against float32")
+        plan = _plan(contract, folder)
+        write_contract(_with_half(contract, nets, folder, plan, framed), folder)
         folder.rename(output)
     return load_bundle(output)
 

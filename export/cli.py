@@ -49,11 +49,17 @@ def export(
 ) -> None:
     """Turn a training folder into a bundle: ONNX graphs, hashes, parity, sampler, contract.
 
+    TRAINED may be a bundle too: it is written again as it is, with float16 graphs beside.
+
     Every case is walked down the 1000-step reference once, which takes about a minute each on two
     cores for the preset `small`.
     """
-    from .bundle import Choice, export_bundle
+    from .bundle import Choice, add_half, export_bundle
 
+    if (trained / "contract.json").exists():
+        half = add_half(trained, output, data, click.echo).contract.half
+        click.echo(f"{output}: {half.parity if half else None}")
+        return
     choice = Choice(anchoring=anchoring, temperature=temperature, optimal_share=optimal_share)
     bundle = export_bundle(trained, output, data, cases, choice, click.echo)
     sampler = bundle.contract.sampler

@@ -94,8 +94,8 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=256, width=64),
     widths=Widths(base=16),
-    stages=_stages((850, 500), (500, 250), (2630, 850), batch=16),
-    optimal_share=0.5,
+    stages=_stages((240, 110), (150, 50), (370, 150), batch=16),
+    tuner_x0_cap=20.0,
     tuner_artifact_free=True,
     corruption=0.5,
 )
@@ -110,7 +110,7 @@ PRESETS = {
             ema=0.9,
             corruption=0.5,
         ),
-        SMALL,  # 76 minutes of two CPU cores, on from a bundle of the same networks
+        SMALL,  # 40 minutes of two CPU cores, on from a bundle of the same networks
         replace(  # the same networks with the budget of a GPU; not run yet
             SMALL,
             name="small-gpu",
