@@ -39,18 +39,14 @@ ARMS = (  # what matters most first: a run that is cut short has scored that
     Arm(name="from noise", question="temperature", sampled="base", temperature=1.0),
     Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
     Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
-    Arm(name="the paper's weights", question="fusion", changes={"optimal_share": 0.0}),
-    Arm(
-        name="uniform weights",
-        question="fusion",
-        changes={"optimal_share": 0.0, "depth_weights": (0.2,) * 5},
-    ),
+    Arm(name="half to the optimal depth", question="fusion", changes={"optimal_share": 0.5}),
+    Arm(name="uniform weights", question="fusion", changes={"depth_weights": (0.2,) * 5}),
     Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
     Arm(name="no corruption", question="corruption", changes={"corruption": 0.0}),
     Arm(name="eq. 8 as written", question="residual", changes={"residual": False}),
     Arm(name="tuner x0 cap 0", question="cap of the x0 weight", changes={"tuner_x0_cap": 0.0}),
-    Arm(name="tuner x0 cap 2", question="cap of the x0 weight", changes={"tuner_x0_cap": 2.0}),
-    Arm(name="tuner x0 cap 20", question="cap of the x0 weight", changes={"tuner_x0_cap": 20.0}),
+    Arm(name="tuner x0 cap 5", question="cap of the x0 weight", changes={"tuner_x0_cap": 5.0}),
+    Arm(name="tuner x0 cap 50", question="cap of the x0 weight", changes={"tuner_x0_cap": 50.0}),
 )
 WHOLE_TRAINING = {"foundation": 0.75, "extractor": 0.25, "tuner": 0.5}
 FROM_SCRATCH = (  # all three stages; as many multiply-adds a step: four times the px, half as wide

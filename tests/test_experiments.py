@@ -12,7 +12,7 @@ def test_every_arm_changes_one_thing_or_only_how_it_is_sampled():
     assert len(set(names)) == len(names)
     for arm in ARMS[1:]:
         sampling = (arm.anchoring != "none") + (arm.temperature != 0)
-        assert bool(arm.changes) + sampling == 1, arm.name
+        assert len(arm.changes) + sampling == 1, arm.name
         assert (arm.sampled in names) if sampling else arm.sampled is None
         assert (arm.changed() != BASE) == bool(arm.changes), arm.name
 

@@ -166,7 +166,7 @@ def test_the_clean_target_is_never_read(tmp_path, phantoms):
 
     copy = shutil.copytree(phantoms, tmp_path / "copy.zarr")
     shutil.rmtree(copy / "clean")
-    one, two = (load(x, Frame(height=64, width=16), (0.2,) * 5) for x in (phantoms, copy))
+    one, two = (load(x, Frame(height=64, width=16), (0.2,) * 5, 0.0) for x in (phantoms, copy))
     assert (one.depths == two.depths).all()
     assert (one.label == two.label).all()
 
@@ -380,7 +380,7 @@ def test_every_kind_of_condition_is_told_to_every_skip():
 
 
 def test_conditions_from_one_depth_do_not_look_at_the_others(phantoms):
-    data = one_hot(load(phantoms, Frame(height=64, width=16), (0.2,) * 5))
+    data = one_hot(load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0))
     batch = batch_of(data, np.arange(2), np.zeros(2, bool))
     nets = networks()
     told = nets.conditions(batch.depths, batch.weights)
