@@ -133,21 +133,19 @@ def _settings(preset: Json) -> Iterator[Html]:
 
 
 def _experiments(found: Json | None) -> Iterator[Html]:
-    """Each arm's means, and the paired difference that its one change makes, with its interval."""
+    """Each arm as sampled, and what its one change makes of anchored results, with its interval."""
     if found is None:
         return
-    names = {"psnr": "PSNR", "cnr": "CNR", "snr": "SNR"}
+    names = {"psnr": "PSNR", "cnr": "CNR"}
     rows = [
         (
-            row["question"],
             row["arm"],
-            *(decibel(row[x][m][0]) for x in ("raw", "scan") for m in names),
-            *(_difference(row.get("scan, over base", {}).get(m)) for m in ("psnr", "cnr")),
+            *(decibel(row["raw"][m][0]) for m in names),
+            *(_difference(row.get("scan, over base", {}).get(m)) for m in names),
         )
         for row in found["runs"]
     ]
-    own = tuple(f"{x}{y}" for x in ("", "anchored ") for y in names.values())
-    columns = ("question", "arm", *own, "anchored PSNR over base", "anchored CNR over base")
+    columns = ("arm", *names.values(), *(f"anchored {x} over base" for x in names.values()))
     told = (
         f"What settled them, on {found['frame']['height']} x {found['frame']['width']} px: "
         f"{found['steps']} steps of stage III an arm, {found['cases']} held-out phantoms, "
