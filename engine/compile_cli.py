@@ -112,5 +112,7 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _tried(row: dict[str, Any]) -> str:
+    if "psnr_db" not in row:
+        return "CANNOT BE USED"
     slots = "same bits in every slot" if row["slots_equal"] and row["order_free"] else "NOT SOUND"
     return f"{slots}, {row['psnr_db']:.0f} dB from float32, {row['seconds']:.1f} s"

@@ -8,11 +8,13 @@ from typing import Any
 
 from . import ort
 from .contract import Bundle
-from .devices import PLANS, cores, devices
-from .gpus import driver, gpus
+from .devices import CPU, cores, devices, no_plan, plans_on
+from .errors import McdiffError
+from .gpus import Gpu, driver, gpus
 from .machine import machine
 from .plan import Device
 from .plans import BUILD
+from .preflight import elsewhere
 from .selftest import tried
 
 PACKAGES = ("tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch")
@@ -22,8 +24,10 @@ BATCH = 2  # of the golden cases: slots are what is compared
 def examined(bundle: Bundle, cache: Path) -> dict[str, Any]:
     """Everything, for a person or a supervisor.  `faults` is empty where a run can be trusted."""
     found = gpus()
-    chosen = devices("auto")
-    plans = {"onnxruntime, cpu, float32": _cpu(bundle)}
+    chosen = devices("auto", found)
+    plans = {f"{CPU}, cpu, float32": _cpu(bundle)}
+    for gpu in found:
+        plans |= {f"{x}, cuda:{gpu.index}": _gpu(bundle, x, gpu, cache) for x in plans_on(gpu)}
     return {
         "machine": machine(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -32,7 +36,7 @@ def examined(bundle: Bundle, cache: Path) -> dict[str, Any]:
         "plan_cache": {"folder": str(cache), "plans": len(list(cache.glob(f"*/{BUILD}")))},
         "bundle": {"name": bundle.contract.name, "sha256": bundle.sha256},
         "run_would_take": [str(x) for x in chosen],
-        "because": _because(chosen, len(found)),
+        "because": _because(chosen, found),
         "plans": plans,
         "faults": [f"{name}: {text}" for name, row in plans.items() for text in row["faults"]],
     }
@@ -45,11 +49,20 @@ def _cpu(bundle: Bundle) -> dict[str, Any]:
     return asdict(verdict) | {"faults": verdict.faults}
 
 
-def _because(chosen: Sequence[Device], count: int) -> str:
-    kind = f"{PLANS[chosen[0].kind]} on {cores()} cores"
-    if count:
-        return f"{kind}: no plan of this version runs on a GPU; {count} found"
-    return f"{kind}: no GPU is found"
+def _gpu(bundle: Bundle, plan: str, gpu: Gpu, cache: Path) -> dict[str, Any]:
+    try:
+        device = Device(kind="cuda", index=gpu.index)
+        _, verdict = elsewhere(bundle, plan, device, BATCH, cache, None)
+    except McdiffError as error:
+        return {"faults": [str(error)]}
+    return asdict(verdict) | {"faults": verdict.faults}
+
+
+def _because(chosen: Sequence[Device], found: Sequence[Gpu]) -> str:
+    if chosen[0].kind == "cuda":
+        return f"{plans_on(found[chosen[0].index])[0]} on {found[chosen[0].index].name}"
+    kind = f"{CPU} on {cores()} cores"
+    return f"{kind}: {no_plan(found[0])}" if found else f"{kind}: no GPU is found"
 
 
 def _version(name: str) -> str | None:

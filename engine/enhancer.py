@@ -18,6 +18,7 @@ from .errors import Drained, Exit, McdiffError, SpaceError
 from .job import Job, Resolved, Survey, bytes_needed, resolve, survey
 from .ledger import DONE, FAILED, Incident
 from .plan import PlanMaker
+from .plans import BUILD
 from .pool import Pool
 from .slot import SIGNALS
 from .task import Recipe, Task
@@ -150,9 +151,18 @@ def _prepare(resolved: Resolved, todo: Survey) -> None:
         for name in resolved.layout.images:
             durable.make_folder(root, root / writer.FOLDER / name / "c")
         durable.make_folder(root, root / ledger.FOLDER)
+        _keep_plan(resolved.job)
         runs.save(root, resolved.settings, {"contract": asdict(resolved.job.contract)})
     if todo.pending:
         durable.remove(root, runs.MANIFEST)
+
+
+def _keep_plan(job: Job) -> None:
+    """A compiled plan is not made twice with the same bytes: what a resume needs is kept."""
+    if job.plan_folder is None:
+        return
+    for name in (*(job.plan_files or {}), BUILD):
+        durable.write(job.output, f"{runs.PLAN}/{name}", (job.plan_folder / name).read_bytes())
 
 
 def _about(resolved: Resolved) -> dict[str, Any]:

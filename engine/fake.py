@@ -15,6 +15,7 @@ import numpy as np
 from . import finisher, worker
 from .archive import open_archive
 from .contract import Contract, Graph, Sampler
+from .cuda import CudaError
 from .frame import Frame, Image
 from .plan import Conditioned, Device, Labels, Plan, PlanMaker
 from .pool import Limits, Watcher
@@ -30,11 +31,13 @@ FULL = 64  # bytes that a file may still have
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`kind`: "kill", "exit", "hang", "memory", "error", "nan", "flat" or "full" (a disk), while a
-    case is conditioned; or "load", while the plan is made."""
+    """`kind`: "kill", "exit", "hang", "memory", "error", "nan", "flat", "full" (a disk), "cuda" or
+    "cuda memory" (errors of a GPU), while a case is conditioned; "load", while the plan is made;
+    "lost": "cuda", and once `counter` is there no plan can be made."""
 
     kind: str
     case: str = ""  # `name` of its depths; nothing: any case
+    device: str = ""  # such as "cuda:1"; nothing: any device
     times: int = 1 << 62  # how often it happens, over all processes; by `counter`
     counter: Path | None = None
 
@@ -113,6 +116,12 @@ def happen(kind: str) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, FULL))
         case "memory":
             raise MemoryError
+        case "cuda" | "lost":
+            raise CudaError(
+                "cudaStreamSynchronize: cudaErrorLaunchFailure, unspecified launch failure"
+            )
+        case "cuda memory":
+            raise CudaError("cudaMalloc: cudaErrorMemoryAllocation, out of memory")
         case "error" | "load":
             raise RuntimeError(f"injected {kind}")
 
@@ -125,10 +134,12 @@ class FakeMaker:
     faults: tuple[Fault, ...] = ()
 
     def __call__(self, device: Device, batch: int) -> Plan:
-        for fault in self.faults:
-            if fault.kind == "load" and fault.strikes():
+        mine = tuple(x for x in self.faults if x.device in ("", str(device)))
+        for fault in mine:
+            gone = fault.kind == "lost" and fault.counter is not None and fault.counter.exists()
+            if gone or (fault.kind == "load" and fault.strikes()):
                 happen("load")
-        return FakePlan(batch=batch, delay=self.delay, faults=self.faults)
+        return FakePlan(batch=batch, delay=self.delay, faults=mine)
 
 
 def contract(frame: Frame, depths: int = 5) -> Contract:

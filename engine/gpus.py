@@ -1,8 +1,10 @@
 """The GPUs of this machine, as NVIDIA's management library tells of them."""
 
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import pynvml
@@ -34,17 +36,17 @@ def driver(nvml: Any = pynvml) -> str | None:
 
 
 def gpus(nvml: Any = pynvml) -> list[Gpu]:
-    """Every GPU, none where there is no driver."""
+    """Every GPU that CUDA_VISIBLE_DEVICES leaves, counted as CUDA does; none with no driver."""
     try:
         with _session(nvml):
-            return [_gpu(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+            return [_gpu(nvml, i, handle) for i, handle in enumerate(_visible(nvml))]
     except nvml.NVMLError:
         return []
 
 
-def capability(nvml: Any = pynvml) -> str:
-    """Compute capability of the first GPU.  Raises DeviceError where there is none."""
-    found = [x.capability for x in gpus(nvml) if x.capability]
+def capability(nvml: Any = pynvml, index: int = 0) -> str:
+    """Compute capability of a GPU.  Raises DeviceError where it is not there."""
+    found = [x.capability for x in gpus(nvml) if x.index == index and x.capability]
     if not found:
         raise DeviceError(
             "no NVIDIA GPU is found here; name one to compile for, such as --target sm_86, or run "
@@ -62,8 +64,18 @@ def _session(nvml: Any) -> Any:
         nvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def _visible(nvml: Any) -> list[Any]:
+    """Handles, in PCI order; as CUDA, up to the first that is not there."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return handles
+    known = {str(i): handle for i, handle in enumerate(handles)}
+    known |= {str(nvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
+    return [known[x] for x in takewhile(known.__contains__, map(str.strip, wanted.split(",")))]
+
+
+def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
     slowed = (
         nvml.nvmlClocksThrottleReasonHwSlowdown | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
     )

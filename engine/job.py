@@ -8,7 +8,7 @@ from typing import Any
 from . import ledger, runs, schedule, solver
 from .archive import Archive, open_archive
 from .contract import Contract
-from .devices import PLANS
+from .devices import CPU
 from .errors import UsageError
 from .plan import Device
 from .pool import Limits
@@ -34,6 +34,9 @@ class Job:
     contract: Contract
     bundle: str  # SHA-256 of contract.json
     devices: tuple[Device, ...]
+    plan: str = CPU  # its kind
+    plan_folder: Path | None = None  # of compiled plans, to be kept with the run
+    plan_files: dict[str, str] | None = None  # SHA-256 of each; None: not known yet, or none
     batch_size: int | None = None
     unit_size: int | None = None
     solver: str | None = None
@@ -100,7 +103,8 @@ def resolve(job: Job) -> Resolved:
 def _automatic(job: Job, archive: Archive) -> Settings:
     kind, draws = job.devices[0].kind, job.draws or 1
     return Settings(
-        plan=PLANS[kind],
+        plan=job.plan,
+        plan_files=job.plan_files or {},
         device_kind=kind,
         batch_size=BATCH_SIZES.get(kind, BATCH_SIZE),
         unit_size=UNIT_SIZE,
@@ -137,6 +141,8 @@ def _wanted(
     """What the user asked for, and the facts; these have to agree with an earlier run."""
     asked = {name: getattr(job, name) for name in CHOICES if getattr(job, name) is not None}
     wanted = {name: getattr(automatic, name) for name in FACTS} | asked
+    if job.plan_files is not None:
+        wanted["plan_files"] = job.plan_files
     if job.solver is not None or job.steps is not None:
         known = stored["settings"]["solver"] if stored else automatic.solver
         wanted["ladder"] = ladder(job.contract, job.solver or known, job.steps)

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("mcdiff-batch", "numpy", "onnxruntime", "scipy", "zarr")
@@ -17,8 +17,16 @@ def machine(also: tuple[str, ...] = ()) -> dict[str, object]:
         "memory_gib": round(pages / 2**30, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in (*PACKAGES, *also)},
+        "versions": {name: package_version(name) for name in (*PACKAGES, *also)},
     }
+
+
+def package_version(name: str) -> str:
+    """onnxruntime-gpu installs what onnxruntime does, in its place."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return version(f"{name}-gpu")
 
 
 def _cpu() -> str:

@@ -1,8 +1,13 @@
-"""The bundle's graphs on ONNX Runtime; on the CPU this is what makes everything run with no GPU."""
+"""The bundle's graphs on ONNX Runtime; on the CPU this is what makes everything run with no GPU.
 
+Its CUDA provider serves a GPU that has no TensorRT.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -10,19 +15,29 @@ import onnxruntime
 from .contract import Bundle
 from .errors import BundleError
 from .frame import Image
-from .plan import Conditioned, Device, Labels, Plan, PlanMaker
+from .plan import Conditioned, Device, Labels, OnDevice, Plan, PlanMaker, numbers
 from .solver import Rung
 
+CPU = Device(kind="cpu", index=0)
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
-def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session; the same bits for a case whatever the batch, slot or thread count (tested)."""
+
+def providers(device: Device) -> list[Any]:
+    """On a GPU algorithms are not chosen by timing, which would change bits from run to run."""
+    if device.kind == "cpu":
+        return ["CPUExecutionProvider"]
+    fixed = {"device_id": device.index, "cudnn_conv_algo_search": "DEFAULT", "use_tf32": 0}
+    return [(CUDA_PROVIDER, fixed)]
+
+
+def session(path: Path, threads: int, device: Device = CPU) -> onnxruntime.InferenceSession:
+    """On a CPU the same bits for a case whatever the batch, slot or thread count (tested)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.use_deterministic_compute = device.kind != "cpu"
     try:
-        return onnxruntime.InferenceSession(
-            path, sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(path, sess_options=options, providers=providers(device))
     except Exception as error:  # ONNX Runtime raises its own unrelated types
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error}); export again") from error
 
@@ -51,28 +66,71 @@ class OrtPlan:
     def step(
         self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
     ) -> tuple[Image, Image]:
-        scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor]
         assert isinstance(conditioned.conditions, dict)
-        feed = conditioned.conditions | {
-            "x": x,
-            "previous": previous,
-            "t": np.array([rung.t], np.float32),
-            "coefficients": np.array(scalars, np.float32),
-        }
+        feed = conditioned.conditions | numbers(rung) | {"x": x, "previous": previous}
         after, x0 = self.denoiser.run(["x_next", "x0"], feed)
         return after, x0
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPlan:
+    """Plan on ONNX Runtime whose tensors stay on its device between calls."""
+
+    conditioner: onnxruntime.InferenceSession
+    denoiser: onnxruntime.InferenceSession
+    condition_names: tuple[str, ...]
+    batch: int
+    device: Device
+
+    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+        inside = self._put(strip)
+        feed = {"depths": depths, "weights": weights, "strip": inside}
+        label, *rest = self._run(self.conditioner, feed, ["label", "low", *self.condition_names])
+        held = dict(zip(["low", *self.condition_names], rest, strict=True)) | {"strip": inside}
+        return Conditioned(conditions=held, label=np.asarray(label, np.uint8))
+
+    def relabel(self, images: Image, strip: Image) -> Labels:
+        weights = np.ones((len(images), 1), np.float32)
+        feed = {"depths": images, "weights": weights, "strip": strip}
+        return np.asarray(self._run(self.conditioner, feed, ["label"])[0], np.uint8)
+
+    def step(
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+    ) -> tuple[Image, Image]:
+        assert isinstance(conditioned.conditions, dict)
+        feed = conditioned.conditions | numbers(rung) | {"x": x, "previous": previous}
+        after, x0 = self._run(self.denoiser, feed, ["x_next", "x0"])
+        return cast(Image, after), cast(Image, x0)
+
+    def _put(self, array: Image) -> OnDevice:
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.ascontiguousarray(array), self.device.kind, self.device.index
+        )
+        return OnDevice(value, value.numpy)
+
+    def _run(
+        self, which: onnxruntime.InferenceSession, feed: Mapping[str, Any], outputs: list[str]
+    ) -> list[OnDevice]:
+        binding = which.io_binding()
+        for name, x in feed.items():
+            held = x if isinstance(x, OnDevice) else self._put(x)
+            binding.bind_ortvalue_input(name, held.handle)
+        for name in outputs:
+            binding.bind_output(name, self.device.kind, self.device.index)
+        which.run_with_iobinding(binding)
+        return [OnDevice(x, x.numpy) for x in binding.get_outputs()]
 
 
 def load(
     bundle: Bundle, device: Device, batch: int, *, threads: int = 0, half: bool = False
 ) -> Plan:
     """`half`: the float16 graphs.  A CPU computes them in float32 and rounds between operators."""
-    return OrtPlan(
-        session(bundle.graph("conditioner", half=half), threads),
-        session(bundle.graph("denoiser", half=half), threads),
-        bundle.contract.conditions,
-        batch,
-    )
+    graphs = [bundle.graph(name, half=half) for name in ("conditioner", "denoiser")]
+    conditioner, denoiser = (session(path, threads, device) for path in graphs)
+    names = bundle.contract.conditions
+    if device.kind == "cpu":
+        return OrtPlan(conditioner, denoiser, names, batch)
+    return BoundPlan(conditioner, denoiser, names, batch, device)
 
 
 def maker(bundle: Bundle, threads: int) -> PlanMaker:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,23 @@ class Conditioned:
 
     conditions: object
     label: Labels  # [B, H, W]
+
+
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """A tensor that stays where it was computed, until numpy asks for it."""
+
+    handle: Any
+    fetch: Callable[[], Image]
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Image:
+        return np.asarray(self.fetch(), dtype)
+
+
+def numbers(rung: Rung) -> dict[str, Image]:
+    """A rung as the denoiser's inputs."""
+    scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor]
+    return {"t": np.array([rung.t], np.float32), "coefficients": np.array(scalars, np.float32)}
 
 
 class Plan(Protocol):
@@ -38,7 +55,11 @@ class Plan(Protocol):
     def step(
         self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
     ) -> tuple[Image, Image]:
-        """One solver step: next x and x0-hat, both [B, 1, H, W]."""
+        """One solver step: next x and x0-hat, both [B, 1, H, W].
+
+        What it returns may stay on the device until numpy asks for it, and is good until the next
+        call; x and previous may be that.
+        """
         ...
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import trt
+from . import cuda, trt
 from .contract import Bundle, file_sha256
 from .errors import BundleError, DeviceError
 from .gpus import capability
 from .kernels import listed, summary
+from .plan import Device, Plan
 
 BUILD = "build.json"
 Say = Callable[[str], None]
@@ -34,8 +35,10 @@ class PlanSet:
     build: dict[str, Any]  # what they were made of, and what TensorRT made of them
     found: bool  # in the cache
 
-    def path(self, name: str) -> Path:
-        return self.folder / str(self.build["plans"][name]["file"])
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file."""
+        return {row["file"]: row["sha256"] for row in self.build["plans"].values()}
 
 
 def cache_root() -> Path:
@@ -44,8 +47,10 @@ def cache_root() -> Path:
     return Path(home) / "mcdiff-batch" / "plans"
 
 
-def plans(bundle: Bundle, target: str, batch: int, root: Path, say: Say) -> PlanSet:
-    """Finds the plans under `root`, or compiles them.
+def plans(
+    bundle: Bundle, target: str, batch: int, root: Path, say: Say, kept: Path | None = None
+) -> PlanSet:
+    """Finds the plans under `root`, or in `kept`, a run's own copy; or compiles them.
 
     `target` "current": the first GPU of this machine.  Raises DeviceError where TensorRT or that
     is absent or TensorRT fails, UsageError for an unknown target,
@@ -64,9 +69,10 @@ def plans(bundle: Bundle, target: str, batch: int, root: Path, say: Say) -> Plan
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     _private(root)
     folder = root / key[:32]
-    build = _read(folder, made_of)
-    if build is not None:
-        return PlanSet(folder=folder, build=build, found=True)
+    for place in (folder, *([kept] if kept and _ours_alone(kept) else [])):
+        build = _read(place, made_of)
+        if build is not None:
+            return PlanSet(folder=place, build=build, found=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".compile-") as name:
         part = Path(name) / "plans"
         part.mkdir(mode=0o700)
@@ -76,6 +82,18 @@ def plans(bundle: Bundle, target: str, batch: int, root: Path, say: Say) -> Plan
         with contextlib.suppress(OSError):  # another process was first: its plans are as good
             part.rename(folder)
     return PlanSet(folder=folder, build=build, found=False)
+
+
+def load(folder: Path, hashes: Mapping[str, str], device: Device, batch: int) -> Plan:
+    """The plans of `folder` on a GPU.  Raises DeviceError where a file is not what `hashes` say."""
+    for name, expected in hashes.items():
+        if file_sha256(folder / name) != expected:
+            raise DeviceError(
+                f"{folder / name}: was changed since it was compiled; delete the folder and run "
+                "again"
+            )
+    queue = cuda.Queue(device.index, cuda.runtime())
+    return trt.TrtPlan(trt.tensorrt(), queue, folder, batch)
 
 
 def graph_shapes(bundle: Bundle, batch: int) -> dict[str, tuple[str, trt.Shapes]]:
@@ -125,12 +143,20 @@ def _check(bundle: Bundle, name: str, kernels: Mapping[str, Any]) -> None:
 def _private(root: Path) -> None:
     """Raises DeviceError where somebody else could write plans."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = root.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not _ours_alone(root):
         raise DeviceError(
             f"{root}: others may write here, and plans are executed; expected a folder of yours "
             "alone: chmod 700, or set XDG_CACHE_HOME to another one"
         )
+
+
+def _ours_alone(folder: Path) -> bool:
+    """Whether nobody else may write there, as far as its own mode tells."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _read(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:

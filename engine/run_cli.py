@@ -22,7 +22,9 @@ AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--input", "archive", type=FOLDER, required=True, help="Archive to enhance.")
 @click.option("--output", type=FOLDER, help="Default: archive.zarr -> archive.enhanced beside it.")
 @click.option("--bundle", type=FOLDER, help="Model; default: the shipped one.")
-@click.option("--devices", default="auto", show_default=True, help="auto, cpu, cpu:2 (two), ...")
+@click.option(
+    "--devices", default="auto", show_default=True, help="auto, cpu:2, cuda:0,cuda:1, ..."
+)
 @click.option("--batch-size", type=AT_LEAST_1, help="Cases per step, fixed for the run.")
 @click.option("--unit-size", type=AT_LEAST_1, help="Cases per commit; default: 32.")
 @click.option("--sampler", help="ddim or dpmpp_2m; default: the bundle's.")
@@ -61,9 +63,11 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
     """Enhance every case of an archive; the same command again finishes what was stopped."""
     from . import runs
     from .contract import SHIPPED, load_bundle
-    from .devices import devices, maker
+    from .devices import devices
     from .enhancer import enhance
     from .job import resolve
+    from .plans import cache_root
+    from .preflight import prepared
     from .progress import shown
     from .report import write_report
 
@@ -74,9 +78,10 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
         click.echo(outlook(resolve(job)))
         return 0
     told: dict[str, Any] = {"show_ids": options["show_ids"], "archive": archive}
+    job, maker = prepared(bundle, job, cache_root())
     try:
         with shown() as progress:
-            summary = enhance(job, maker(bundle, chosen), progress)
+            summary = enhance(job, maker, progress)
     except (Drained, DeviceError):
         if runs.load(job.output) is not None:
             write_report(job.output, **told)
@@ -88,6 +93,7 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
 
 
 def _job(archive: Path, output: Path, bundle: Any, chosen: Any, options: dict[str, Any]) -> "Job":
+    from .devices import plan_of
     from .job import Job
     from .pool import Limits
 
@@ -101,6 +107,7 @@ def _job(archive: Path, output: Path, bundle: Any, chosen: Any, options: dict[st
         contract=bundle.contract,
         bundle=bundle.sha256,
         devices=chosen,
+        plan=plan_of(chosen[0]),
         solver=options["sampler"],
         max_failures=0 if options["on_error"] == "stop" else options["max_failures"],
         limits=Limits(patience=options["patience"]),

@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import lru_cache
-from importlib.metadata import version
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from typing import Any
 from . import durable, ledger, writer
 from .errors import FingerprintError, OutputLockedError, UsageError
 from .ledger import DamagedRecord, Head
+from .machine import package_version
 
 LOCK = ".lock"
 CONFIG = "run.json"
 MANIFEST = "manifest.json"
 REPORT = "report"
-OURS = {LOCK, CONFIG, MANIFEST, REPORT, durable.SCRATCH}
+PLAN = "plan"  # compiled for a GPU, a copy
+OURS = {LOCK, CONFIG, MANIFEST, REPORT, PLAN, durable.SCRATCH}
 OURS |= {ledger.FOLDER, ledger.INCIDENTS, writer.FOLDER}
 LOCK_WAIT = 3.0  # s: workers outlive a killed parent by a moment, and hold the lock with it
 SOFTWARE = ("mcdiff-batch", "numcodecs", "numpy", "onnxruntime", "scipy", "zarr")
@@ -46,10 +47,12 @@ class Settings:
     grid: str  # "frame" or "input"
     software: dict[str, str]
     draws: int = 1  # starting noises per case
+    plan_files: dict[str, str] = field(default_factory=dict)  # SHA-256 of compiled plans
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Settings":
-        known = {x.name: raw[x.name] for x in fields(cls) if x.name in raw or x.name != "draws"}
+        always = {x.name for x in fields(cls) if x.default is x.default_factory is MISSING}
+        known = {x.name: raw[x.name] for x in fields(cls) if x.name in raw or x.name in always}
         return cls(**{**known, "ladder": tuple(raw["ladder"])})
 
 
@@ -113,7 +116,7 @@ def is_running(root: Path) -> bool:
 
 @lru_cache
 def software() -> dict[str, str]:
-    return {name: version(name) for name in SOFTWARE}
+    return {name: package_version(name) for name in SOFTWARE}
 
 
 def load(root: Path) -> dict[str, Any] | None:

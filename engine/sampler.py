@@ -17,12 +17,15 @@ def sample(
     ladder: Sequence[Rung],
     tick: Callable[[], None] = lambda: None,
 ) -> Image:
-    """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image out."""
+    """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image out.
+
+    Between steps x stays where the plan computes.
+    """
     x, x0 = noise, np.zeros_like(noise)
     for rung in ladder:
         x, x0 = plan.step(x, x0, rung, conditioned)
         tick()
-    return x
+    return np.asarray(x, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from .frame import Image
 from .noise import gaussian
 from .plan import Plan
 from .quality import psnr
+from .sampler import sample
 from .solver import anchored, rungs
 
 EXACT_DB = 140.0  # said of results that are equal bit for bit
@@ -26,6 +27,11 @@ class Verdict:
     order_free: bool  # and cases that change places to the same bits in theirs (P4)
     psnr_db: float  # range 2, against the reference
     seconds: float  # the walk down, and conditioning
+
+    @property
+    def mixes_cases(self) -> bool:
+        """Whether a case's result depends on where in its batch it is, or beside what."""
+        return not (self.slots_equal and self.order_free)
 
     @property
     def faults(self) -> list[str]:
@@ -72,10 +78,7 @@ def _results(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
         contract.anchoring,
     )
     x = np.stack([gaussian(0, f"self-test {case}", (1, *shape)) for case in cases])
-    x0 = np.zeros_like(x)
-    for rung in walk:
-        x, x0 = plan.step(x, x0, rung, conditioned)
-    return x
+    return sample(plan, x, conditioned, walk)
 
 
 def _stack(case: int, depths: int, shape: tuple[int, int]) -> Image:

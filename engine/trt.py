@@ -1,17 +1,27 @@
-"""TensorRT, classic or for RTX; no other file knows it.  A graph in, a plan and its log out."""
+"""TensorRT, classic or for RTX; no other file knows it.  Compiles graphs, and runs plans."""
 
+import hashlib
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from .cuda import Buffer, Queue
 from .errors import BundleError, DeviceError, UsageError
+from .frame import Image
+from .plan import Conditioned, Labels, OnDevice, numbers
+from .solver import Rung
 
 FLAVOURS = ("tensorrt_rtx", "tensorrt")  # modules of one API; the first compiles without a GPU
 CURRENT = "current"
+FED = ("depths", "weights", "strip")  # what a conditioner reads, from the host
 
 Shapes = Mapping[str, int]  # what the free dimensions of a graph become
 
@@ -48,6 +58,11 @@ def targets(trt: Any) -> list[str]:
     known = getattr(trt, "ComputeCapability", None)
     names = [x for x in getattr(known, "__members__", ()) if x.startswith("SM")]
     return [CURRENT, *(f"sm_{x[2:].lower()}" for x in names)]
+
+
+def serves(trt: Any, capability: str) -> bool:
+    """Whether plans can be made for and run on a GPU; classic TensorRT is asked by trying."""
+    return not hasattr(trt, "ComputeCapability") or capability in targets(trt)
 
 
 def compile_graph(trt: Any, path: Path, shapes: Shapes, target: str) -> Compiled:
@@ -141,3 +156,130 @@ def _flops(trt: Any, network: Any) -> int:
             shared = math.isqrt(size(a) * size(b) // (size(out) * math.prod(out.shape[:-2])))
             total += 2 * size(out) * shared
     return total
+
+
+class Network:
+    """A plan on a device, with a buffer for every tensor, bound once.
+
+    `shared`: buffers that another network has for tensors of the same name.  `jit`: where the
+    kernels that RTX compiles for this GPU are kept for the next time.
+    """
+
+    def __init__(
+        self, trt: Any, plan: bytes, queue: Queue, shared: Mapping[str, Buffer], jit: Path
+    ) -> None:
+        self.queue = queue
+        self.runtime = trt.Runtime(_log(trt))
+        self.engine = self.runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            raise RuntimeError(f"{flavour(trt)} refuses the plan on this GPU: {_last_words(trt)}")
+        self.context = _context(trt, self.engine, jit)
+        self.buffers = {}
+        for i in range(self.engine.num_io_tensors):
+            name = self.engine.get_tensor_name(i)
+            self.buffers[name] = shared.get(name) or self._buffer(trt, name)
+            self.context.set_tensor_address(name, self.buffers[name].address)
+
+    def _buffer(self, trt: Any, name: str) -> Buffer:
+        shape = tuple(int(x) for x in self.engine.get_tensor_shape(name))
+        return self.queue.buffer(shape, trt.nptype(self.engine.get_tensor_dtype(name)))
+
+    def run(self) -> None:
+        """Queued, not waited for."""
+        if not self.context.execute_async_v3(int(self.queue.stream)):
+            raise RuntimeError("TensorRT could not queue the plan; its log says why")
+
+
+def _context(trt: Any, engine: Any, jit: Path) -> Any:
+    if not hasattr(trt, "CudaGraphStrategy"):  # classic: kernels are in the plan
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # steps are recorded by `Queue`
+    kernels = config.create_runtime_cache()
+    known = _kept(jit)
+    if known is not None:
+        kernels.deserialize(known)
+    config.set_runtime_cache(kernels)
+    context = engine.create_execution_context(config)
+    if known is None:
+        _keep(jit, bytes(memoryview(kernels.serialize())))
+    return context
+
+
+def _kept(path: Path) -> bytes | None:
+    """What `_keep` wrote, if it is whole: kernels are executed, so never without our hash (P11)."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[32:] if data and hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+
+def _keep(path: Path, data: bytes) -> None:
+    part = path.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):  # only time would be lost
+        part.write_bytes(hashlib.sha256(data).digest() + data)
+        part.replace(path)
+
+
+def _last_words(trt: Any) -> str:
+    return _log(trt).lines[-1][1] if _log(trt).lines else "no reason given"
+
+
+class TrtPlan:
+    """Plan (engine/plan.py) on TensorRT.
+
+    Conditions never leave the device: `relabel` writes over them, so they hold until then.  A step
+    is one CUDA graph; what changes from rung to rung are numbers in the device's memory.
+    """
+
+    def __init__(self, trt: Any, queue: Queue, folder: Path, batch: int) -> None:
+        self.queue, self.batch = queue, batch
+
+        def network(name: str, shared: Mapping[str, Buffer]) -> Network:
+            jit = folder / f"{name}.jit"
+            return Network(trt, (folder / f"{name}.plan").read_bytes(), queue, shared, jit)
+
+        self.conditioner = network("conditioner", {})
+        held = self.conditioner.buffers
+        self.relabeller = network("relabel", {x: held[x] for x in held if x not in FED})
+        self.denoiser = network("denoiser", held)
+        self.x, self.x0 = (self._left("x"), self._left("previous"))
+        self.held: object = None  # whose conditions are on the device
+        self.go = queue.recorded(self._step)
+
+    def _left(self, name: str) -> OnDevice:
+        buffer = self.denoiser.buffers[name]
+        return OnDevice(buffer, partial(self.queue.download, buffer))
+
+    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+        self.held = object()
+        label = self._labelled(self.conditioner, depths, weights, strip)
+        return Conditioned(conditions=self.held, label=label)
+
+    def relabel(self, images: Image, strip: Image) -> Labels:
+        self.held = None
+        weights = np.ones((len(images), 1), np.float32)
+        return self._labelled(self.relabeller, images, weights, strip)
+
+    def _labelled(self, network: Network, depths: Image, weights: Image, strip: Image) -> Labels:
+        for name, array in zip(FED, (depths, weights, strip), strict=True):
+            self.queue.upload(network.buffers[name], array)
+        network.run()
+        return self.queue.download(network.buffers["label"]).astype(np.uint8)
+
+    def step(
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+    ) -> tuple[Image, Image]:
+        """What it returns is the same two tensors each time, still on the device."""
+        assert conditioned.conditions is self.held, "conditions of another batch"
+        for given, mine in ((x, self.x), (previous, self.x0)):
+            if given is not cast(Image, mine):
+                self.queue.upload(mine.handle, given)
+        for name, values in numbers(rung).items():
+            self.queue.set(self.denoiser.buffers[name], values)
+        self.go()
+        return cast(Image, self.x), cast(Image, self.x0)
+
+    def _step(self) -> None:
+        buffers = self.denoiser.buffers
+        self.denoiser.run()
+        self.queue.move(buffers["x_next"], buffers["x"])
+        self.queue.move(buffers["x0"], buffers["previous"])

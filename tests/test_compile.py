@@ -85,7 +85,7 @@ def test_a_gpu_that_cannot_be_compiled_for_is_said_so(
 def test_a_plan_with_a_flipped_bit_is_not_used_but_compiled_again(toy_bundle, tmp_path):
     bundle = load_bundle(toy_bundle)
     made = plans(bundle, TARGET, 1, tmp_path, print)
-    path = made.path("denoiser")
+    path = made.folder / "denoiser.plan"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

@@ -1,0 +1,115 @@
+"""Once before the first unit: plans are found or compiled, and tried on a device.
+
+On a GPU that is done in a process of its own: it leaves nothing there, and whatever ends it is
+told.  Each worker tries its plan again, on its own device, before it computes a case.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+
+from . import gpus, ort, plans, trt
+from .contract import Bundle
+from .devices import TENSORRT, cores
+from .errors import DeviceError, McdiffError
+from .job import BATCH_SIZE, Job, resolve
+from .plan import Device, Plan, PlanMaker
+from .runs import PLAN
+from .selftest import Verdict, tried
+
+Attempt = Callable[[Bundle, str, Device, int, Path, Path | None], tuple["Loader", Verdict]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """A PlanMaker for a GPU: loads, and tries what it loaded."""
+
+    bundle: Bundle
+    plan: str  # kind, as `devices` names it
+    folder: Path | None = None  # of TensorRT's plans
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, device: Device, batch: int) -> Plan:
+        """Raises RuntimeError, which ends a worker and not the run, where it cannot be trusted."""
+        plan = self.load(device, batch)
+        faults = self.verdict(plan).faults
+        if faults:
+            raise RuntimeError(f"{device} failed its self-test: {'; '.join(faults)}")
+        return plan
+
+    def load(self, device: Device, batch: int) -> Plan:
+        if self.folder is None:
+            half = self.bundle.contract.half is not None
+            return ort.load(self.bundle, device, batch, half=half)
+        return plans.load(self.folder, self.hashes, device, batch)
+
+    def verdict(self, plan: Plan) -> Verdict:
+        return tried(plan, self.bundle.contract, ort.load(self.bundle, ort.CPU, 1, threads=cores()))
+
+
+def attempt(
+    bundle: Bundle, plan: str, device: Device, batch: int, cache: Path, kept: Path | None
+) -> tuple[Loader, Verdict]:
+    """Makes a GPU's plan and tries it, in this process.  Raises DeviceError, BundleError."""
+    loader = Loader(bundle=bundle, plan=plan)
+    if plan == TENSORRT:
+        say = lambda text: click.echo(text, err=True)
+        made = plans.plans(bundle, _target(device), batch, cache, say, kept)
+        loader = replace(loader, folder=made.folder, hashes=made.hashes)
+    return loader, loader.verdict(loader.load(device, batch))
+
+
+def _target(device: Device) -> str:
+    """By name where TensorRT can: so are the plans that `compile` made ahead."""
+    kind = gpus.capability(index=device.index)
+    return kind if kind in trt.targets(trt.tensorrt()) else trt.CURRENT
+
+
+def elsewhere(
+    bundle: Bundle, plan: str, device: Device, batch: int, cache: Path, kept: Path | None
+) -> tuple[Loader, Verdict]:
+    """`attempt` in a process of its own.  Raises DeviceError, BundleError."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        try:
+            return other.submit(attempt, bundle, plan, device, batch, cache, kept).result()
+        except McdiffError:
+            raise
+        except BrokenProcessPool as error:
+            cause = "the process that tried it was killed or crashed"
+            raise DeviceError(f"{device}: {cause}; see `mcdiff-batch doctor`") from error
+        except Exception as error:  # CUDA's and ONNX Runtime's own
+            raise DeviceError(f"{device}: {error}; see `mcdiff-batch doctor`") from error
+
+
+def prepared(
+    bundle: Bundle, job: Job, cache: Path, attempt: Attempt = elsewhere
+) -> tuple[Job, PlanMaker]:
+    """The job as its plan lets it be done, and how workers make that plan.
+
+    A plan whose results depend on the slot is taken at batch size 1, where the user did not ask
+    for another.  Raises DeviceError where it cannot be trusted.
+    """
+    device = job.devices[0]
+    if device.kind == "cpu":
+        return job, ort.maker(bundle, threads=max(1, cores() // len(job.devices)))
+    resolved = resolve(job)
+    batch, kept = resolved.settings.batch_size, job.output / PLAN
+    loader, verdict = attempt(bundle, job.plan, device, batch, cache, kept)
+    if verdict.mixes_cases and batch == BATCH_SIZE and not (job.batch_size or resolved.begun):
+        text = f"{device}: results depend on a case's place in its batch: going on one at a time"
+        click.echo(text, err=True)
+        batch = 1
+        loader, verdict = attempt(bundle, job.plan, device, batch, cache, kept)
+    if verdict.faults:
+        raise DeviceError(
+            f"{device}: {job.plan} cannot be trusted here: {'; '.join(verdict.faults)}; see "
+            "`mcdiff-batch doctor`, or use --devices cpu in a new --output"
+        )
+    return replace(
+        job, batch_size=batch, plan_folder=loader.folder, plan_files=dict(loader.hashes)
+    ), loader
