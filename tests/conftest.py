@@ -4,6 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from mcdiff_batch.engine.gpus import gpus
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked gpu are left out where there is none."""
+    if gpus():
+        return
+    left_out = [x for x in items if x.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [x for x in items if x not in left_out]
+
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
