@@ -25,10 +25,12 @@ from mcdiff_batch.train.cli import train
 from mcdiff_batch.train.corruption import corrupt, corrupted, without_bones
 from mcdiff_batch.train.data import batch_of, load, one_hot, split
 from mcdiff_batch.train.fusion import fuse
+from mcdiff_batch.train.loop import Setting
 from mcdiff_batch.train.losses import denoising_loss, diffuse
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import PRESETS, altered, preset_from
+from mcdiff_batch.train.stages import train_all
 from mcdiff_batch.train.unet import Widths
 from mcdiff_batch.train.weights import read_weights, start_from
 
@@ -124,6 +126,35 @@ def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_b
         found.append((conditioned.label, *plan.step(x, x / 2, rung, conditioned)))
     for theirs, mine in zip(*found, strict=True):
         assert np.abs(theirs.astype(np.float32) - mine).max() < 1e-4
+
+
+def test_threads_that_prepare_ahead_change_no_weight_and_what_is_waited_for_is_told(
+    phantoms, tmp_path
+):
+    preset = altered(PRESETS["toy"], 0.1, {})
+    cases = load(phantoms, preset.frame, preset.depth_weights, 0.0)
+    for loaders in (0, 2):
+        setting = Setting(
+            seed=0,
+            device=torch.device("cpu"),
+            ema=0.9,
+            clip=1.0,
+            folder=tmp_path / str(loaders),
+            loaders=loaders,
+        )
+        _, records = train_all(preset, cases, cases, setting, lambda text: None)
+        told = [(x["waited_for_data"], x["seconds"]) for x in records.values()]
+        assert all(0 <= waited < seconds + 0.05 for waited, seconds in told)
+        assert loaders or all(waited for waited, _ in told)
+    assert weights(tmp_path / "0") == weights(tmp_path / "2")
+
+
+def test_a_training_ends_with_the_minutes_that_it_is_given(phantoms, tmp_path):
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(tmp_path / "short")]
+    more = ["--budget", "1000", "--minutes", "0.1"]
+    CliRunner().invoke(train, words + more, catch_exceptions=False)
+    stages = json.loads((tmp_path / "short" / "card.json").read_text())["stages"]
+    assert all(0 < x["steps"] < 1000 for x in stages.values())
 
 
 def test_a_training_killed_in_any_stage_resumes_to_the_same_weights(

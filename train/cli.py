@@ -1,5 +1,6 @@
 """Commands of training; PyTorch is imported inside them."""
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -42,6 +43,11 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="what `bench experiments` wrote: shown in the card beside the settings",
 )
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="end there, stages shortened alike; another machine then gets other weights",
+)
 @click.option("--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or as is")
 @click.option(
     "--artifact-free-only/--all-cases",
@@ -63,6 +69,7 @@ def train(
     budget: float,
     held_out: float,
     experiments: Path | None,
+    minutes: float | None,
     **changes: object,
 ) -> None:
     """Train the three stages on an archive; the same command again resumes.
@@ -85,8 +92,13 @@ def train(
         raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
     chosen = altered(PRESETS[preset], budget, changes)
     rank, size, device = world()
+    if minutes is not None and size > 1:
+        raise UsageError("--minutes is of one process: two would not end at the same step")
+    cpus = max(1, (os.cpu_count() or 1) // size)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+        torch.set_num_threads(cpus)
+    if device.type != "cpu":
+        torch.set_num_threads(1)  # the threads are those that prepare steps ahead
     say = click.echo if rank == 0 else lambda text: None
     say(f"reading {data}")
     read = cases.load(data, chosen.frame, chosen.depth_weights, chosen.optimal_share)
@@ -101,6 +113,8 @@ def train(
         source=source,
         command=_command(),
         experiments=experiments,
+        loaders=0 if device.type == "cpu" else cpus,
+        seconds=math.inf if minutes is None else 60 * minutes,
         rank=rank,
         world=size,
     )

@@ -1,15 +1,19 @@
 """The one training loop: Adam, EMA, gradient clipping, warm-up and cosine decay, resume.
 
 Every step draws its data and noise from a generator keyed by (seed, stage, step, rank), so a
-resumed run sees what an uninterrupted one would have seen.
+resumed run sees what an uninterrupted one would have seen.  They may be prepared ahead, by threads;
+what a step still waits for them is counted.
 """
 
 import hashlib
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,8 @@ from torch import distributed as dist
 from . import checkpoint
 from .presets import Stage
 
-Loss = Callable[[np.random.Generator, bool], Tensor]  # (generator, half-size) -> scalar
+Prepare = Callable[[np.random.Generator, bool], Any]  # (generator, half-size) -> what `loss` takes
+Loss = Callable[[Any], Tensor]  # -> scalar
 Score = Callable[[], dict[str, float]]  # held-out metrics of the model as it stands
 Show = Callable[[int], None]  # draws what the model does, named by its step
 
@@ -31,8 +36,9 @@ SHOWN = 5  # notes between two pictures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a stage minimises, and how it is looked at; both on the averaged weights."""
+    """What a stage minimises, on which data, and how it is looked at, on averaged weights."""
 
+    prepare: Prepare  # on the CPU
     loss: Loss
     score: Score
     show: Show = lambda step: None
@@ -51,6 +57,8 @@ class Setting:
     source: Path | None = None  # weights to start from: a training folder or a bundle
     command: str = ""  # as it was given, for the card
     experiments: Path | None = None  # what `bench experiments` wrote, for the card
+    loaders: int = 0  # threads that prepare steps ahead; 0: each step prepares its own
+    seconds: float = math.inf  # of training, all stages; each ends at its part, by its steps
     rank: int = 0
     world: int = 1
 
@@ -61,6 +69,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    waited: float = 0.0  # of these, for data
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -76,10 +85,9 @@ def mixed(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(fast))
 
 
-def learning_rate(stage: Stage, step: int) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
+def learning_rate(stage: Stage, step: int, share: float) -> float:
+    """Linear warm-up, then a cosine to a twentieth; `share` of the stage is done."""
     warm = min(1.0, (step + 1) / stage.warmup)
-    share = min(1.0, step / max(1, stage.steps))
     return stage.learning_rate * warm * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)
 
 
@@ -89,10 +97,12 @@ def train_stage(
     job: Job,
     setting: Setting,
     say: Callable[[str], None],
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Runs a stage to its end, from its checkpoint if there is one; leaves EMA weights in `model`.
 
-    Returns the stage's record: steps, seconds, history.
+    Its end is that of its steps or of `seconds`, whichever comes first; the schedule follows.
+    Returns the stage's record: steps, seconds, of these waited for data, history.
     """
     path = setting.folder / stage.name
     optimizer = torch.optim.Adam(model.parameters(), lr=stage.learning_rate)
@@ -100,46 +110,80 @@ def train_stage(
     at = _resumed(path, model, optimizer, average)
     losses: list[float] = []
     saved = time.monotonic()
-    while at.step < stage.steps:
+    share = lambda: max(at.step / stage.steps, at.seconds / seconds)
+    batches = _prepared(stage, job.prepare, setting, at.step, share)
+    while share() < 1:
         started = time.monotonic()
-        losses.append(_step(stage, model, job.loss, optimizer, average, setting, at.step))
+        batch = next(batches)
+        at.waited += time.monotonic() - started
+        rate = learning_rate(stage, at.step, share())
+        losses.append(_step(model, job.loss, batch, optimizer, rate, setting))
+        _follow(average, model, min(setting.ema, (1 + at.step) / (10 + at.step)))
         at.step += 1
         at.seconds += time.monotonic() - started
-        if at.step % max(1, stage.steps // setting.notes) == 0 or at.step == stage.steps:
-            _note(stage, model, average, job, at, losses, say)
+        ended = share() >= 1
+        if at.step % max(1, stage.steps // setting.notes) == 0 or ended:
+            _note(stage, model, average, job, at, losses, seconds, say)
             losses.clear()
-        if time.monotonic() - saved > SAVE_SECONDS or at.step == stage.steps:
+        if time.monotonic() - saved > SAVE_SECONDS or ended:
             _save(path, model, optimizer, average, at, setting)
             saved = time.monotonic()
+    batches.close()
     model.load_state_dict(average)
     job.show(at.step)
-    return {"steps": at.step, "seconds": round(at.seconds, 1), "history": at.history}
+    return {
+        "steps": at.step,
+        "seconds": round(at.seconds, 1),
+        "waited_for_data": round(at.waited, 3),
+        "history": at.history,
+    }
+
+
+def _prepared(
+    stage: Stage, prepare: Prepare, setting: Setting, first: int, share: Callable[[], float]
+) -> Generator[Any]:
+    """What each step takes, from `first` on; by threads, a few steps ahead, if there are any."""
+
+    def make(step: int, done: float) -> Any:
+        half = max(done, step / stage.steps) < stage.half_steps / stage.steps
+        return prepare(generator(setting.seed, stage.name, step, setting.rank), half)
+
+    if not setting.loaders:
+        yield from (make(step, share()) for step in count(first))
+    with ThreadPoolExecutor(setting.loaders) as pool:
+        ahead = deque(pool.submit(make, first + i, share()) for i in range(2 * setting.loaders))
+        try:
+            for step in count(first + len(ahead)):
+                yield ahead.popleft().result()
+                ahead.append(pool.submit(make, step, share()))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _step(
-    stage: Stage,
     model: nn.Module,
     loss: Loss,
+    batch: Any,
     optimizer: torch.optim.Adam,
-    average: dict[str, Tensor],
+    rate: float,
     setting: Setting,
-    step: int,
 ) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(stage, step)
-    rng = generator(setting.seed, stage.name, step, setting.rank)
+        group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with mixed(setting.device):
-        value = loss(rng, step < stage.half_steps)
+        value = loss(batch)
     value.backward()
     _average_gradients(model, setting.world)
     nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
     optimizer.step()
-    decay = min(setting.ema, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for name, p in model.state_dict().items():
-            average[name].lerp_(p, 1 - decay)
     return value.item()
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for name, p in model.state_dict().items():
+        average[name].lerp_(p, 1 - decay)
 
 
 def _average_gradients(model: nn.Module, world: int) -> None:
@@ -160,6 +204,7 @@ def _note(
     job: Job,
     at: Progress,
     losses: list[float],
+    ends: float,
     say: Callable[[str], None],
 ) -> None:
     """Scores the averaged weights on held-out cases, a line of history; draws now and then."""
@@ -171,7 +216,7 @@ def _note(
     model.load_state_dict(current)
     at.history.append({"step": at.step} | {k: round(v, 5) for k, v in metrics.items()})
     text = " ".join(f"{k} {v:.4f}" for k, v in metrics.items())
-    left = at.seconds / at.step * (stage.steps - at.step)
+    left = min(at.seconds / at.step * (stage.steps - at.step), ends - at.seconds)
     say(f"{stage.name} {at.step}/{stage.steps} {text} ({left / 60:.0f} min left at this rate)")
 
 
@@ -190,7 +235,7 @@ def _save(
     names = [name for name, _ in model.named_parameters()]
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= checkpoint.prefixed(f"adam.{names[i]}", state)
-    about = {"step": at.step, "seconds": at.seconds, "history": at.history}
+    about = asdict(at)
     checkpoint.save(path, tensors, about)
 
 
@@ -208,7 +253,7 @@ def _resumed(
     state = optimizer.state_dict()
     state["state"] = {i: m for i, m in moments.items() if m}
     optimizer.load_state_dict(state)
-    return Progress(about["step"], about["seconds"], about["history"])
+    return Progress(**about)
 
 
 def world() -> tuple[int, int, torch.device]:

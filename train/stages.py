@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,27 +29,37 @@ Say = Callable[[str], None]
 HELD_OUT_TIMES = (50, 200, 400, 600, 800, 950)
 
 
+class Noised(NamedTuple):
+    """Images at their times, eq. 1; [N, 1, H, W] and [N]."""
+
+    x: Tensor
+    t: Tensor
+    alpha: Tensor
+    eps: Tensor
+
+    def to(self, device: torch.device) -> "Noised":
+        return Noised(*(part.to(device) for part in self))
+
+
 class Noising:
     """Draws (t, eps) for images and noises them, eq. 1."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.schedule = Schedule()
-        self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32, device=device)
+        self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32)
 
     def __call__(
         self, image: Tensor, rng: np.random.Generator, times: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_t, t, alpha_t, eps for image [N, 1, H, W]; times stratified over 1..T unless given."""
+    ) -> Noised:
+        """Of image [N, 1, H, W]; times stratified over 1..T unless given."""
         n = len(image)
         if times is None:
             strata = (np.arange(n) + rng.random(n)) / n
             times = torch.from_numpy(1 + np.floor(strata * self.schedule.steps).astype(np.int64))
-        t = times.to(image.device)
         seed = int(rng.integers(2**62))
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
-        eps = noise.to(image.device)
-        alpha = self.alphas[t]
-        return diffuse(image, eps, alpha), t, alpha, eps
+        eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+        alpha = self.alphas[times]
+        return Noised(diffuse(image, eps, alpha), times, alpha, eps)
 
 
 def train_all(
@@ -73,9 +83,12 @@ def train_all(
         "tuner": lambda stage: _tuner(nets, stage, train, held_out, setting),
     }
     records = {}
+    total = sum(stage.steps for stage in preset.stages)
     for stage in preset.stages:
         model = nets.all()[stage.name]
-        records[stage.name] = train_stage(stage, model, jobs[stage.name](stage), setting, say)
+        seconds = setting.seconds * stage.steps / total
+        job = jobs[stage.name](stage)
+        records[stage.name] = train_stage(stage, model, job, setting, say, seconds)
         model.requires_grad_(False).eval()
     if setting.rank == 0:
         write_card(nets, setting, (train, held_out), records)
@@ -94,17 +107,20 @@ def _foundation(
     unseen = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     if not len(images):
         raise ArchiveError("no artifact-free case to train the foundation on; flag some")
-    noising = Noising(setting.device)
+    noising = Noising()
 
-    def loss(rng: np.random.Generator, half: bool) -> Tensor:
-        batch = draw(images, _share(stage, setting), rng, half=half)
-        x, t, alpha, eps = noising(batch.image.to(setting.device), rng)
+    def prepare(rng: np.random.Generator, half: bool) -> Noised:
+        return noising(draw(images, _share(stage, setting), rng, half=half).image, rng)
+
+    def loss(noised: Noised) -> Tensor:
+        x, t, alpha, eps = noised.to(setting.device)
         return denoising_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
 
     def score() -> dict[str, float]:
         return {"held_out": _eps_error(nets, unseen, noising, setting, conditioned=False)}
 
-    return Job(loss=loss, score=score, show=_shown(nets, stage, unseen, setting, conditioned=False))
+    show = _shown(nets, stage, unseen, setting, conditioned=False)
+    return Job(prepare=prepare, loss=loss, score=score, show=show)
 
 
 def _extractor(
@@ -116,18 +132,20 @@ def _extractor(
     the optimal one hides may show.  `any_depth` gives half the batch another depth of its case.
     """
 
-    def loss(rng: np.random.Generator, half: bool) -> Tensor:
+    def prepare(rng: np.random.Generator, half: bool) -> tuple[Tensor, Tensor]:
         clear = draw(train, _share(stage, setting), rng, half=half)
         batch = corrupted(clear, nets.preset.corruption, rng)
         which = other_depth(batch, rng) if nets.preset.any_depth else batch.optimal
-        image = batch.depths[torch.arange(len(which)), which][:, None]
-        logits = nets.extractor(image.to(setting.device))
-        return extractor_loss(logits, batch.label.to(setting.device))
+        return batch.depths[torch.arange(len(which)), which][:, None], batch.label
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        image, label = (part.to(setting.device) for part in batch)
+        return extractor_loss(nets.extractor(image), label)
 
     def score() -> dict[str, float]:
         return {"dice": _held_out_dice(nets, held_out, setting)}
 
-    return Job(loss=loss, score=score)
+    return Job(prepare=prepare, loss=loss, score=score)
 
 
 def _tuner(
@@ -141,23 +159,25 @@ def _tuner(
     if nets.preset.tuner_artifact_free:
         train = train.subset(train.artifact_free)
         held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
-    noising = Noising(setting.device)
+    noising = Noising()
 
-    def loss(rng: np.random.Generator, half: bool) -> Tensor:
+    def prepare(rng: np.random.Generator, half: bool) -> tuple[Batch, Noised]:
         cases = max(1, _share(stage, setting) // stage.draws)
         clear = draw(train, cases, rng, half=half)
         batch = corrupted(clear, nets.preset.corruption, rng)
+        return batch, noising(batch.image.repeat_interleave(stage.draws, 0), rng)
+
+    def loss(pair: tuple[Batch, Noised]) -> Tensor:
+        batch, noised = pair
         conditions = _repeated(nets, batch, setting, stage.draws)
-        image = batch.image.to(setting.device).repeat_interleave(stage.draws, 0)
-        x, t, alpha, eps = noising(image, rng)
+        x, t, alpha, eps = noised.to(setting.device)
         return denoising_loss(nets.eps(x, t, conditions), eps, alpha, nets.preset.tuner_x0_cap)
 
     def score() -> dict[str, float]:
         return {"held_out": _eps_error(nets, held_out, noising, setting, conditioned=True)}
 
-    return Job(
-        loss=loss, score=score, show=_shown(nets, stage, held_out, setting, conditioned=True)
-    )
+    show = _shown(nets, stage, held_out, setting, conditioned=True)
+    return Job(prepare=prepare, loss=loss, score=score, show=show)
 
 
 def _shown(
@@ -188,9 +208,10 @@ def _eps_error(
     for i in range(min(len(data), 8)):
         batch = batch_of(data, np.array([i]), np.array([False]))
         batch = corrupted(batch, nets.preset.corruption, generator(0, "held-out faults", i))
-        image = batch.image.to(setting.device).repeat_interleave(len(HELD_OUT_TIMES), 0)
+        image = batch.image.repeat_interleave(len(HELD_OUT_TIMES), 0)
         rng = generator(0, "held-out", i)
-        x, t, alpha, eps = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
+        noised = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
+        x, t, alpha, eps = noised.to(setting.device)
         with mixed(setting.device):
             if conditioned:
                 eps_hat = nets.eps(x, t, _repeated(nets, batch, setting, len(HELD_OUT_TIMES)))
