@@ -12,6 +12,8 @@ from . import durable, ledger
 from .ledger import DONE, FAILED, OPEN, Incident
 from .plan import Device
 from .task import UnitDone
+from .timesheet import told
+from .tracefile import TraceLog
 
 TIMINGS = "report/timings.jsonl"
 STATS = "report/run_stats.json"
@@ -46,13 +48,14 @@ class Books:
         cases: int,
         counts: dict[str, int],
         max_failures: int | None,
-        progress: Callable[[Progress], None],
+        progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.root, self.cases, self.progress = root, cases, progress
         self.counts, self.before = dict(counts), dict(counts)
         self.max_failures = max_failures
         self.start = time.monotonic()
-        self.stages: dict[str, dict[str, float]] = {}  # device -> stage -> s
+        self.began = round(time.time(), 3)  # names this run's lines; for display only (P12)
+        self.trace = TraceLog(root)
         self.incidents = self.units = 0
         self.stop: Callable[[], None] = lambda: None
 
@@ -94,13 +97,13 @@ class Books:
 
     def _log(self, device: Device, message: UnitDone) -> None:
         """One line a unit, for the report; no part of the result."""
-        stages = self.stages.setdefault(str(device), {})
-        for stage, seconds in message.seconds.items():
-            stages[stage] = stages.get(stage, 0.0) + seconds
-        told = {"unit": message.unit, "counts": message.counts, "seconds": message.seconds}
-        line = {"at": round(self.elapsed, 3), "device": str(device), **told}
-        with durable.writing(self.root), (self.root / TIMINGS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        head = {"began": self.began, "device": str(device), "unit": message.unit}
+        head |= {"at": round(self.elapsed, 3), "counts": message.counts}
+        with durable.writing(self.root):
+            with (self.root / TIMINGS).open("a") as file:
+                line = head | told(message.notes.spans, self.start)
+                file.write(json.dumps(line) + "\n")
+            self.trace.add(head, message.notes, self.start)
 
     def close(self, ended: str) -> None:
         """Adds this run to those that worked on the output before."""
@@ -111,11 +114,11 @@ class Books:
 
     def _stats(self, ended: str) -> dict[str, Any]:
         return {
+            "began": self.began,
             "ended": ended,
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seconds": round(self.elapsed, 3),
             "units": self.units,
             "cases": self._gained(DONE, FAILED),
             "incidents": self.incidents,
-            "stages": self.stages,  # seconds by device and stage; stages overlap
         }

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import durable, images, ledger, manifest, runs, writer
+from . import durable, images, ledger, manifest, runs, tracefile, writer
 from .archive import open_archive
 from .books import Books, Progress
 from .devices import cores
@@ -143,7 +143,7 @@ def check_space(resolved: Resolved, units: int) -> None:
 def _prepare(resolved: Resolved, todo: Survey) -> None:
     """Metadata first, then run.json, which says that they are there."""
     root = resolved.job.output
-    durable.make_folder(root, root / runs.REPORT)
+    durable.make_folder(root, root / tracefile.FOLDER)
     if not resolved.begun:
         for name, data in images.files(resolved.layout, _about(resolved)).items():
             durable.write(root, name, data)

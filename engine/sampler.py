@@ -8,6 +8,7 @@ import numpy as np
 from .frame import Image
 from .plan import Conditioned, Plan
 from .solver import Rung
+from .trace import span
 
 
 def sample(
@@ -20,7 +21,8 @@ def sample(
     """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image out."""
     x, x0 = noise, np.zeros_like(noise)
     for rung in ladder:
-        x, x0 = plan.step(x, x0, rung, conditioned)
+        with span("step"):
+            x, x0 = plan.step(x, x0, rung, conditioned)
         tick()
     return x
 

@@ -168,10 +168,10 @@ def test_every_figure_of_the_page_is_in_report_json(night: Path) -> None:
 
 def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
     data = stored(night)
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert sorted(data) == [
-        "cases", "failures", "flagged", "gallery", "incidents", "outcome", "provenance", "quality",
-        "schema", "stages", "throughput", "version", "work", "written_at",
+        "cases", "failures", "flagged", "gallery", "incidents", "latency", "outcome", "provenance",
+        "quality", "schema", "stages", "throughput", "timeline", "version", "work", "written_at",
     ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
     assert data["quality"]["cnr"]["gain"]["cases"] == CASES - 1
@@ -253,7 +253,9 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     words = {"name": HOSTILE, "training": {HOSTILE: {"note": HOSTILE}}, "classes": [HOSTILE] * 4}
     made = output(tmp_path / "hostile", entries, 3, **words)
     ledger.report(made, Incident(kind=HOSTILE, detail=HOSTILE * 9999, device=HOSTILE))
-    line = {"at": 1, "device": HOSTILE, "counts": {"done": 1, "failed": 0}, "seconds": {HOSTILE: 1}}
+    line = {"began": 0, "device": HOSTILE, "at": 1, "counts": {"done": 1, "failed": 0}, "unit": 0}
+    line |= {"lanes": {HOSTILE: {HOSTILE: 1}}, "from": 0, "to": 1, "tail": 0, "batches": [1]}
+    line |= {"gaps": [[HOSTILE, 0, 1]], "cases": [1]}
     (made / "report").mkdir()
     (made / "report/timings.jsonl").write_text(json.dumps(line) + "\n")
     path = write_report(made)
@@ -315,8 +317,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_began_again_is_a_session_of_its_own() -> None:
-    lines = [Line(at=x, device="cpu:0", cases=1, seconds={}) for x in (1.0, 2.0, 0.5, 3.0)]
-    assert [len(x) for x in segments(lines)] == [2, 2]
+    begun = ((7.0, 1.0), (7.0, 2.0), (90.0, 3.0))
+    lines = [Line(began=x, at=at, device="cpu:0", cases=1, lanes={}) for x, at in begun]
+    assert [len(x) for x in segments(lines)] == [2, 1]
 
 
 def test_nothing_measured_is_no_distribution() -> None:
