@@ -12,6 +12,7 @@ from . import durable, ledger
 from .ledger import DONE, FAILED, OPEN, Incident
 from .plan import Device
 from .task import UnitDone
+from .telemetry import Telemetry
 from .timesheet import told
 from .tracefile import TraceLog
 
@@ -58,6 +59,7 @@ class Books:
         self.trace = TraceLog(root)
         self.incidents = self.units = 0
         self.stop: Callable[[], None] = lambda: None
+        self.telemetry: Telemetry | None = None
 
     @property
     def elapsed(self) -> float:

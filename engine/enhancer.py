@@ -21,6 +21,7 @@ from .plan import PlanMaker
 from .pool import Pool
 from .slot import SIGNALS
 from .task import Recipe, Task
+from .telemetry import sampling
 from .units import unit
 
 
@@ -83,6 +84,7 @@ def enhance(
     maker: PlanMaker,
     progress: Callable[[Progress], None] = lambda _: None,
     pool: Callable[..., Runner] = Pool,
+    nvml: Any = None,  # NVIDIA's library; None: the one there is
 ) -> Summary:
     """Does what is pending and completes the output.  Raises McdiffError.
 
@@ -110,7 +112,8 @@ def enhance(
                     asked=lambda: asked.count,
                 )
                 books.stop = runner.stop
-                runner.run(_task(resolved, index) for index in todo.pending)
+                with sampling(job.output, books.began, books.start, nvml) as books.telemetry:
+                    runner.run(_task(resolved, index) for index in todo.pending)
             return _completed(resolved, todo, books, asked)
 
 

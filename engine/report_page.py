@@ -7,7 +7,7 @@ where the time went, cases to look at, and what exactly was run.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import report_gallery, report_quality, report_time
+from . import report_gallery, report_machine, report_quality, report_time
 from .gallery import Pictures
 from .markup import Html, clean, element, joined
 from .report_parts import decibel, figure, folded, moment, seconds, section, table
@@ -31,6 +31,7 @@ def page(data: Json, pictures: Mapping[int, Pictures]) -> str:
         section("Attention", *_attention(data)),
         section("Quality", *report_quality.quality(data["quality"])),
         section("Time", *report_time.time(data)),
+        section("Machine", *report_machine.machine(data["machine"])),
         section("Cases", *report_gallery.gallery(data, pictures), class_="whole"),
         section("Provenance", *_provenance(data)),
     )

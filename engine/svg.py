@@ -117,11 +117,17 @@ def _median(row: Row, axis: Axis, top: float, base: float) -> Html:
     return joined(mark, text(x + (-4 if anchor == "end" else 4), top + 12, words, "", anchor))
 
 
-def curve(values: Sequence[float], end: float, marks: Sequence[float]) -> Html:
+def curve(
+    values: Sequence[float],
+    end: float,
+    marks: Sequence[float] = (),
+    label: str = "throughput",
+    size: tuple[float, float] = (900, 150),
+) -> Html:
     """Steps over [0, end] s; `marks` are moments.  The upright axis begins at 0."""
-    width, height, left = 900, 150, 56
-    size, unit = clock(end)
-    across = Axis(low=0, high=end / size, left=left, right=width - 8)
+    (width, height), left = size, 56
+    unit_seconds, unit = clock(end)
+    across = Axis(low=0, high=end / unit_seconds, left=left, right=width - 8)
     up = Axis(low=0, high=max(*values, 1e-9) * 1.08, left=height - 24, right=8)
     grid = [
         joined(
@@ -131,9 +137,12 @@ def curve(values: Sequence[float], end: float, marks: Sequence[float]) -> Html:
         for y in ticks(0, up.high, 4)
     ]
     path = element("path", d=_steps(values, across, up), class_="area")
-    resumed = [line(across(x / size), 8, across(x / size), height - 24, "mark") for x in marks]
+    resumed = [
+        line(across(x / unit_seconds), 8, across(x / unit_seconds), height - 24, "mark")
+        for x in marks
+    ]
     foot = bottom(across, height - 8, unit)
-    return canvas(width, height + 6, "throughput", *grid, path, *resumed, foot)
+    return canvas(width, height + 6, label, *grid, path, *resumed, foot)
 
 
 def _steps(values: Sequence[float], across: Axis, up: Axis) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import timeline
+from . import load, timeline
 from .books import STATS, TIMINGS
 from .ledger import DONE, FAILED
 from .lines import json_lines
@@ -95,7 +95,7 @@ def segments(found: Sequence[Line]) -> list[list[Line]]:
 
 
 def collect(out: Path) -> Json:
-    """The parts `work`, `throughput`, `stages`, `timeline` and `latency` of the report."""
+    """The parts of the report that tell of time."""
     runs = ended_runs(out)
     parts = segments(list(lines(out)))
     spent = _spent(parts, runs)
@@ -115,7 +115,14 @@ def collect(out: Path) -> Json:
         "stages": _stages(parts),
         "timeline": timeline.collect(parts, spent),
         "latency": _latency([line for part in parts for line in part]),
+        "machine": load.collect(out, _offsets(parts, spent), seconds),
     }
+
+
+def _offsets(parts: Sequence[Sequence[Line]], spent: Sequence[float]) -> dict[float, float]:
+    """When each session began, in seconds of work."""
+    starts = np.cumsum([0.0, *spent]).tolist()
+    return {part[0].began: start for part, start in zip(parts, starts, strict=False)}
 
 
 def _spent(parts: Sequence[Sequence[Line]], runs: Sequence[Json]) -> list[float]:

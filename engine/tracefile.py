@@ -5,13 +5,14 @@ of those between, the sums stay in `timings.jsonl`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .lines import json_lines
 from .markup import clean
+from .telemetry import GPU, samples
 from .trace import FEEDING, FINISHING, LANES, MODEL, READING, Notes, Span
 
 FOLDER = "report/spans"
@@ -61,14 +62,14 @@ def _counts(notes: Notes, epoch: float) -> list[list[object]]:
     return [[x.name, round(x.at - epoch, 6), x.value] for x in notes.counts[:MOST]]
 
 
-def exported(out: Path, samples: Iterable[Mapping[str, Any]] = ()) -> Json:
+def exported(out: Path) -> Json:
     """The trace in Chrome's JSON format: a process per device, a thread per lane, counter tracks.
 
     https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
-    Sessions lie where the wall clock had them; `samples` are those of telemetry.
+    Sessions lie where the wall clock had them.
     """
     units = list(_units(out))
-    sampled = list(samples)
+    sampled = list(samples(out))
     start = min((float(x["began"]) for x in [*units, *sampled]), default=0.0)
     found = sorted({x["device"] for x in units})
     devices = {name: pid for pid, name in enumerate(found, 1)}
@@ -133,9 +134,8 @@ def _sample_events(sample: Mapping[str, Any], start: float) -> Iterator[Json]:
     for name in ("cpu_percent", "resident_mib"):
         yield _counter(name, 0, at, sample[name])
     for gpu in sample["gpus"]:
-        for name, value in gpu.items():
-            if name != "index" and isinstance(value, int | float):
-                yield _counter(f"gpu {gpu['index']} {name}", 0, at, value)
+        for name in (x for x in GPU if x in gpu):
+            yield _counter(f"gpu {gpu['index']} {name}", 0, at, gpu[name])
 
 
 def _counter(name: str, pid: int, at: float, value: float) -> Json:

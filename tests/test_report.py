@@ -170,8 +170,9 @@ def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
     data = stored(night)
     assert data["schema"] == 2
     assert sorted(data) == [
-        "cases", "failures", "flagged", "gallery", "incidents", "latency", "outcome", "provenance",
-        "quality", "schema", "stages", "throughput", "timeline", "version", "work", "written_at",
+        "cases", "failures", "flagged", "gallery", "incidents", "latency", "machine", "outcome",
+        "provenance", "quality", "schema", "stages", "throughput", "timeline", "version", "work",
+        "written_at",
     ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
     assert data["quality"]["cnr"]["gain"]["cases"] == CASES - 1

@@ -202,7 +202,7 @@ def test_queues_are_counter_tracks(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 4)
     enhance(job(source, tmp_path / "out", unit_size=2), FakeMaker())
     counters = [x for x in tracefile.exported(tmp_path / "out")["traceEvents"] if x["ph"] == "C"]
-    assert {x["name"] for x in counters} == {"batches framed", "batches computed"}
+    assert {"batches framed", "batches computed"} <= {x["name"] for x in counters}
     assert all(x["args"][x["name"]] >= 0 for x in counters)
 
 
