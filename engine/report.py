@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import durable, gallery, ledger, report_page, runs, tally, timings, tracefile
+from . import comparison, durable, gallery, ledger, report_page, runs, tally, timings, tracefile
 from .archive import Archive, open_archive
 from .contract import file_sha256
 from .errors import ArchiveError, Exit, UsageError
@@ -34,12 +34,17 @@ HASHED = (runs.CONFIG, runs.MANIFEST)
 Json = dict[str, Any]
 
 
-def write_report(out: Path, *, show_ids: bool = False, archive: Path | None = None) -> Path:
-    """Writes page, data and trace; the page's path.  `archive`: by default beside the output.
+def write_report(
+    out: Path, *, show_ids: bool = False, archive: Path | None = None, other: Path | None = None
+) -> Path:
+    """Writes page, data and trace; the page's path.  `archive`: by default beside the output;
+    `other`: the output of a run to set beside this one.
 
     Raises UsageError where `out` holds no run, SpaceError.
     """
     data = collect(out, show_ids=show_ids, archive=archive)
+    if other is not None:
+        data["compared"] = comparison.compared(data, collect(other))
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
     durable.write(out, DATA, text.encode())
     trace = json.dumps(tracefile.exported(out), separators=(",", ":"))

@@ -232,10 +232,13 @@ def _subset(text: str) -> tuple[int, int]:
 @click.argument("output", type=OUTPUT)
 @click.option("--input", "archive", type=FOLDER, help="Archive; default: the one beside OUTPUT.")
 @click.option("--show-ids", is_flag=True, help="Name cases by their id too, not only by index.")
-def report(output: Path, archive: Path | None, show_ids: bool) -> int:
+@click.option("--compare", "other", type=OUTPUT, help="Output of another run, to set beside it.")
+def report(output: Path, archive: Path | None, show_ids: bool, other: Path | None) -> int:
     """Write the report of a run again."""
     from .report import write_report
 
-    _stored(output)
-    click.echo(write_report(output, show_ids=show_ids, archive=archive))
+    for folder in (output, other):
+        if folder is not None:
+            _stored(folder)
+    click.echo(write_report(output, show_ids=show_ids, archive=archive, other=other))
     return 0

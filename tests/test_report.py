@@ -16,6 +16,7 @@ from PIL import Image
 
 from mcdiff_batch.engine import ledger, runs
 from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.comparison import compared
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.finisher import grey
 from mcdiff_batch.engine.gallery import Pick, Pictures, Wall, coloured, picks, png, spread
@@ -89,6 +90,8 @@ def assert_safe(found: Reader) -> None:
     policy = next(value for name, value in found.attributes if name == "content")
     assert policy == POLICY
     assert all(v.startswith("data:image/png;") for k, v in found.attributes if k == "src")
+    ids = [v for k, v in found.attributes if k == "id"]
+    assert len(ids) == len(set(ids))
     assert not [v for _, v in found.attributes if v.startswith(("http:", "https:", "//"))]
     assert not {ESCAPE[0], BIDI} & set(found.text)
 
@@ -277,6 +280,29 @@ def test_flagged_cases_come_first() -> None:
     assert len(worst) == len({x.case for x in worst}) == 24
     flags = [bool(x.flag) for x in worst]
     assert flags == sorted(flags, reverse=True)
+
+
+def test_two_runs_are_set_side_by_side(source: Path, night: Path) -> None:
+    other = source.parent / "other.enhanced"
+    inline(job(source, other, unit_size=5, seed=3, limit=5))
+    found = read(write_report(night, other=other))
+    write_report(night)
+    assert_safe(found)
+    data = collect(night) | {"compared": compared(collect(night), collect(other))}
+    figures = data["compared"]["figures"]
+    assert figures["cases done"] == {"this": 9, "other": 4, "ratio": 2.25}
+    assert figures["CNR after, median"]["ratio"] is None
+    assert data["compared"]["settings"]["seed"] == ["0", "3"]
+    assert {"seed", "cases", "unit_size"} == set(data["compared"]["settings"])
+    assert "Settings that differ" in found.text
+
+
+def test_the_figures_of_a_comparison_are_in_report_json(source: Path, night: Path) -> None:
+    page = read(write_report(night, other=night))
+    known = {str(x) for x in leaves(stored(night)) if isinstance(x, int | float)}
+    write_report(night)
+    assert set(page.figures) <= known
+    assert "The same settings." in page.text
 
 
 def test_failed_cases_are_the_first_cards(night: Path) -> None:
