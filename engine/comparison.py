@@ -7,23 +7,29 @@ from .markup import Html, element
 from .report_parts import DASH, decibel, figure, moment, seconds, table
 
 Json = Mapping[str, Any]
+
+
+def plain(value: float | None) -> Html:
+    return figure(value, "" if value is None else f"{value:,.4g}" if value % 1 else f"{value:,.0f}")
+
+
 FIGURES = {  # row: where it is in report.json, how it reads
-    "cases done": ("cases.done", figure),
-    "failed": ("cases.failed", figure),
-    "open": ("cases.open", figure),
-    "flagged": ("flagged.total", figure),
-    "incidents": ("incidents.total", figure),
+    "cases done": ("cases.done", plain),
+    "failed": ("cases.failed", plain),
+    "open": ("cases.open", plain),
+    "flagged": ("flagged.total", plain),
+    "incidents": ("incidents.total", plain),
     "of work": ("work.seconds", seconds),
-    "cases an hour": ("work.cases_per_hour", figure),
-    "batch, p50, s": ("latency.batch.p50", figure),
-    "batch, p95, s": ("latency.batch.p95", figure),
-    "case, p50, s": ("latency.case.p50", figure),
-    "most memory, MiB": ("machine.resident_mib.max", figure),
+    "cases an hour": ("work.cases_per_hour", plain),
+    "batch, p50, s": ("latency.batch.p50", plain),
+    "batch, p95, s": ("latency.batch.p95", plain),
+    "case, p50, s": ("latency.case.p50", plain),
+    "most memory, MiB": ("machine.resident_mib.max", plain),
     "CNR before, median": ("quality.cnr.before.median", decibel),
     "CNR after, median": ("quality.cnr.after.median", decibel),
     "SNR before, median": ("quality.snr.before.median", decibel),
     "SNR after, median": ("quality.snr.after.median", decibel),
-    "label agreement, median": ("quality.label_agreement.after.median", figure),
+    "label agreement, median": ("quality.label_agreement.after.median", plain),
 }
 
 
@@ -32,7 +38,7 @@ def compared(this: Json, other: Json) -> dict[str, Any]:
     settings = [x["provenance"]["settings"] for x in (this, other)]
     names = sorted({*settings[0], *settings[1]})
     return {
-        "written_at": [x["written_at"] for x in (this, other)],
+        "finished_at": [x["work"]["finished_at"] or "" for x in (this, other)],
         "figures": {row: _figures(this, other, path) for row, (path, _) in FIGURES.items()},
         "devices": [[_device(x) for x in data["stages"]] for data in (this, other)],
         "settings": {
@@ -63,7 +69,7 @@ def _device(stages: Json) -> Json:
 
 
 def side_by_side(found: Json) -> Iterator[Html]:
-    this, other = map(moment, found["written_at"])
+    this, other = map(moment, found["finished_at"])
     when = (f"this, {this}", f"other, {other}")
     rows = [_row(name, found["figures"][name]) for name in FIGURES]
     rows += [("devices wait", *(_waits(x) for x in found["devices"]), "")]
@@ -71,7 +77,7 @@ def side_by_side(found: Json) -> Iterator[Html]:
     if found["settings"]:
         told = [(name.replace("_", " "), *pair) for name, pair in found["settings"].items()]
         yield element("h3", "Settings that differ")
-        yield table(("", "this", "other"), told)
+        yield table(("", "this", "other"), told, "pairs")
     else:
         yield element("p", "The same settings.", class_="muted")
 
@@ -79,7 +85,7 @@ def side_by_side(found: Json) -> Iterator[Html]:
 def _row(name: str, found: Json) -> tuple[object, ...]:
     shown = FIGURES[name][1]
     this, other = (DASH if found[x] is None else shown(found[x]) for x in ("this", "other"))
-    return name, this, other, figure(found["ratio"])
+    return name, this, other, plain(found["ratio"])
 
 
 def _waits(devices: list[Json]) -> Html:

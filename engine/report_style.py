@@ -50,6 +50,7 @@ td { vertical-align: top; }
 td:last-child { overflow-wrap: anywhere; }
 .numbers th, .numbers td { white-space: nowrap; }
 .numbers th + th, .numbers td + td { text-align: right; }
+.lines td { white-space: nowrap; }
 .pairs td:first-child { color: var(--muted); white-space: nowrap; }
 .pairs td:last-child { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12.5px; }
 details { margin: -8px 0 18px; }
@@ -85,7 +86,7 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
 .fsync { fill: var(--fsync); background: var(--fsync); }
 .commit { fill: var(--commit); background: var(--commit); }
 .work { fill: var(--step); background: var(--step); }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr));
   gap: 0 48px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 10px 0; font-size: 13px;
   color: var(--muted); }

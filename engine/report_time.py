@@ -44,7 +44,7 @@ WAITED = {
     "load": "the model was being loaded",
     "wait": "no case was read and framed yet",
     "task": "no unit was at hand: the one before was being finished, or none was left",
-    "blocked": "results were not finished fast enough",
+    "blocked": "results were not taken at once",
 }
 Json = Mapping[str, Any]
 
@@ -95,7 +95,7 @@ def _waits(gaps: Sequence[Json]) -> Html:
         (x["device"], figure(x["at"], svg.clocked(x["at"])), _short(x["seconds"]), _why(x["cause"]))
         for x in gaps
     ]
-    return table(("longest waits", "at", "for", "because"), rows) if rows else Html()
+    return table(("longest waits", "at", "for", "because"), rows, "lines") if rows else Html()
 
 
 def _why(cause: str) -> str:

@@ -90,11 +90,16 @@ def samples(out: Path) -> Iterator[Json]:
     """In the order of time; a line that is none of ours is left out."""
     for raw in json_lines(out / SAMPLES):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
-            numbers = ("began", "at", "cpu_percent", "resident_mib")
-            yield {name: float(raw[name]) for name in numbers} | {
-                "gpus": [_gpu(x) for x in raw["gpus"]],
-                "xids": [int(x) for x in raw["xids"]],
-            }
+            yield checked(raw)
+
+
+def checked(raw: Json) -> Json:
+    """A sample as it should be.  Raises AttributeError, KeyError, TypeError, ValueError."""
+    numbers = ("began", "at", "cpu_percent", "resident_mib")
+    return {name: float(raw[name]) for name in numbers} | {
+        "gpus": [_gpu(x) for x in raw["gpus"]],
+        "xids": [int(x) for x in raw["xids"]],
+    }
 
 
 def _gpu(raw: Json) -> Json:

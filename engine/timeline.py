@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .timings import Line
 
 COLUMNS = 240
-LONGEST = 12  # gaps that are listed
+LONGEST = 10  # gaps that are listed
 LEAST_LISTED = 0.01  # s
 WORK = "work"
 CAUSES = (WORK, START, LOAD, WAIT, TASK, BLOCKED)
