@@ -43,13 +43,14 @@ def _device(found: AtWork, at: Progress) -> Row:
     share = found.working
     words = "first unit" if share is None else f"works {share:.0f} % of the time"
     rate = f"{found.cases / at.elapsed:.2f}/s"
-    return Text(clean(found.device)), _bar(share or 0, 100), f"{found.cases} cases", rate, words
+    return Text(clean(found.device)), _bar(share or 0, 100), f"{found.cases} done", rate, words
 
 
 def _machine(sample: dict[str, Any]) -> Iterator[Text]:
     if "cpu_percent" in sample:
         gibibytes = sample["resident_mib"] / 1024
-        yield Text(f"CPU {sample['cpu_percent']:.0f} %, memory {gibibytes:.1f} GiB", style="dim")
+        busy = sample["cpu_percent"] / 100
+        yield Text(f"{busy:.1f} cores busy, {gibibytes:.1f} GiB resident", style="dim")
     for gpu in sample.get("gpus", ()):
         yield _gpu(gpu)
 

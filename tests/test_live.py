@@ -62,9 +62,9 @@ def test_the_table_tells_rate_failures_devices_and_gpus() -> None:
     text = drawn(AT)
     assert "50 of 100 cases, 2 failed, 1 incidents" in text
     assert "100 s left" in text or "2 min left" in text
-    assert re.search(r"cuda:0 .* 30 cases +0.30/s +works 96 % of the time", text)
-    assert re.search(r"cuda:1 .* 20 cases +0.20/s +first unit", text)
-    assert "CPU 182 %, memory 2.0 GiB" in text
+    assert re.search(r"cuda:0 .* 30 done +0.30/s +works 96 % of the time", text)
+    assert re.search(r"cuda:1 .* 20 done +0.20/s +first unit", text)
+    assert "1.8 cores busy, 2.0 GiB resident" in text
     assert "GPU 0: 251 W, 71 °C, slowed by heat" in text
 
 
@@ -147,7 +147,7 @@ def test_a_run_on_a_terminal_draws_its_table(tmp_path: Path) -> None:
     text, code = on_terminal([sys.executable, "-c", CLI, *words])
     assert code == 0
     assert "6 of 6 cases" in text
-    assert re.search(r"cpu:0.*6 cases", text)
+    assert re.search(r"cpu:0.*6 done", text)
 
 
 def test_a_run_speaks_json_when_asked(tmp_path: Path) -> None:
