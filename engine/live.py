@@ -29,7 +29,13 @@ def board(at: Progress | None) -> RenderableType:
 
 
 def _bar(value: float, total: float) -> ProgressBar:
-    return ProgressBar(total=max(total, 1), completed=min(value, total), width=BAR)
+    return ProgressBar(
+        total=max(total, 1),
+        completed=min(value, total),
+        width=BAR,
+        complete_style="cyan",
+        finished_style="green",
+    )
 
 
 def _left(at: Progress) -> str:

@@ -41,7 +41,8 @@ def machine(found: Json) -> Iterator[Html]:
 
 
 def _panel(title: str, found: Json, unit: str, seconds: float) -> Html:
-    words = (" mean ", figure(found["mean"]), f" {unit}, most ", figure(found["max"]), f" {unit}")
+    mean, most = (figure(found[x], f"{found[x]:,.0f} {unit}") for x in ("mean", "max"))
+    words = ("mean ", mean, ", most ", most)
     caption = element("figcaption", element("b", title), element("br"), *words)
     return element("figure", caption, svg.curve(found["curve"], seconds, label=title, size=SIZE))
 
@@ -52,7 +53,7 @@ def _row(gpu: Json) -> tuple[object, ...]:
     clock, errors = gpu["clock_mhz"], gpu["ecc_errors"]
     return (
         f"{gpu['index']} {gpu['name']}",
-        joined(figure(clock["mean"]), " MHz") if clock else DASH,
+        figure(clock["mean"], f"{clock['mean']:,.0f} MHz") if clock else DASH,
         joined(figure(gpu["used_wh"]), " Wh"),
         joined(*slowed) if slowed else "no",
         figure(errors["last"]) if errors else DASH,

@@ -8,7 +8,7 @@ from .markup import Html, element, joined
 from .report_parts import DASH, figure, table
 from .svg import Lane, Row
 from .timeline import CAUSES
-from .trace import FEEDING
+from .trace import FEEDING, LANES
 
 STAGES = {
     "read": "read",
@@ -120,11 +120,16 @@ def _lanes_figure(data: Json) -> Html:
 def _lanes(stages: Sequence[Json]) -> Iterator[Lane]:
     for device in stages:
         name = device["device"]
-        for lane, spent in device["lanes"].items():
+        lanes = device["lanes"]
+        for lane, spent in ((x, lanes[x]) for x in _in_order(lanes)):
             if lane != FEEDING:
                 parts = [(x, spent[x]) for x in sorted(spent, key=_rank) if x not in UNSHOWN]
                 yield Lane(device=name, name=lane, parts=parts)
                 name = ""
+
+
+def _in_order(lanes: Json) -> list[str]:
+    return [*(x for x in LANES if x in lanes), *(x for x in lanes if x not in LANES)]
 
 
 def _rank(stage: str) -> int:

@@ -314,7 +314,33 @@ def test_failed_cases_are_the_first_cards(night: Path) -> None:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = [failed(k, detail="x" * 200) if k % 10 == 3 else done(k) for k in range(10_000)]
-    return output(tmp_path_factory.mktemp("large") / "large", entries, 10_000)
+    made = output(tmp_path_factory.mktemp("large") / "large", entries, 10_000)
+    (made / "report").mkdir()
+    with (made / "report/timings.jsonl").open("w") as file:
+        for unit in range(312):
+            file.write(json.dumps(timed(unit)) + "\n")
+    return made
+
+
+def timed(unit: int) -> dict[str, Any]:
+    """A line of a unit of 32 cases in 64 s, of one of four devices."""
+    begin, rng = unit // 4 * 64.0, np.random.default_rng(unit)
+    gaps = [["wait", begin + 4 * k, 1 + k / 16] for k in range(16)]
+    model = {"wait": 23.5, "step": 40.5}
+    return {
+        "began": 1.0,
+        "device": f"cuda:{unit % 4}",
+        "unit": unit,
+        "at": begin + 64,
+        "counts": {"done": 32, "failed": 0},
+        "lanes": {"model": model, "reading": {"read": 9.0}, "finishing": {"encode": 2.0}},
+        "from": begin,
+        "to": begin + 64,
+        "tail": 0.0,
+        "gaps": gaps,
+        "batches": rng.uniform(4, 8, 4).tolist(),
+        "cases": rng.uniform(10, 90, 32).tolist(),
+    }
 
 
 def test_ten_thousand_cases_take_less_than_10_mb(large: Path) -> None:
@@ -324,6 +350,9 @@ def test_ten_thousand_cases_take_less_than_10_mb(large: Path) -> None:
     worst = Pictures(before=grain[0], after=grain[0], labels=grain[1])
     shown = page(data, {x["case"]: worst for x in data["gallery"]["cases"]})
     assert len(shown.encode()) < 10e6
+    assert data["latency"]["case"]["count"] == 312 * 32
+    assert len(data["timeline"]["devices"]) == 4
+    assert data["stages"][0]["accounted_percent"] == 100
     assert data["failures"]["total"] == 1000
     assert len(data["failures"]["rows"]) == 200
     assert "not all are listed" in Reader(shown).text
