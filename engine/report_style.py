@@ -120,6 +120,8 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
   .wide { overflow: visible; }
   .numbers td, .numbers th { padding-right: 10px; font-size: 10px; white-space: normal; }
   .panels { grid-template-columns: repeat(3, 1fr); gap: 18px; }
+  .times { grid-template-columns: auto 1fr; gap: 0 24px; }
+  .legend, .lines td, .lines th { padding-right: 10px; font-size: 10px; }
   section { display: block; margin-top: 20px; }
   .cards { grid-template-columns: repeat(3, 1fr); gap: 18px; }
 }

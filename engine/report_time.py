@@ -61,7 +61,7 @@ def time(data: Json) -> Iterator[Html]:
     shown = {x: data["latency"][x] for x in LATENCIES if data["latency"][x]["histogram"]}
     waits = _waits(data["timeline"]["longest_waits"]) if data["timeline"] else Html()
     beside = element("div", waits, _latency_table(shown))
-    yield element("div", _stage_table(data["stages"]), beside, class_="tables")
+    yield element("div", _stage_table(data["stages"]), beside, class_="tables times")
     yield element("div", *(_latency(name, x) for name, x in shown.items()), class_="panels")
 
 

@@ -177,6 +177,18 @@ def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
         "provenance", "quality", "schema", "stages", "throughput", "timeline", "version", "work",
         "written_at",
     ]  # fmt: skip
+    (device,) = data["stages"]
+    assert sorted(device) == [
+        "accounted_percent", "cases", "device", "lanes", "ms_per_case", "waiting_percent",
+        "wall_seconds",
+    ]  # fmt: skip
+    assert sorted(data["timeline"]) == ["devices", "longest_waits", "seconds"]
+    assert sorted(data["latency"]["batch"]) == [
+        "count", "histogram", "max", "p50", "p90", "p95", "p99",
+    ]  # fmt: skip
+    assert sorted(data["machine"]) == [
+        "cpu_percent", "gpus", "notes", "resident_mib", "samples", "seconds", "xids",
+    ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
     assert data["quality"]["cnr"]["gain"]["cases"] == CASES - 1
     assert sum(data["quality"]["cnr"]["histogram"]["after"]) == CASES - 1
