@@ -43,7 +43,7 @@ WAITED = {
     "start": "its process was starting",
     "load": "the model was being loaded",
     "wait": "no case was read and framed yet",
-    "task": "no unit was at hand: the one before was being finished, or none was left",
+    "task": "no unit was at hand",
     "blocked": "results were not taken at once",
 }
 Json = Mapping[str, Any]
