@@ -8,6 +8,7 @@ STYLE = """
   --wait: #d1495b; --task: #e59aa4; --blocked: #edae49; --batch: #dfe9ec; --condition: #74b3c7;
   --sample: #cfe3e9; --step: #1f6f8b; --relabel: #a9d3de; --quality: #c4872a; --encode: #e2bd7d;
   --write: #8a5a1c; --fsync: #5e3b0e; --commit: #f0e0c4;
+  --host-to-device: #3a9d6a; --device-to-host: #8fcfaa;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -17,6 +18,7 @@ STYLE = """
     --wait: #e0697a; --task: #97505a; --blocked: #edae49; --batch: #33525c; --condition: #8fd0e3;
     --sample: #55707a; --step: #3d93af; --relabel: #cdeaf2; --quality: #d99b3f; --encode: #f0d19b;
     --write: #a8752f; --fsync: #7a5118; --commit: #5c4a30;
+    --host-to-device: #4fb581; --device-to-host: #2f6b4c;
   }
 }
 * { box-sizing: border-box; }
@@ -85,6 +87,8 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
 .write { fill: var(--write); background: var(--write); }
 .fsync { fill: var(--fsync); background: var(--fsync); }
 .commit { fill: var(--commit); background: var(--commit); }
+.host-to-device { fill: var(--host-to-device); background: var(--host-to-device); }
+.device-to-host { fill: var(--device-to-host); background: var(--device-to-host); }
 .work { fill: var(--step); background: var(--step); }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr));
   gap: 0 48px; }

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -10,14 +11,15 @@ import pytest
 from mcdiff_batch.engine import timeline, timings, tracefile
 from mcdiff_batch.engine.books import Books
 from mcdiff_batch.engine.enhancer import enhance
-from mcdiff_batch.engine.fake import FakeMaker
-from mcdiff_batch.engine.plan import Device
+from mcdiff_batch.engine.fake import FakeMaker, FakePlan, InlinePool
+from mcdiff_batch.engine.frame import Image
+from mcdiff_batch.engine.plan import Conditioned, Device
 from mcdiff_batch.engine.report import collect, write_report
 from mcdiff_batch.engine.task import UnitDone
 from mcdiff_batch.engine.timesheet import covered, told
 from mcdiff_batch.engine.trace import Notes, Span, noting, span
 
-from .running import archive, clean, committed, inline, job
+from .running import archive, clean, committed, fault, inline, job
 
 EPOCH = 1000.0
 
@@ -154,6 +156,33 @@ def test_a_run_in_processes_accounts_for_nearly_all_of_its_time(tmp_path: Path) 
     assert device["lanes"]["model"]["step"] >= 8 / 2 * 3 * 0.05
     assert found["latency"]["case"]["count"] == 8
     assert found["latency"]["batch"]["count"] == 4
+
+
+def test_the_time_of_a_lost_worker_is_not_accounted_for(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 4)
+    kill = fault("kill", source, case=1, times=1, counter=tmp_path / "counter")
+    enhance(job(source, tmp_path / "out"), FakeMaker(faults=(kill,)))
+    (device,) = timings.collect(tmp_path / "out")["stages"]
+    assert device["cases"] == 4
+    assert device["accounted_percent"] < 90  # the start of the first process alone is more
+
+
+def test_a_copy_to_a_device_is_a_stage_of_its_own(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 2)
+    plan = lambda device, batch: Copying(batch=batch)
+    enhance(job(source, tmp_path / "out"), plan, pool=InlinePool)
+    (device,) = timings.collect(tmp_path / "out")["stages"]
+    assert device["lanes"]["model"]["host-to-device"] >= 0.02
+    assert "copy to device" in write_report(tmp_path / "out").read_text()
+
+
+class Copying(FakePlan):
+    """A plan with a device of its own."""
+
+    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+        with span("host-to-device"):
+            sleep(0.02)
+        return super().condition(depths, weights, strip)
 
 
 def test_time_is_in_no_file_that_is_compared(tmp_path: Path) -> None:
