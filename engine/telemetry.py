@@ -16,6 +16,7 @@ from typing import Any
 from .gauges import Gpus, processes
 from .lines import json_lines
 from .markup import clean
+from .slot import SIGNALS
 
 SAMPLES = "report/telemetry.jsonl"
 PERIOD = 1.0  # s
@@ -42,7 +43,7 @@ class Telemetry:
 
     def run(self, end: Event) -> None:
         """Until `end`, and once more."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread's affair
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the main thread's affair
         self.gpus.open()
         try:
             self.gpus.read()  # what is not told is found out
