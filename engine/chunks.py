@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .codec import CRC_BYTES, CorruptError, Packing, crc32c, encoded_limit, unpack
 from .metadata import ArraySpec
 from .store import Blob, Store
+from .trace import span
 
 Values = npt.NDArray[Any]
 Box = tuple[slice, ...]  # whole numbers, step 1
@@ -72,7 +73,8 @@ class ChunkedArray:
     def _decoded(self, data: bytes, coordinates: Coordinates) -> Values:
         spec = self.spec
         try:
-            plain = unpack(data, spec.packings, spec.chunk_bytes)
+            with span("decode"):
+                plain = unpack(data, spec.packings, spec.chunk_bytes)
             if spec.dtype == object:
                 return np.array(texts(plain, prod(spec.chunks)), object).reshape(spec.chunks)
             return shaped(plain, spec)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DeviceError
+from .trace import span
 
 Array = npt.NDArray[Any]
 
@@ -63,9 +64,10 @@ class Queue:
     def upload(self, buffer: Buffer, array: npt.ArrayLike) -> None:
         """`array` may be changed at once; the twin may not, so what is queued is waited for."""
         self.wait()
-        buffer.host[...] = array
-        kind = self.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._copy(buffer.address, buffer.host.ctypes.data, buffer.host.nbytes, kind)
+        with span("host-to-device"):
+            buffer.host[...] = array
+            kind = self.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+            self._copy(buffer.address, buffer.host.ctypes.data, buffer.host.nbytes, kind)
 
     def set(self, buffer: Buffer, array: Array) -> None:
         """A few numbers, without waiting: CUDA has read pageable memory when it returns."""
@@ -77,13 +79,17 @@ class Queue:
         self._copy(target.address, source.address, source.host.nbytes, kind)
 
     def download(self, buffer: Buffer) -> Array:
-        kind = self.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._copy(buffer.host.ctypes.data, buffer.address, buffer.host.nbytes, kind)
         self.wait()
-        return buffer.host.copy()
+        with span("device-to-host"):
+            kind = self.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            self._copy(buffer.host.ctypes.data, buffer.address, buffer.host.nbytes, kind)
+            self._ask("cudaStreamSynchronize", self.stream)
+            return buffer.host.copy()
 
     def wait(self) -> None:
-        self._ask("cudaStreamSynchronize", self.stream)
+        """Until all that was queued is done: the time of kernels is seen here, not at `step`."""
+        with span("compute"):
+            self._ask("cudaStreamSynchronize", self.stream)
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         """`work` as a CUDA graph, after it was done once: what is allocated late is there then."""

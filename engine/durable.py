@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import McdiffError, SpaceError
+from .trace import span
 
 SCRATCH = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -19,7 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def write(root: Path, name: str, data: bytes) -> None:
     """Puts `data` at root/name, durably.  Raises as `writing`; a failed fsync is a failure."""
-    with writing(root):
+    with writing(root), span("write"):
         make_folder(root, root / SCRATCH)
         make_folder(root, (root / name).parent)
         spare = root / SCRATCH / f"{os.getpid()}-{name.replace('/', '-')}"
@@ -48,7 +49,8 @@ def clean(root: Path) -> None:
 def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        with span("fsync"):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -83,4 +85,5 @@ def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        with span("fsync"):
+            os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import durable, images, ledger, manifest, runs, writer
+from . import durable, images, ledger, manifest, runs, tracefile, writer
 from .archive import open_archive
 from .books import Books, Progress
 from .devices import cores
@@ -22,6 +22,7 @@ from .plans import BUILD
 from .pool import Pool
 from .slot import SIGNALS
 from .task import Recipe, Task
+from .telemetry import sampling
 from .units import unit
 
 
@@ -84,6 +85,7 @@ def enhance(
     maker: PlanMaker,
     progress: Callable[[Progress], None] = lambda _: None,
     pool: Callable[..., Runner] = Pool,
+    nvml: Any = None,  # NVIDIA's library; None: the one there is
 ) -> Summary:
     """Does what is pending and completes the output.  Raises McdiffError.
 
@@ -111,7 +113,8 @@ def enhance(
                     asked=lambda: asked.count,
                 )
                 books.stop = runner.stop
-                runner.run(_task(resolved, index) for index in todo.pending)
+                with sampling(job.output, books.began, books.start, nvml) as books.telemetry:
+                    runner.run(_task(resolved, index) for index in todo.pending)
             return _completed(resolved, todo, books, asked)
 
 
@@ -144,7 +147,7 @@ def check_space(resolved: Resolved, units: int) -> None:
 def _prepare(resolved: Resolved, todo: Survey) -> None:
     """Metadata first, then run.json, which says that they are there."""
     root = resolved.job.output
-    durable.make_folder(root, root / runs.REPORT)
+    durable.make_folder(root, root / tracefile.FOLDER)
     if not resolved.begun:
         for name, data in images.files(resolved.layout, _about(resolved)).items():
             durable.write(root, name, data)

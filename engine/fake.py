@@ -193,6 +193,6 @@ class InlinePool:
                 finisher.finish_case(work, done, self.recipe)
             if not batch:
                 self.watcher.done(self.device, finisher.commit(work, self.recipe))
-                self.watcher.tick(0)
+                self.watcher.tick({})
             if self.stopped or self.asked():
                 return

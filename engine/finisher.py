@@ -1,10 +1,7 @@
 """From a sampled image to committed bytes: grey levels, quality, flags, shards, record."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
 
 import numpy as np
 
@@ -16,6 +13,7 @@ from .plan import Labels
 from .reader import Failure, FramedCase
 from .spine import levels_changed, read_spine
 from .task import Recipe, Task, UnitDone
+from .trace import FINISHING, Notes, noting, span
 from .writer import Pixels
 
 IO = "io"  # reason of a Failure that is not the data's: the case could not be read now
@@ -41,20 +39,7 @@ class Work:
     entries: dict[int, Entry] = field(default_factory=dict)
     chunks: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     incidents: list[Incident] = field(default_factory=list)
-    spans: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self.spans.append((stage, perf_counter() - start))
-
-    def seconds(self) -> dict[str, float]:
-        """By stage; `wait` is the plan waiting for input."""
-        total: dict[str, float] = {}
-        for stage, spent in self.spans:
-            total[stage] = total.get(stage, 0.0) + spent
-        return total
+    notes: Notes = field(default_factory=Notes)
 
     def leave_open(self, case: int, kind: str, detail: str) -> None:
         """The case is no failure of its data: an incident, and the next run tries again."""
@@ -74,14 +59,19 @@ def fail(work: Work, failure: Failure) -> None:
 
 def finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
     """Grey levels, quality and compressed chunks of one case."""
+    with noting(work.notes, FINISHING, done.case.index):
+        _finish_case(work, done, recipe)
+
+
+def _finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
     case, fault = done.case, unusable(done.image, done.case.strip)
     if fault:
         work.leave_open(case.index, "model", fault)
         return
     image, gate = grey(done.image, case.strip), recipe.contract.gate
-    with work.timed("quality"):
+    with span("quality"):
         measured = measure(done, image)
-    with work.timed("encode"):
+    with span("encode"):
         made = {"enhanced": image, "label": done.after}
         if done.spread is not None:
             made["spread"] = spread_grey(done.spread, case.strip)
@@ -157,25 +147,30 @@ def spines(before: Labels, after: Labels, spacing_mm: tuple[float, float]) -> di
 
 def commit(work: Work, recipe: Recipe) -> UnitDone:
     """Shards, then the record, each durable before the next.  Raises SpaceError, McdiffError."""
-    unit, size = work.task.unit, recipe.layout.unit_size
-    with work.timed("encode"):
-        images = recipe.layout.images
-        shards = {name: writer.encode_shard(work.chunks[name], size) for name in images}
-    with work.timed("write"):
-        record = Record(
-            unit=unit.index,
-            first=unit.first,
-            count=unit.count,
-            shards=writer.commit(recipe.output, unit.index, shards),
-            cases=tuple(_entry(work, case) for case in unit.cases),
-        )
-        ledger.write(recipe.output, record)
+    with noting(work.notes, FINISHING), span("commit"):
+        record = _committed(work, recipe)
     return UnitDone(
-        unit=unit.index,
+        unit=record.unit,
         counts=record.head.counts,
         incidents=tuple(work.incidents),
-        seconds=work.seconds(),
+        notes=work.notes,
     )
+
+
+def _committed(work: Work, recipe: Recipe) -> Record:
+    unit, size = work.task.unit, recipe.layout.unit_size
+    with span("encode"):
+        images = recipe.layout.images
+        shards = {name: writer.encode_shard(work.chunks[name], size) for name in images}
+    record = Record(
+        unit=unit.index,
+        first=unit.first,
+        count=unit.count,
+        shards=writer.commit(recipe.output, unit.index, shards),
+        cases=tuple(_entry(work, case) for case in unit.cases),
+    )
+    ledger.write(recipe.output, record)
+    return record
 
 
 def _entry(work: Work, case: int) -> Entry:

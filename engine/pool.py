@@ -1,7 +1,7 @@
 """The parent's side: one process per device, a queue of units, and every way a process can end."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context, resource_tracker
@@ -36,8 +36,8 @@ class Watcher(Protocol):
 
     def incident(self, incident: Incident) -> None: ...
 
-    def tick(self, computed: int) -> None:
-        """`computed`: cases computed whose units are not yet done."""
+    def tick(self, computed: Mapping[str, int]) -> None:
+        """`computed`: by device, cases computed whose units are not yet done."""
         ...
 
 
@@ -116,7 +116,7 @@ class Pool:
             self._listen(slot, life)
         self._watch(min(monotonic() - before, 2 * TICK))  # more: it was us who were stopped
         self._heed_signals()
-        self.watcher.tick(sum(life.uncredited for _, life in self._alive()))
+        self.watcher.tick({str(slot.device): life.uncredited for slot, life in self._alive()})
 
     def _heed_signals(self) -> None:
         if self.asked():

@@ -1,34 +1,36 @@
-"""How far a run is: a bar on a terminal, else a line now and then."""
+"""How far a run is: a live table on a terminal, else a line now and then, or JSON for machines."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import click
 
 from .books import Progress
 
 EVERY = 30.0  # s between lines
+EVERY_JSON = 5.0
+WAYS = ("auto", "json")
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[Progress], None]]:
+def shown(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
     """Gives what is to be called with every Progress; all of it goes to stderr."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Lines()
+    if way == "json" or not console.is_terminal:
+        yield Json() if way == "json" else Lines()
         return
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
+    from rich.live import Live
 
-    with Bars(BarColumn(), TextColumn("{task.description}"), console=console) as bars:
-        bar = bars.add_task("starting")
-        yield lambda at: bars.update(
-            bar, total=at.cases, completed=at.handled, description=said(at)
-        )
+    from .live import board
+
+    with Live(board(None), console=console, refresh_per_second=4) as live:
+        yield lambda at: live.update(board(at))
 
 
 class Lines:
@@ -43,10 +45,28 @@ class Lines:
             click.echo(said(at), err=True)
 
 
+class Json:
+    """An object a line, every 5 s; the fields of Progress, and `handled` and `eta` (s, or null)."""
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+
+    def __call__(self, at: Progress) -> None:
+        if time.monotonic() - self.last >= EVERY_JSON:
+            self.last = time.monotonic()
+            eta = round(at.eta, 1) if math.isfinite(at.eta) else None
+            told = asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta}
+            click.echo(json.dumps(told), err=True)
+
+
 def said(at: Progress) -> str:
+    return f"{counted(at)}, {at.rate:.2f}/s, {lasting(at.eta)} left"
+
+
+def counted(at: Progress) -> str:
     bad = f", {at.failed} failed" if at.failed else ""
     odd = f", {at.incidents} incidents" if at.incidents else ""
-    return f"{at.handled} of {at.cases} cases{bad}{odd}, {at.rate:.2f}/s, {lasting(at.eta)} left"
+    return f"{at.handled} of {at.cases} cases{bad}{odd}"
 
 
 def lasting(seconds: float) -> str:

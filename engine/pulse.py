@@ -2,6 +2,7 @@
 
 from ctypes import c_longlong
 from multiprocessing.context import SpawnContext
+from time import monotonic
 
 BEATS, UNIT, CASE, COMPUTED, DRAINING = range(5)
 
@@ -11,6 +12,7 @@ class Pulse:
 
     def __init__(self, context: SpawnContext) -> None:
         self._cells = context.RawArray(c_longlong, [0, -1, -1, 0, 0])
+        self.born = monotonic()  # before the worker is started
 
     def beat(self) -> None:
         """Something moved.  Threads may lose a count; that there was one is never lost."""

@@ -12,34 +12,43 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import durable, gallery, ledger, report_page, runs, tally, timings
+from . import comparison, durable, gallery, ledger, report_page, runs, tally, timings, tracefile
 from .archive import Archive, open_archive
 from .contract import file_sha256
 from .errors import ArchiveError, Exit, UsageError
 from .frame import Frame
 from .gallery import Pick, Pictures, Wall
 from .ledger import DONE, FAILED
+from .lines import json_lines
 from .markup import clean
 from .reasons import why
 from .tally import Tally
 from .units import parse_selection
 
-SCHEMA = 1
+SCHEMA = 2
 DATA, PAGE = f"{runs.REPORT}/report.json", f"{runs.REPORT}/index.html"
+TRACE = f"{runs.REPORT}/trace.json"
 MOST_NOTES = 40  # lines of a bundle's own words
 MOST_INCIDENTS = 100
 HASHED = (runs.CONFIG, runs.MANIFEST)
 Json = dict[str, Any]
 
 
-def write_report(out: Path, *, show_ids: bool = False, archive: Path | None = None) -> Path:
-    """Writes both files and returns the page's path.  `archive`: by default beside the output.
+def write_report(
+    out: Path, *, show_ids: bool = False, archive: Path | None = None, other: Path | None = None
+) -> Path:
+    """Writes page, data and trace; the page's path.  `archive`: by default beside the output;
+    `other`: the output of a run to set beside this one.
 
     Raises UsageError where `out` holds no run, SpaceError.
     """
     data = collect(out, show_ids=show_ids, archive=archive)
+    if other is not None:
+        data["compared"] = comparison.compared(data, collect(other))
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
     durable.write(out, DATA, text.encode())
+    trace = json.dumps(tracefile.exported(out), separators=(",", ":"))
+    durable.write(out, TRACE, trace.encode())
     durable.write(out, PAGE, report_page.page(data, pictures(out, data, archive)).encode())
     return out / PAGE
 
@@ -150,7 +159,7 @@ def _incidents(out: Path) -> Json:
     """The last ones; the kinds of all."""
     kinds: Counter[str] = Counter()
     rows: deque[Json] = deque(maxlen=MOST_INCIDENTS)
-    for raw in timings.json_lines(out / ledger.INCIDENTS):
+    for raw in json_lines(out / ledger.INCIDENTS):
         kinds[clean(raw.get("kind", ""))] += 1
         rows.append({k: clean(raw[k]) for k in ("at", "kind", "detail", "device") if k in raw})
         rows[-1] |= {k: raw[k] for k in ("unit", "case") if isinstance(raw.get(k), int)}

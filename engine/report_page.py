@@ -7,7 +7,7 @@ where the time went, cases to look at, and what exactly was run.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import report_gallery, report_plots
+from . import comparison, report_gallery, report_machine, report_quality, report_time
 from .gallery import Pictures
 from .markup import Html, clean, element, joined
 from .report_parts import decibel, figure, folded, moment, seconds, section, table
@@ -29,8 +29,10 @@ def page(data: Json, pictures: Mapping[int, Pictures]) -> str:
     body = (
         _masthead(data),
         section("Attention", *_attention(data)),
-        section("Quality", *report_plots.quality(data["quality"])),
-        section("Time", *report_plots.time(data)),
+        *_compared(data),
+        section("Quality", *report_quality.quality(data["quality"])),
+        section("Time", *report_time.time(data)),
+        section("Machine", *report_machine.machine(data["machine"])),
         section("Cases", *report_gallery.gallery(data, pictures), class_="whole"),
         section("Provenance", *_provenance(data)),
     )
@@ -44,6 +46,11 @@ def page(data: Json, pictures: Mapping[int, Pictures]) -> str:
     )
     whole = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{whole}\n"
+
+
+def _compared(data: Json) -> Iterator[Html]:
+    if "compared" in data:
+        yield section("Side by side", *comparison.side_by_side(data["compared"]))
 
 
 def _masthead(data: Json) -> Html:

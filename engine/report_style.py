@@ -4,15 +4,21 @@ STYLE = """
 :root {
   --ground: #fcfcfa; --ink: #1b1e22; --muted: #6a7078; --rule: #e1e2de; --pale: #eeefeb;
   --before: #a9aeb5; --after: #1f6f8b; --good: #2c7a4b; --warn: #9a5b00; --bad: #b3261e;
-  --read: #8877a8; --wait: #c3c7cc; --condition: #74b3c7; --step: #1f6f8b; --relabel: #a9d3de;
-  --quality: #c4872a; --encode: #e2bd7d; --write: #8a5a1c;
+  --read: #8877a8; --decode: #b9aed0; --frame: #5d4a85; --start: #8d949d; --load: #6a7078;
+  --wait: #d1495b; --task: #e59aa4; --blocked: #edae49; --batch: #dfe9ec; --condition: #74b3c7;
+  --sample: #cfe3e9; --step: #1f6f8b; --relabel: #a9d3de; --quality: #c4872a; --encode: #e2bd7d;
+  --write: #8a5a1c; --fsync: #5e3b0e; --commit: #f0e0c4;
+  --host-to-device: #3a9d6a; --device-to-host: #8fcfaa; --compute: #174f63;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #15171a; --ink: #e4e4e0; --muted: #979da6; --rule: #2d3137; --pale: #22262b;
     --before: #767d87; --after: #5cb3cf; --good: #6fcf97; --warn: #e5a64b; --bad: #f28b82;
-    --read: #a99bc8; --wait: #4a5059; --condition: #8fd0e3; --step: #3d93af; --relabel: #cdeaf2;
-    --quality: #d99b3f; --encode: #f0d19b; --write: #a8752f;
+    --read: #a99bc8; --decode: #7d6f9e; --frame: #cfc4e6; --start: #767d87; --load: #9aa1ab;
+    --wait: #e0697a; --task: #97505a; --blocked: #edae49; --batch: #33525c; --condition: #8fd0e3;
+    --sample: #55707a; --step: #3d93af; --relabel: #cdeaf2; --quality: #d99b3f; --encode: #f0d19b;
+    --write: #a8752f; --fsync: #7a5118; --commit: #5c4a30;
+    --host-to-device: #4fb581; --device-to-host: #2f6b4c; --compute: #7fd0ea;
   }
 }
 * { box-sizing: border-box; }
@@ -46,6 +52,7 @@ td { vertical-align: top; }
 td:last-child { overflow-wrap: anywhere; }
 .numbers th, .numbers td { white-space: nowrap; }
 .numbers th + th, .numbers td + td { text-align: right; }
+.lines td { white-space: nowrap; }
 .pairs td:first-child { color: var(--muted); white-space: nowrap; }
 .pairs td:last-child { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12.5px; }
 details { margin: -8px 0 18px; }
@@ -53,7 +60,7 @@ summary { margin-bottom: 8px; color: var(--muted); font-size: 14px; cursor: poin
 figure { margin: 0 0 18px; break-inside: avoid; }
 figcaption { margin-bottom: 8px; color: var(--muted); }
 figcaption b { color: var(--ink); }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 36px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 36px; }
 svg { display: block; height: auto; overflow: visible; }
 text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 .tick { fill: var(--muted); } .name { fill: var(--ink); }
@@ -63,14 +70,28 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
 .area { fill: var(--after); opacity: 0.8; } .track { fill: var(--pale); }
 .stage, .key { fill: var(--muted); background: var(--muted); }
 .read { fill: var(--read); background: var(--read); }
+.decode { fill: var(--decode); background: var(--decode); }
+.frame { fill: var(--frame); background: var(--frame); }
+.start { fill: var(--start); background: var(--start); }
+.load { fill: var(--load); background: var(--load); }
 .wait { fill: var(--wait); background: var(--wait); }
+.task { fill: var(--task); background: var(--task); }
+.blocked { fill: var(--blocked); background: var(--blocked); }
+.batch { fill: var(--batch); background: var(--batch); }
 .condition { fill: var(--condition); background: var(--condition); }
+.sample { fill: var(--sample); background: var(--sample); }
 .step { fill: var(--step); background: var(--step); }
 .relabel { fill: var(--relabel); background: var(--relabel); }
 .quality { fill: var(--quality); background: var(--quality); }
 .encode { fill: var(--encode); background: var(--encode); }
 .write { fill: var(--write); background: var(--write); }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
+.fsync { fill: var(--fsync); background: var(--fsync); }
+.commit { fill: var(--commit); background: var(--commit); }
+.host-to-device { fill: var(--host-to-device); background: var(--host-to-device); }
+.compute { fill: var(--compute); background: var(--compute); }
+.device-to-host { fill: var(--device-to-host); background: var(--device-to-host); }
+.work { fill: var(--step); background: var(--step); }
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr));
   gap: 0 48px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 10px 0; font-size: 13px;
   color: var(--muted); }
@@ -104,6 +125,8 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric:
   .wide { overflow: visible; }
   .numbers td, .numbers th { padding-right: 10px; font-size: 10px; white-space: normal; }
   .panels { grid-template-columns: repeat(3, 1fr); gap: 18px; }
+  .times { grid-template-columns: auto 1fr; gap: 0 24px; }
+  .legend, .lines td, .lines th { padding-right: 10px; font-size: 10px; }
   section { display: block; margin-top: 20px; }
   .cards { grid-template-columns: repeat(3, 1fr); gap: 18px; }
 }

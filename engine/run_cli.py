@@ -1,6 +1,8 @@
 """`mcdiff-batch run`, and the commands that look at what it made: `status`, `verify`, `report`."""
 
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,13 @@ AT_LEAST_1 = click.IntRange(min=1)
     show_default=True,
     help="Seconds without a sign of life after which a worker is replaced.",
 )
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "json"]),
+    default="auto",
+    show_default=True,
+    help="On stderr: a table on a terminal, else a line every 30 s; or JSON lines.",
+)
 def run(archive: Path, output: Path | None, **options: Any) -> int:
     """Enhance every case of an archive; the same command again finishes what was stopped."""
     from . import runs
@@ -80,7 +89,7 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
     told: dict[str, Any] = {"show_ids": options["show_ids"], "archive": archive}
     job, maker = prepared(bundle, job, cache_root())
     try:
-        with shown() as progress:
+        with shown(options["progress"]) as progress:
             summary = enhance(job, maker, progress)
     except (Drained, DeviceError):
         if runs.load(job.output) is not None:
@@ -173,14 +182,31 @@ def closing(summary: "Summary", page: Path) -> str:
 @click.command()
 @click.argument("output", type=OUTPUT)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def status(output: Path, as_json: bool) -> int:
+@click.option("--watch", is_flag=True, help="Go on until the run ends, as `run` itself shows it.")
+def status(output: Path, as_json: bool, watch: bool) -> int:
     """Say how far a run is.  Reads only; may be asked at any time."""
+    if watch:
+        follow(output, "json" if as_json else "auto")
     found = standing(output)
     if as_json:
         click.echo(json.dumps(found))
     else:
         click.echo(" · ".join(f"{name} {value}" for name, value in found.items()))
     return 0
+
+
+def follow(output: Path, way: str) -> None:
+    """Shows what the run says of itself, until it ends or the user has seen enough."""
+    from . import books, runs
+    from .progress import shown
+
+    _stored(output)
+    with suppress(KeyboardInterrupt), shown(way) as show:
+        while runs.is_running(output):
+            at = books.shared(output)
+            if at is not None:
+                show(at)
+            time.sleep(books.SHARED_EVERY)
 
 
 def standing(output: Path) -> dict[str, Any]:
@@ -239,10 +265,13 @@ def _subset(text: str) -> tuple[int, int]:
 @click.argument("output", type=OUTPUT)
 @click.option("--input", "archive", type=FOLDER, help="Archive; default: the one beside OUTPUT.")
 @click.option("--show-ids", is_flag=True, help="Name cases by their id too, not only by index.")
-def report(output: Path, archive: Path | None, show_ids: bool) -> int:
+@click.option("--compare", "other", type=OUTPUT, help="Output of another run, to set beside it.")
+def report(output: Path, archive: Path | None, show_ids: bool, other: Path | None) -> int:
     """Write the report of a run again."""
     from .report import write_report
 
-    _stored(output)
-    click.echo(write_report(output, show_ids=show_ids, archive=archive))
+    for folder in (output, other):
+        if folder is not None:
+            _stored(folder)
+    click.echo(write_report(output, show_ids=show_ids, archive=archive, other=other))
     return 0

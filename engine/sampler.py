@@ -8,6 +8,7 @@ import numpy as np
 from .frame import Image
 from .plan import Conditioned, Plan
 from .solver import Rung
+from .trace import span
 
 
 def sample(
@@ -23,7 +24,8 @@ def sample(
     """
     x, x0 = noise, np.zeros_like(noise)
     for rung in ladder:
-        x, x0 = plan.step(x, x0, rung, conditioned)
+        with span("step"):
+            x, x0 = plan.step(x, x0, rung, conditioned)
         tick()
     return np.asarray(x, np.float32)
 

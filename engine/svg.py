@@ -1,4 +1,4 @@
-"""Three small charts, drawn as inline SVG; colours come from the page's style sheet."""
+"""A few small charts, drawn as inline SVG; colours come from the page's style sheet."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -117,11 +117,17 @@ def _median(row: Row, axis: Axis, top: float, base: float) -> Html:
     return joined(mark, text(x + (-4 if anchor == "end" else 4), top + 12, words, "", anchor))
 
 
-def curve(values: Sequence[float], end: float, marks: Sequence[float]) -> Html:
+def curve(
+    values: Sequence[float],
+    end: float,
+    marks: Sequence[float] = (),
+    label: str = "throughput",
+    size: tuple[float, float] = (900, 150),
+) -> Html:
     """Steps over [0, end] s; `marks` are moments.  The upright axis begins at 0."""
-    width, height, left = 900, 150, 56
-    size, unit = clock(end)
-    across = Axis(low=0, high=end / size, left=left, right=width - 8)
+    (width, height), left = size, 56
+    unit_seconds, unit = clock(end)
+    across = Axis(low=0, high=end / unit_seconds, left=left, right=width - 8)
     up = Axis(low=0, high=max(*values, 1e-9) * 1.08, left=height - 24, right=8)
     grid = [
         joined(
@@ -131,9 +137,12 @@ def curve(values: Sequence[float], end: float, marks: Sequence[float]) -> Html:
         for y in ticks(0, up.high, 4)
     ]
     path = element("path", d=_steps(values, across, up), class_="area")
-    resumed = [line(across(x / size), 8, across(x / size), height - 24, "mark") for x in marks]
+    resumed = [
+        line(across(x / unit_seconds), 8, across(x / unit_seconds), height - 24, "mark")
+        for x in marks
+    ]
     foot = bottom(across, height - 8, unit)
-    return canvas(width, height + 6, "throughput", *grid, path, *resumed, foot)
+    return canvas(width, height + 6, label, *grid, path, *resumed, foot)
 
 
 def _steps(values: Sequence[float], across: Axis, up: Axis) -> str:
@@ -183,3 +192,52 @@ def _parts(
         left, right = axis(start / size), axis((start + seconds) / size)
         yield rect(left, place[0], right - left, place[1], f"stage {stage}", f"{seconds:.2f} s")
         start += seconds
+
+
+def clocked(seconds: float) -> str:
+    """A moment of a run, 1:02:03."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+Shares = Sequence[tuple[str, Sequence[float]]]  # class, share of each column in 0..1
+
+
+def timelines(rows: Sequence[tuple[str, Shares]], seconds: float) -> Html:
+    """A strip per device over [0, seconds]: columns of stacked shares on a pale track."""
+    width, height, left = 900, 40, 56
+    size, unit = clock(seconds)
+    axis = Axis(low=0, high=seconds / size, left=left, right=width - 8)
+    pitch = height + 8
+    drawn = [_strip(*row, axis, k * pitch, height) for k, row in enumerate(rows)]
+    y = len(rows) * pitch + 8
+    return canvas(width, y + 18, "devices over time", *drawn, bottom(axis, y, unit))
+
+
+def _strip(name: str, shares: Shares, axis: Axis, top: float, height: float) -> Html:
+    track = rect(axis.left, top, axis.right - axis.left, height, "track", name)
+    under = [0.0] * len(shares[0][1])
+    paths = []
+    for class_, values in shares:
+        over = [min(1.0, x + y) for x, y in zip(under, values, strict=True)]
+        if any(values):
+            paths.append(_band(under, over, axis, top + height, height, class_))
+        under = over
+    return joined(text(0, top + height / 2 + 4, name, "name"), track, *paths)
+
+
+def _band(
+    under: Sequence[float],
+    over: Sequence[float],
+    axis: Axis,
+    base: float,
+    height: float,
+    class_: str,
+) -> Html:
+    """The area between two step lines, as one path."""
+    step = (axis.right - axis.left) / len(over)
+    point = lambda y, k: f"V{base - y * height:.1f}H{axis.left + k * step:.1f}"
+    there = "".join(point(y, k + 1) for k, y in enumerate(over))
+    back = "".join(point(y, k) for k, y in reversed(list(enumerate(under))))
+    start = f"M{axis.left:.1f} {base - under[0] * height:.1f}"
+    return element("path", d=f"{start}{there}{back}Z", class_=f"stage {class_}")

@@ -7,6 +7,7 @@ from .contract import Contract
 from .errors import McdiffError
 from .ledger import Incident
 from .solver import Rung
+from .trace import Notes
 from .units import Unit
 from .writer import Layout
 
@@ -49,7 +50,7 @@ class UnitDone:
     unit: int
     counts: dict[str, int]
     incidents: tuple[Incident, ...]
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,60 +1,85 @@
-"""When the work was done: sessions, throughput and stage times, from what a run wrote down.
+"""When the work was done: sessions, throughput, stage times and waits, from what a run wrote down.
 
 For display only.  A session is one run that committed units; a killed one has left its lines in
 `timings.jsonl` and no summary in `run_stats.json`.
 """
 
 import json
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import load, timeline
 from .books import STATS, TIMINGS
 from .ledger import DONE, FAILED
+from .lines import json_lines
 from .markup import clean
+from .tally import Floats, histogram
+from .trace import MODEL, WAITS
 
-MODEL = ("wait", "condition", "step", "relabel")  # one after the other in a device's model thread
 BINS = 60
 UNITS_PER_BIN = 4
+PERCENTILES = (50, 90, 95, 99)
+BEYOND = 3  # samples that a percentile must leave above it, or it is not told
 Json = dict[str, Any]
+
+
+def _floats() -> "array[float]":
+    return array("f")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A unit was committed `at` s after its run began."""
+    """A unit was committed `at` s after its run began; see timesheet.told."""
 
+    began: float
     at: float
     device: str
     cases: int
-    seconds: dict[str, float]
+    lanes: dict[str, dict[str, float]]  # lane -> stage -> s
+    begin: float = 0.0  # of the model's lane, s
+    end: float = 0.0
+    tail: float = 0.0
+    gaps: tuple[tuple[str, float, float], ...] = ()  # cause, when, s
+    batches: "array[float]" = field(default_factory=_floats)
+    latencies: "array[float]" = field(default_factory=_floats)
 
-
-def json_lines(path: Path) -> Iterator[Json]:
-    """Objects of a JSON lines file, without what is torn; nothing where there is no file."""
-    if not path.is_file():
-        return
-    with path.open(errors="replace") as file:
-        for text in file:
-            with suppress(ValueError):
-                value = json.loads(text)
-                if isinstance(value, dict):
-                    yield value
+    @property
+    def model(self) -> dict[str, float]:
+        return self.lanes.get(MODEL, {})
 
 
 def lines(out: Path) -> Iterator[Line]:
     for raw in json_lines(out / TIMINGS):
         with suppress(KeyError, TypeError, ValueError, AttributeError):
-            yield Line(
-                at=float(raw["at"]),
-                device=clean(raw["device"]),
-                cases=sum(int(raw["counts"][x]) for x in (DONE, FAILED)),
-                seconds={clean(k): float(v) for k, v in raw["seconds"].items()},
-            )
+            yield _line(raw)
+
+
+def _line(raw: Json) -> Line:
+    lanes = {
+        clean(lane): {clean(k): float(v) for k, v in stages.items()}
+        for lane, stages in raw["lanes"].items()
+    }
+    return Line(
+        began=float(raw["began"]),
+        at=float(raw["at"]),
+        device=clean(raw["device"]),
+        cases=sum(int(raw["counts"][x]) for x in (DONE, FAILED)),
+        lanes=lanes,
+        begin=float(raw["from"]),
+        end=float(raw["to"]),
+        tail=float(raw["tail"]),
+        gaps=tuple((clean(cause), float(at), float(s)) for cause, at, s in raw["gaps"]),
+        batches=array("f", raw["batches"]),
+        latencies=array("f", raw["cases"]),
+    )
 
 
 def ended_runs(out: Path) -> list[Json]:
@@ -65,20 +90,15 @@ def ended_runs(out: Path) -> list[Json]:
 
 
 def segments(found: Sequence[Line]) -> list[list[Line]]:
-    """Lines by run: the clock of each begins at 0."""
-    out: list[list[Line]] = []
-    for line in found:
-        if not out or line.at < out[-1][-1].at:
-            out.append([])
-        out[-1].append(line)
-    return out
+    """Lines by run."""
+    return [list(part) for _, part in groupby(found, key=lambda line: line.began)]
 
 
 def collect(out: Path) -> Json:
-    """The parts `work`, `throughput` and `stages` of the report."""
+    """The parts of the report that tell of time."""
     runs = ended_runs(out)
     parts = segments(list(lines(out)))
-    spent = _spent(parts, [x for x in runs if x.get("units")])
+    spent = _spent(parts, runs)
     seconds, cases = sum(spent), sum(line.cases for part in parts for line in part)
     work = {
         "sessions": len(parts),
@@ -89,17 +109,26 @@ def collect(out: Path) -> Json:
         "last_ended": clean(runs[-1].get("ended", "")) if runs else None,
         "finished_at": clean(runs[-1].get("finished_at", "")) if runs else None,
     }
-    return {"work": work, "throughput": _throughput(parts, spent), "stages": _stages(parts)}
+    return {
+        "work": work,
+        "throughput": _throughput(parts, spent),
+        "stages": _stages(parts),
+        "timeline": timeline.collect(parts, spent),
+        "latency": _latency([line for part in parts for line in part]),
+        "machine": load.collect(out, _offsets(parts, spent), seconds),
+    }
+
+
+def _offsets(parts: Sequence[Sequence[Line]], spent: Sequence[float]) -> dict[float, float]:
+    """When each session began, in seconds of work."""
+    starts = np.cumsum([0.0, *spent]).tolist()
+    return {part[0].began: start for part, start in zip(parts, starts, strict=False)}
 
 
 def _spent(parts: Sequence[Sequence[Line]], runs: Sequence[Json]) -> list[float]:
     """Seconds of each session; of a killed one, until its last unit."""
-    waiting, out = list(runs), []
-    for part in parts:
-        last = part[-1].at
-        same = waiting and waiting[0]["units"] == len(part) and waiting[0]["seconds"] >= last
-        out.append(float(waiting.pop(0)["seconds"]) if same else last)
-    return out
+    known = {x["began"]: x["seconds"] for x in runs if "began" in x and "seconds" in x}
+    return [float(known.get(part[0].began, part[-1].at)) for part in parts]
 
 
 def _throughput(parts: Sequence[Sequence[Line]], spent: Sequence[float]) -> Json | None:
@@ -124,24 +153,58 @@ def _throughput(parts: Sequence[Sequence[Line]], spent: Sequence[float]) -> Json
 
 
 def _stages(parts: Sequence[Sequence[Line]]) -> list[Json]:
-    """Seconds by device and stage.  Reading and finishing run beside the model."""
-    spent: dict[str, Counter[str]] = {}
-    cases: Counter[str] = Counter()
+    """Seconds by device, lane and stage.  Lanes run beside each other."""
+    devices: dict[str, list[list[Line]]] = defaultdict(list)
     for part in parts:
-        for line in part:
-            device = spent.setdefault(line.device, Counter())
-            cases[line.device] += line.cases
-            for stage, seconds in line.seconds.items():
-                device[stage] += seconds  # type: ignore[assignment]
-    return [_device(name, cases[name], spent[name]) for name in sorted(spent)]
+        for name in sorted({line.device for line in part}):
+            devices[name].append([line for line in part if line.device == name])
+    return [_device(name, sessions) for name, sessions in sorted(devices.items())]
 
 
-def _device(name: str, cases: int, spent: dict[str, Any]) -> Json:
-    model = sum(spent.get(x, 0.0) for x in MODEL)
+def _device(name: str, sessions: Sequence[Sequence[Line]]) -> Json:
+    lanes: dict[str, Counter[str]] = {}
+    cases = 0
+    for line in (line for part in sessions for line in part):
+        cases += line.cases
+        for lane, stages in line.lanes.items():
+            spent: Any = lanes.setdefault(lane, Counter())
+            spent.update(stages)
+    model = sum(lanes.get(MODEL, Counter()).values())
+    waits = sum(lanes.get(MODEL, Counter())[x] for x in WAITS)
+    wall, known = sum(part[-1].at for part in sessions), model + sum(x[-1].tail for x in sessions)
     return {
         "device": name,
         "cases": cases,
-        "seconds": {stage: round(s, 3) for stage, s in spent.items()},
-        "ms_per_case": {x: round(1000 * s / cases, 2) for x, s in spent.items() if cases},
-        "waiting_percent": round(100 * spent.get("wait", 0.0) / model, 1) if model else None,
+        "lanes": {x: {k: round(s, 3) for k, s in spent.items()} for x, spent in lanes.items()},
+        "ms_per_case": {
+            stage: round(1000 * s / cases, 2)
+            for spent in lanes.values()
+            for stage, s in spent.items()
+            if cases
+        },
+        "waiting_percent": round(100 * waits / model, 1) if model else None,
+        "wall_seconds": round(wall, 3),
+        "accounted_percent": round(100 * known / wall, 2) if wall else None,
     }
+
+
+def _latency(found: Sequence[Line]) -> Json:
+    """Seconds: of a batch, from its conditioner to its labels; of a case, from the begin of its
+    reading to its compressed images, with all its waits."""
+    columns = {
+        "batch": [x for line in found for x in line.batches],
+        "case": [x for line in found for x in line.latencies],
+    }
+    return {name: _percentiles(np.asarray(x, np.float64)) for name, x in columns.items()}
+
+
+def _percentiles(values: Floats) -> Json:
+    """None where there are too few for it."""
+    points = {
+        f"p{q}": round(float(np.percentile(values, q)), 4)
+        if len(values) * (100 - q) >= 100 * BEYOND
+        else None
+        for q in PERCENTILES
+    }
+    top = round(float(values.max()), 4) if len(values) else None
+    return {"count": len(values), **points, "max": top, "histogram": histogram({"all": values})}

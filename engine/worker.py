@@ -13,7 +13,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from time import perf_counter
+from threading import current_thread
+from time import monotonic
 from typing import cast
 
 import numpy as np
@@ -33,6 +34,21 @@ from .pulse import Pulse
 from .reader import Failure, FramedCase, LoadError, frame_case, prefetched
 from .sampler import draws
 from .task import Broke, Ready, Recipe, Task
+from .trace import (
+    BLOCKED,
+    FEEDING,
+    FINISHING,
+    IDLE,
+    LOAD,
+    MODEL,
+    READING,
+    START,
+    TASK,
+    WAIT,
+    Notes,
+    noting,
+    span,
+)
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
 PR_SET_PDEATHSIG = 1
@@ -89,16 +105,25 @@ def _serve(
     archive = open_archive(recipe.archive)
     if archive.identity != recipe.identity:
         raise ArchiveError(f"{recipe.archive}: was changed during the run; start a new output")
-    framed = ahead(read(tasks(line), archive, recipe, alone, pulse), 0 if alone else READ_AHEAD)
+    source = read(tasks(line), archive, recipe, alone, pulse)
+    framed = ahead(source, 0 if alone else READ_AHEAD, _gauge("batches framed"))
     make = lambda: _ready(maker(device, recipe.batch_size), line)
-    computed = ahead(compute(framed, make, recipe, pulse), 0 if alone else FINISH_BEHIND)
+    results = compute(framed, make, recipe, pulse)
+    computed = ahead(results, 0 if alone else FINISH_BEHIND, _gauge("batches computed"))
+    moment = monotonic()
     for work, batch in computed:
+        work.notes.waited(IDLE, FINISHING, moment)
         for done in batch:
             finisher.finish_case(work, done, recipe)
             pulse.beat()
         if not batch:
             pulse.begin(-1)
             line.send(finisher.commit(work, recipe))
+        moment = monotonic()
+
+
+def _gauge(name: str) -> Callable[[tuple[Work, object], int], None]:
+    return lambda item, ready: item[0].notes.count(name, ready)
 
 
 def _ready(plan: Plan, line: Connection) -> Plan:
@@ -117,8 +142,10 @@ def read(
 ) -> Iterator[tuple[Work, Batch]]:
     """Batches of framed cases, alone of one; then an empty one for the end of a unit."""
     size, lookahead = (1, 1) if alone else (recipe.batch_size, 2 * recipe.batch_size)
+    moment = monotonic()
     for task in source:
         work = Work(task=task)
+        work.notes.waited(TASK, FEEDING, moment)
         for case in task.poison:
             work.leave_open(case, "poison", "ended a worker that had only this case")
         load = loader(archive, recipe, work, pulse)
@@ -126,6 +153,7 @@ def read(
         for batch in batches(_good(framed, work), size):
             yield work, batch
         yield work, []
+        moment = monotonic()
 
 
 def loader(
@@ -133,9 +161,13 @@ def loader(
 ) -> Callable[[int], FramedCase]:
     def load(index: int) -> FramedCase:
         pulse.begin(index)
+        lane = f"{READING} {current_thread().name.rpartition('_')[2]}"
         try:
-            with work.timed("read"):
-                return frame_case(archive.read(index), recipe.contract)
+            with noting(work.notes, lane, index):
+                with span("read"):
+                    case = archive.read(index)
+                with span("frame"):
+                    return frame_case(case, recipe.contract)
         except OSError as error:
             raise CaseError(IO, f"cannot be read now ({error.strerror})") from error
 
@@ -157,31 +189,42 @@ def compute(
     pulse: Pulse,
 ) -> Iterator[tuple[Work, list[Sampled]]]:
     """The plan is made here, in the thread that uses it.  Asked to drain, begins no new unit."""
-    plan, current, start = make(), None, perf_counter()
+    current, waits = None, Notes()
+    moment = waits.waited(START, MODEL, pulse.born)
+    plan = make()
+    moment = waits.waited(LOAD, MODEL, moment)
     for work, batch in source:
         if work is not current and pulse.draining:
             return
-        work.spans.append(("wait", perf_counter() - start))
+        waits.waited(WAIT, MODEL, moment)
+        work.notes.spans += waits.taken()
         current = work
         pulse.begin_unit(work.task.unit.index)
-        yield work, enhanced(plan, batch, work, recipe, pulse) if batch else []
-        start = perf_counter()
+        done = enhanced(plan, batch, work, recipe, pulse) if batch else []
+        moment = monotonic()
+        yield work, done
+        moment = waits.waited(BLOCKED, MODEL, moment)  # for the next unit: this may be committed
 
 
 def enhanced(plan: Plan, batch: Batch, work: Work, recipe: Recipe, pulse: Pulse) -> list[Sampled]:
     """condition -> sample -> relabel, for a batch of one fixed, padded shape (P4)."""
+    with noting(work.notes, MODEL), span("batch"):
+        return _enhanced(plan, batch, recipe, pulse)
+
+
+def _enhanced(plan: Plan, batch: Batch, recipe: Recipe, pulse: Pulse) -> list[Sampled]:
     full = padded(batch, plan.batch)
-    with work.timed("condition"):
+    with span("condition"):
         conditioned = condition(plan, full)
         pulse.beat()
-    with work.timed("step"):
+    with span("sample"):
         noises = (noise(full, recipe, draw) for draw in range(recipe.draws))
         keep = lambda x: kept(x, full, recipe.contract.anchoring)
         drawn = draws(
             plan, noises, conditioned, recipe.rungs, tick=pulse.beat, keep=lambda x: keep(x)[0]
         )
         x, trust = keep(drawn.mean)
-    with work.timed("relabel"):
+    with span("relabel"):
         strip = strips(full)
         images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
         after = plan.relabel(images, strip)

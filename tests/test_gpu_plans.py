@@ -23,6 +23,7 @@ from mcdiff_batch.engine.preflight import Loader, elsewhere, prepared
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.selftest import Verdict
 from mcdiff_batch.engine.solver import rungs
+from mcdiff_batch.engine.trace import Notes, noting
 from mcdiff_batch.engine.trt import TrtPlan
 
 from .crafting import command
@@ -76,6 +77,10 @@ def test_a_tensorrt_plan_computes_what_its_graphs_say(bundle, tmp_path, rtx):
     plan = TrtPlan(TensorRT(cuda, rtx=rtx), Queue(0, cuda), folder, BATCH)
     assert same(walked(plan, bundle), walked(ort.load(bundle, ort.CPU, BATCH, half=True), bundle))
     assert cuda.launches == 4 * len(bundle.contract.sampler.ladder)
+    notes = Notes()
+    with noting(notes, "model"):
+        plan.condition(*stack(bundle, 0))
+    assert {x.stage for x in notes.spans} == {"host-to-device", "compute", "device-to-host"}
 
 
 def test_conditions_of_another_batch_are_refused(bundle, tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mcdiff_batch.engine import ledger, runs
 from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.comparison import compared
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.finisher import grey
 from mcdiff_batch.engine.gallery import Pick, Pictures, Wall, coloured, picks, png, spread
@@ -89,6 +90,8 @@ def assert_safe(found: Reader) -> None:
     policy = next(value for name, value in found.attributes if name == "content")
     assert policy == POLICY
     assert all(v.startswith("data:image/png;") for k, v in found.attributes if k == "src")
+    ids = [v for k, v in found.attributes if k == "id"]
+    assert len(ids) == len(set(ids))
     assert not [v for _, v in found.attributes if v.startswith(("http:", "https:", "//"))]
     assert not {ESCAPE[0], BIDI} & set(found.text)
 
@@ -168,10 +171,23 @@ def test_every_figure_of_the_page_is_in_report_json(night: Path) -> None:
 
 def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
     data = stored(night)
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert sorted(data) == [
-        "cases", "failures", "flagged", "gallery", "incidents", "outcome", "provenance", "quality",
-        "schema", "stages", "throughput", "version", "work", "written_at",
+        "cases", "failures", "flagged", "gallery", "incidents", "latency", "machine", "outcome",
+        "provenance", "quality", "schema", "stages", "throughput", "timeline", "version", "work",
+        "written_at",
+    ]  # fmt: skip
+    (device,) = data["stages"]
+    assert sorted(device) == [
+        "accounted_percent", "cases", "device", "lanes", "ms_per_case", "waiting_percent",
+        "wall_seconds",
+    ]  # fmt: skip
+    assert sorted(data["timeline"]) == ["devices", "longest_waits", "seconds"]
+    assert sorted(data["latency"]["batch"]) == [
+        "count", "histogram", "max", "p50", "p90", "p95", "p99",
+    ]  # fmt: skip
+    assert sorted(data["machine"]) == [
+        "cpu_percent", "gpus", "notes", "resident_mib", "samples", "seconds", "xids",
     ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
     assert data["quality"]["cnr"]["gain"]["cases"] == CASES - 1
@@ -253,7 +269,9 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     words = {"name": HOSTILE, "training": {HOSTILE: {"note": HOSTILE}}, "classes": [HOSTILE] * 4}
     made = output(tmp_path / "hostile", entries, 3, **words)
     ledger.report(made, Incident(kind=HOSTILE, detail=HOSTILE * 9999, device=HOSTILE))
-    line = {"at": 1, "device": HOSTILE, "counts": {"done": 1, "failed": 0}, "seconds": {HOSTILE: 1}}
+    line = {"began": 0, "device": HOSTILE, "at": 1, "counts": {"done": 1, "failed": 0}, "unit": 0}
+    line |= {"lanes": {HOSTILE: {HOSTILE: 1}}, "from": 0, "to": 1, "tail": 0, "batches": [1]}
+    line |= {"gaps": [[HOSTILE, 0, 1]], "cases": [1]}
     (made / "report").mkdir()
     (made / "report/timings.jsonl").write_text(json.dumps(line) + "\n")
     path = write_report(made)
@@ -276,6 +294,29 @@ def test_flagged_cases_come_first() -> None:
     assert flags == sorted(flags, reverse=True)
 
 
+def test_two_runs_are_set_side_by_side(source: Path, night: Path) -> None:
+    other = source.parent / "other.enhanced"
+    inline(job(source, other, unit_size=5, seed=3, limit=5))
+    found = read(write_report(night, other=other))
+    write_report(night)
+    assert_safe(found)
+    data = collect(night) | {"compared": compared(collect(night), collect(other))}
+    figures = data["compared"]["figures"]
+    assert figures["cases done"] == {"this": 9, "other": 4, "ratio": 2.25}
+    assert figures["CNR after, median"]["ratio"] is None
+    assert data["compared"]["settings"]["seed"] == ["0", "3"]
+    assert {"seed", "cases", "unit_size"} == set(data["compared"]["settings"])
+    assert "Settings that differ" in found.text
+
+
+def test_the_figures_of_a_comparison_are_in_report_json(source: Path, night: Path) -> None:
+    page = read(write_report(night, other=night))
+    known = {str(x) for x in leaves(stored(night)) if isinstance(x, int | float)}
+    write_report(night)
+    assert set(page.figures) <= known
+    assert "The same settings." in page.text
+
+
 def test_failed_cases_are_the_first_cards(night: Path) -> None:
     shown = stored(night)["gallery"]["cases"]
     assert (shown[0]["case"], shown[0]["flag"]) == (4, "failed")
@@ -285,7 +326,33 @@ def test_failed_cases_are_the_first_cards(night: Path) -> None:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = [failed(k, detail="x" * 200) if k % 10 == 3 else done(k) for k in range(10_000)]
-    return output(tmp_path_factory.mktemp("large") / "large", entries, 10_000)
+    made = output(tmp_path_factory.mktemp("large") / "large", entries, 10_000)
+    (made / "report").mkdir()
+    with (made / "report/timings.jsonl").open("w") as file:
+        for unit in range(312):
+            file.write(json.dumps(timed(unit)) + "\n")
+    return made
+
+
+def timed(unit: int) -> dict[str, Any]:
+    """A line of a unit of 32 cases in 64 s, of one of four devices."""
+    begin, rng = unit // 4 * 64.0, np.random.default_rng(unit)
+    gaps = [["wait", begin + 4 * k, 1 + k / 16] for k in range(16)]
+    model = {"wait": 23.5, "step": 40.5}
+    return {
+        "began": 1.0,
+        "device": f"cuda:{unit % 4}",
+        "unit": unit,
+        "at": begin + 64,
+        "counts": {"done": 32, "failed": 0},
+        "lanes": {"model": model, "reading": {"read": 9.0}, "finishing": {"encode": 2.0}},
+        "from": begin,
+        "to": begin + 64,
+        "tail": 0.0,
+        "gaps": gaps,
+        "batches": rng.uniform(4, 8, 4).tolist(),
+        "cases": rng.uniform(10, 90, 32).tolist(),
+    }
 
 
 def test_ten_thousand_cases_take_less_than_10_mb(large: Path) -> None:
@@ -295,6 +362,9 @@ def test_ten_thousand_cases_take_less_than_10_mb(large: Path) -> None:
     worst = Pictures(before=grain[0], after=grain[0], labels=grain[1])
     shown = page(data, {x["case"]: worst for x in data["gallery"]["cases"]})
     assert len(shown.encode()) < 10e6
+    assert data["latency"]["case"]["count"] == 312 * 32
+    assert len(data["timeline"]["devices"]) == 4
+    assert data["stages"][0]["accounted_percent"] == 100
     assert data["failures"]["total"] == 1000
     assert len(data["failures"]["rows"]) == 200
     assert "not all are listed" in Reader(shown).text
@@ -315,8 +385,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_began_again_is_a_session_of_its_own() -> None:
-    lines = [Line(at=x, device="cpu:0", cases=1, seconds={}) for x in (1.0, 2.0, 0.5, 3.0)]
-    assert [len(x) for x in segments(lines)] == [2, 2]
+    begun = ((7.0, 1.0), (7.0, 2.0), (90.0, 3.0))
+    lines = [Line(began=x, at=at, device="cpu:0", cases=1, lanes={}) for x, at in begun]
+    assert [len(x) for x in segments(lines)] == [2, 1]
 
 
 def test_nothing_measured_is_no_distribution() -> None:
