@@ -1,9 +1,9 @@
 """Percentiles that their number of samples can answer for, and the spread of repeats.
 
 The estimate is MLPerf Inference's for a single stream (loadgen: early_stopping.cc, results.cc;
-confidence 0.99, tolerance 0).  Of n samples the t slowest may be discarded, where that t or fewer of
-n exceed the true percentile has a chance below 1 %; the estimate is the t-th slowest, and a
-percentile that does not even allow t = 1 is refused.
+confidence 0.99, tolerance 0).  t is the most of n samples for which "t or fewer exceed the true
+percentile" has a chance below 1 %; the estimate is the t-th slowest sample, and a percentile that
+does not even allow t = 1 is refused.
 """
 
 from bisect import bisect_left
@@ -41,7 +41,7 @@ def tolerated(samples: int, percent: float) -> int:
 @lru_cache
 def needed(percent: float) -> int:
     """The fewest samples that MLPerf's rule accepts: 64 for p90, 662 for p99."""
-    enough = lambda n: special.bdtr(1.0, n, 1 - percent / 100) < 1 - CONFIDENCE
+    enough = lambda n: bool(special.bdtr(1.0, n, 1 - percent / 100) < 1 - CONFIDENCE)
     return bisect_left(range(MOST), True, lo=2, key=enough)
 
 
@@ -66,11 +66,9 @@ class Spread:
     high: float
     repeats: int
 
-    def overlaps(self, other: "Spread") -> bool:
-        return self.low <= other.high and other.low <= self.high
-
     def as_dict(self) -> dict[str, float]:
-        return {key: float(f"{value:.5g}") for key, value in asdict(self).items()}
+        rounded = {key: float(f"{value:.5g}") for key, value in asdict(self).items()}
+        return rounded | {"repeats": self.repeats}
 
     def __str__(self) -> str:
         return f"{self.median:.4g} ({self.low:.4g}..{self.high:.4g})"

@@ -16,12 +16,12 @@ MEASURES = {
     **{f"p{percent}_latency_ms": LOWER for percent in PERCENTS},
     "cold_start_s": LOWER,
     "cases_per_hour": HIGHER,
-    "two_devices_over_one": HIGHER,
+    "devices_over_one": HIGHER,
+    "memory_mib": LOWER,
     "host_cases_per_s": HIGHER,
     "step_ms": LOWER,
     "gemm_share": HIGHER,
     "psnr_db": HIGHER,
-    "memory_mib": LOWER,
 }
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 

@@ -24,9 +24,7 @@ def by_hand(samples, percent):
     """loadgen's search, in exact arithmetic: the last t that `samples` pass with."""
     over, passed = Fraction(100 - percent, 100), 0
     for t in range(1, samples + 1):
-        odds = sum(
-            comb(samples, k) * over**k * (1 - over) ** (samples - k) for k in range(t + 1)
-        )
+        odds = sum(comb(samples, k) * over**k * (1 - over) ** (samples - k) for k in range(t + 1))
         if odds >= Fraction(1, 100):
             return passed
         passed = t
@@ -77,8 +75,7 @@ def test_an_estimate_is_below_the_true_percentile_once_in_a_hundred_at_most():
     assert 0 < low / 2000 < 0.01
 
 
-def test_repeats_overlap_where_their_ranges_meet():
-    near, far = spread([4.0, 5.0, 7.0]), spread([7.5, 8.0])
-    assert (near.median, near.low, near.high, near.repeats) == (5.0, 4.0, 7.0, 3)
-    assert not near.overlaps(far)
-    assert near.overlaps(spread([1.0, 4.0]))
+def test_a_spread_is_the_median_and_the_ends():
+    found = spread([4.0, 7.0, 5.00001])
+    assert found.as_dict() == {"median": 5.0, "low": 4.0, "high": 7.0, "repeats": 3}
+    assert str(found) == "5 (4..7)"

@@ -107,9 +107,9 @@ def test_a_baseline_is_a_document_of_bench(tmp_path):
 
 
 def test_capacity_is_said_in_words():
-    night = lambda rate: capacity(
-        18000, 10, start_s=36, cases_per_hour=rate, where="2 x NVIDIA RTX A6000"
-    ).verdict
+    night = lambda rate: (
+        capacity(18000, 10, start_s=36, cases_per_hour=rate, where="2 x NVIDIA RTX A6000").verdict
+    )
     assert night(2613).met
     assert night(2613).text == (
         "18,000 cases fit in 10 h on 2 x NVIDIA RTX A6000 with 31 % to spare"
