@@ -31,7 +31,7 @@ class Ceilings:
         )
 
 
-def ceilings(seconds: float = 1.0) -> Ceilings:
+def ceilings(seconds: float = 0.5) -> Ceilings:
     return Ceilings(flops_per_s=_product(seconds), bytes_per_s=_copy(seconds))
 
 

@@ -1,4 +1,4 @@
-"""The commands by which a machine is judged: `bench` itself, and latency, throughput, io, step."""
+"""The commands by which a machine is judged: `bench` itself, and latency, throughput, ... soak."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
-OPTIONS = (
+ANY = (
     click.option("--quick", is_flag=True, help="A smoke test: as little as gives a table."),
     click.option("--bundle", type=FOLDER, help="Default: the shipped bundle."),
     click.option("--devices", help="As `run` takes it; default: auto."),
@@ -22,6 +22,8 @@ OPTIONS = (
         "--scratch", type=FOLDER, help="Where outputs go meanwhile: the disk that is measured."
     ),
     click.option("--output", type=FILE, help="Write the JSON document there too."),
+)
+GATE = (
     click.option("--require", help="'p95_latency_ms<=400, psnr_db>=45'; exit 8 where not met."),
     click.option("--against", type=FILE, help="JSON of an earlier bench; exit 8 where worse."),
     click.option(
@@ -36,16 +38,25 @@ OPTIONS = (
 )
 SAMPLES = click.option("--samples", type=AT_LEAST_1, help="Cases (latency: batches) to measure.")
 BATCHES = click.option("--batches", help="Batch sizes, such as 1,2,4.")
-QUICK = {"latency": 3, "throughput": 8, "io": 16, "step": 16}  # samples
-FULL = {"latency": 130, "throughput": 32, "io": 64, "step": 64}
+QUICK = {"latency": 3, "throughput": 8, "io": 16, "step": 16, "peers": 4, "soak": 8}  # samples
+FULL = {"latency": 130, "throughput": 32, "io": 64, "step": 64, "peers": 16, "soak": 32}
 SWEEP = {"cpu": (1, 2, 4)}
 SWEEP_ELSEWHERE = (4, 8, 16, 32)
 Command = Callable[..., Any]
 
 
-def judging(command: Command) -> Command:
+def measuring(command: Command) -> Command:
     """The options that all these commands share."""
-    for option in reversed(OPTIONS):
+    return _with(ANY, command)
+
+
+def judging(command: Command) -> Command:
+    """Those too by which a command's figures are judged."""
+    return _with(ANY + GATE, command)
+
+
+def _with(options: Sequence[Command], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -95,7 +106,28 @@ def step(**options: Any) -> None:
     _run(options, ("step",))
 
 
-COMMANDS = (latency, throughput, io_, step)
+@click.command()
+@measuring
+@BATCHES
+@click.option("--rounds", type=AT_LEAST_1, help="Of all in turn; default: 5.")
+def peers(**options: Any) -> None:
+    """The same network by PyTorch, diffusers' scheduler and the paper's 1000 steps, in turn."""
+    _run(UNJUDGED | options, ("peers",))
+
+
+@click.command()
+@measuring
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0)
+def soak(**options: Any) -> None:
+    """The same work for long: drift of the rate, growth of memory, throttling."""
+    _run(UNJUDGED | options, ("soak",))
+
+
+COMMANDS = (latency, throughput, io_, step, peers, soak)
+UNJUDGED: dict[str, Any] = dict.fromkeys(
+    ("require", "against", "cases", "hours", "samples", "batches")
+)
+UNJUDGED |= {"tolerance": "0%"}
 
 
 def _run(options: dict[str, Any], names: Sequence[str]) -> None:
@@ -140,10 +172,10 @@ def _cases(samples: dict[str, int], batches: Sequence[int]) -> int:
     """How many phantoms give every sample cases of its own."""
     from .latency import WARM_UP
 
-    needs = {name: count for name, count in samples.items() if name != "step"}
+    needs = {name: count for name, count in samples.items() if name not in ("step", "peers")}
     if "latency" in needs:
         needs["latency"] = (needs["latency"] + WARM_UP) * max(batches)
-    return max(*needs.values(), *batches, 1)
+    return max([*needs.values(), *batches, 4])
 
 
 def _part(
@@ -153,7 +185,7 @@ def _part(
     batches: Sequence[int],
     found: "Subject",
 ) -> "Part":
-    from . import fidelity, host, latency, step
+    from . import fidelity, host, latency, soak, step
     from .deployment import Part, say
 
     parts: dict[str, tuple[Any, Measure]] = {
@@ -165,9 +197,23 @@ def _part(
         ),
         "step": (step, lambda x, _: step.measure(x, batches, samples, say)),
         "fidelity": (fidelity, lambda x, _: fidelity.measure(x, say)),
+        "soak": (soak, lambda x, _: soak.measure(x, batches[0], options["minutes"], say)),
     }
-    module, measure = parts[name]
+    module, measure = _peers(options, samples, batches) if name == "peers" else parts[name]
     return Part(name=name, module=module, measure=measure)
+
+
+def _peers(options: dict[str, Any], samples: int, batches: Sequence[int]) -> "tuple[Any, Measure]":
+    """Apart, because importing it imports torch."""
+    from . import peers
+    from .deployment import say
+
+    quick = options["quick"]
+    if options["batches"] is None and not quick:
+        batches = (1, 2, 4)
+    rounds = options["rounds"] or (2 if quick else 5)
+    effort = peers.Effort(rounds=rounds, steps=samples, compiled=not quick)
+    return peers, lambda x, _: peers.measure(x, batches, effort, say)
 
 
 def _throughput(
