@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import cycle, islice
 from time import perf_counter
 from typing import Any
@@ -78,8 +77,7 @@ class Field:
             out["torch.compile bfloat16"] = partial(
                 self._torch, fast, lambda: torch.autocast(kind, torch.bfloat16)
             )
-        if find_spec("diffusers") is not None:
-            out["diffusers DPM-Solver++, eager float32"] = self._diffusers
+        out["diffusers DPM-Solver++, eager float32"] = self._diffusers
         return out
 
     def _thousand(self) -> list[Rung]:
@@ -187,16 +185,22 @@ def seconds(step: Step, steps: int) -> float:
 def measure(subject: Subject, batches: Sequence[int], effort: Effort, say: Say) -> Json:
     field = Field(subject)
     chosen: dict[str, tuple[int, Step]] = {}
+    absent = {} if effort.compiled else {"torch.compile": "left out by --quick"}
     for name, make in field.contenders(compiled=effort.compiled).items():
         say(f"{name}: best of batch {', '.join(map(str, batches))}")
-        chosen[name] = _best(make, batches, effort.steps)
+        try:
+            chosen[name] = _best(make, batches, effort.steps)
+        except (ImportError, RuntimeError) as error:  # not installed, or no compiler
+            if name in (OURS, EAGER, PAPER):
+                raise
+            absent[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
     taken: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(effort.rounds):
         say(f"round {turn + 1} of {effort.rounds}")
         for name, (batch, step) in chosen.items():
             taken[name].append(seconds(step, effort.steps) / batch)
     rows = [_row(name, chosen[name][0], taken[name], taken[OURS]) for name in chosen]
-    return {"rows": rows, "case": _case(field, chosen, taken, effort), "absent": _absent(chosen)}
+    return {"rows": rows, "case": _case(field, chosen, taken, effort), "absent": absent}
 
 
 def _best(make: Make, batches: Sequence[int], steps: int) -> tuple[int, Step]:
@@ -253,11 +257,6 @@ def _around(field: Field, plan: Any, batch: int) -> float:
     return seconds(work, WARM_UP) / batch
 
 
-def _absent(chosen: dict[str, Any]) -> list[str]:
-    names = {"torch.compile": "left out by --quick", "diffusers": "not installed"}
-    return [f"{x}: {why}" for x, why in names.items() if not any(n.startswith(x) for n in chosen)]
-
-
 def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
     """Nothing that a deployment is decided by."""
     return {}, {}
@@ -281,4 +280,4 @@ def as_text(found: Json) -> list[str]:
         f"  the paper's way {case['paper_s']:.4g} s, {case['times']:.1f} times as long: "
         f"{case['paper_steps']} steps, extrapolated from {case['paper_steps_timed']}"
     )
-    return [*lines, *(f"  {text}" for text in found["absent"])]
+    return [*lines, *(f"  absent: {x}: {why}" for x, why in found["absent"].items())]
