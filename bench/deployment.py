@@ -23,11 +23,13 @@ from . import physics
 from .ceilings import ceilings, surroundings
 from .percentiles import PERCENTS, needed
 from .requirements import (
+    Baseline,
     Requirement,
     Verdict,
     baseline,
     capacity,
     compared,
+    facts,
     judged,
     requirements,
     tolerance,
@@ -63,14 +65,14 @@ class Part:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     asked: Sequence[Requirement]
-    before: Mapping[str, float] | None  # measures of the baseline
+    before: Baseline | None
     allowed: float  # share that a measure may be worse than before
     cases: int | None
     hours: float | None
 
     @property
     def wanted(self) -> set[str]:
-        return {x.measure for x in self.asked} | set(self.before or ())
+        return {x.measure for x in self.asked} | set(self.before.measures if self.before else ())
 
     @property
     def samples(self) -> int:
@@ -81,7 +83,7 @@ class Gate:
         measures, unknown = document["measures"], document["unknown"]
         out = judged(self.asked, measures, unknown)
         if self.before is not None:
-            out += compared(self.before, measures, unknown, self.allowed)
+            out += compared(self.before.measures, measures, unknown, self.allowed)
         if self.cases is not None and self.hours is not None:
             best = document["parts"]["throughput"]["best"]
             told = capacity(
@@ -155,9 +157,10 @@ def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path
         tables += ["", *part.module.as_text(found)]
     document["surroundings"]["after"] = surroundings()
     document["seconds"] = round(time.monotonic() - start, 1)
+    notes = asked.before.differences(facts(document)) if asked.before else []
     verdicts = asked.verdicts(document)
     document["gate"] = [{"met": x.met, "text": x.text} for x in verdicts]
-    click.echo("\n".join([*tables, "", *map(str, verdicts)]))
+    click.echo("\n".join([*tables, "", *notes, *map(str, verdicts)]))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(document, indent=1) + "\n")

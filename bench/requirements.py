@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mcdiff_batch.engine.errors import UsageError
 
@@ -90,11 +91,37 @@ def tolerance(text: str) -> float:
     return float(found[1]) / 100
 
 
-def baseline(path: Path) -> dict[str, float]:
-    """The measures in a document of an earlier bench.  Raises UsageError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """An earlier bench."""
+
+    measures: dict[str, float]
+    facts: dict[str, str]  # that should be the same now
+
+    def differences(self, now: Mapping[str, str]) -> list[str]:
+        """What the figures are not comparable for, if anything."""
+        pairs = ((name, self.facts.get(name, "unknown"), x) for name, x in now.items())
+        return [
+            f"note: {name} of the baseline is {was}, now {x}" for name, was, x in pairs if was != x
+        ]
+
+
+def facts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Of a bench's document.  Raises KeyError, TypeError."""
+    bundle, machine = document["bundle"], document["machine"]
+    return {
+        "cpu": str(machine["cpu"]),
+        "where": str(document["where"]),
+        "bundle": f"{bundle['name']} {bundle['sha256'][:12]}",
+    }
+
+
+def baseline(path: Path) -> Baseline:
+    """From a document of an earlier bench.  Raises UsageError."""
     try:
-        told = json.loads(path.read_bytes())["measures"]
-        kept = {name: float(told[name]) for name in MEASURES if name in told}
+        told = json.loads(path.read_bytes())
+        measures, same = told["measures"], facts(told)
+        kept = {name: float(measures[name]) for name in MEASURES if name in measures}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"--against {path}: is no result of a bench ({error}); expected a file that `bench "
@@ -102,7 +129,7 @@ def baseline(path: Path) -> dict[str, float]:
         ) from error
     if not kept or not all(math.isfinite(x) for x in kept.values()):
         raise UsageError(f"--against {path}: holds no measure that is known here; measure again")
-    return kept
+    return Baseline(measures=kept, facts=same)
 
 
 def compared(

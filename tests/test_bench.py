@@ -9,6 +9,7 @@ from mcdiff_batch.bench.deployment import GIVES, gate
 from mcdiff_batch.bench.graph_cost import graph_cost
 from mcdiff_batch.bench.host import needed
 from mcdiff_batch.bench.requirements import MEASURES
+from mcdiff_batch.bench.soak import slope
 from mcdiff_batch.bench.throughput import steady, unit_size
 from mcdiff_batch.engine.errors import UsageError
 
@@ -35,7 +36,9 @@ def bench(tmp_path, monkeypatch, capsys):
         code = command(monkeypatch, "bench", *words, *data)
         said = capsys.readouterr()
         lines = said.out.splitlines()
-        return code, lines[:-1], json.loads(lines[-1]) if lines else None, said.err
+        measured = bool(lines) and lines[-1].startswith("{")
+        document = json.loads(lines.pop()) if measured else None
+        return code, lines, document, said.err
 
     return call
 
@@ -107,11 +110,15 @@ def test_options_before_the_command_are_refused(monkeypatch, capsys):
 
 def test_a_baseline_passes_within_tolerance_and_fails_beyond(bench, tmp_path):
     path = tmp_path / "b.json"
-    path.write_text(json.dumps({"measures": {"step_ms": 1e6, "cases_per_hour": 1.0}}))
+    code, _, document, _ = bench("step", "--output", path)
+    assert code == 0
+    document["measures"] = {"step_ms": 1e6, "cases_per_hour": 1.0}
+    path.write_text(json.dumps(document | {"where": "2 x GPU"}))
     code, lines, _, _ = bench("step", "--against", path)
     assert code == 0
     assert any("(was 1e+06)" in line for line in lines)
-    path.write_text(json.dumps({"measures": {"step_ms": 1e-6}}))
+    assert any(line.startswith("note: where of the baseline is 2 x GPU") for line in lines)
+    path.write_text(json.dumps(document | {"measures": {"step_ms": 1e-6}}))
     assert bench("step", "--against", path, "--tolerance", "50%")[0] == 8
 
 
@@ -155,6 +162,35 @@ def test_the_host_is_timed_without_the_model(bench):
     assert all(ms > 0 for ms in found["ms_per_case"].values())
     (row,) = found["needed"]
     assert row["cases_per_s"] == 100
+
+
+def test_a_soak_tells_drift_memory_and_throttling(bench):
+    code, lines, document, _ = bench("soak", "--minutes", "0.05")
+    found = document["parts"]["soak"]
+    assert code == 0
+    assert any(x.startswith("resident MiB") for x in lines)
+    assert found["windows"] == len(found["series"]) > 4
+    assert 0 < found["cases_per_hour"]["low"] <= found["cases_per_hour"]["high"]
+    assert bench("soak", "--minutes", "0.00001")[0] == 2
+
+
+def test_drift_is_the_slope_that_one_odd_window_does_not_move():
+    assert slope([0, 1, 2, 3, 4], [10, 12, 99, 16, 18]) == pytest.approx(2)
+
+
+@pytest.mark.slow
+def test_peers_compute_the_same_network_in_turn(toy_bundle, phantoms, monkeypatch, capsys):
+    words = ("peers", "--quick", "--bundle", toy_bundle, "--input", phantoms)
+    assert command(monkeypatch, "bench", *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads(lines[-1])["parts"]["peers"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["mcdiff-batch"]["over_ours"]["median"] == 1
+    assert {"torch eager float32", "torch eager bfloat16"} <= rows.keys()
+    assert all(row["step_ms"]["repeats"] == 2 for row in found["rows"])
+    assert found["case"]["paper_steps"] == 1000
+    assert any("1000 steps, extrapolated from 8" in line for line in lines)
+    assert "torch.compile" in found["absent"]
 
 
 def test_processes_are_as_many_as_the_rate_keeps_busy():

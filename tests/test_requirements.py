@@ -11,12 +11,19 @@ from mcdiff_batch.bench.requirements import (
     baseline,
     capacity,
     compared,
+    facts,
     judged,
     requirements,
     tolerance,
 )
 from mcdiff_batch.engine.errors import UsageError
 
+DOCUMENT = {
+    "measures": {"step_ms": 3, "of another version": 1},
+    "machine": {"cpu": "EPYC"},
+    "where": "1 device",
+    "bundle": {"name": "small", "sha256": "0" * 64},
+}
 FOUND = {"p95_latency_ms": 380.0, "cases_per_hour": 1700.0, "psnr_db": 52.9}
 
 
@@ -96,9 +103,14 @@ def test_a_tolerance_is_a_percentage():
 
 def test_a_baseline_is_a_document_of_bench(tmp_path):
     path = tmp_path / "b.json"
-    path.write_text(json.dumps({"measures": {"step_ms": 3, "of another version": 1}}))
-    assert baseline(path) == {"step_ms": 3.0}
-    for wrong in ("{", "[]", "{}", '{"measures": {}}', '{"measures": {"step_ms": NaN}}'):
+    path.write_text(json.dumps(DOCUMENT))
+    found = baseline(path)
+    assert found.measures == {"step_ms": 3.0}
+    assert found.differences(facts(DOCUMENT)) == []
+    (note,) = found.differences(facts(DOCUMENT) | {"cpu": "other"})
+    assert "cpu of the baseline is EPYC, now other" in note
+    nothing, wild = {"measures": {}}, {"measures": {"step_ms": float("nan")}}
+    for wrong in ("{", "[]", "{}", *(json.dumps(DOCUMENT | x) for x in (nothing, wild))):
         path.write_text(wrong)
         with pytest.raises(UsageError, match="--against"):
             baseline(path)
