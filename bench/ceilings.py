@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 
 from mcdiff_batch.engine.devices import cores
 from mcdiff_batch.engine.gpus import gpus
+from mcdiff_batch.engine.plan import Device
 
-SIDE = 1536  # of the matrices
+SIDE, GPU_SIDE = 1536, 8192  # of the matrices
 MIB = 64  # of an array copied, past any cache of a core
 
 
@@ -21,18 +23,51 @@ MIB = 64  # of an array copied, past any cache of a core
 class Ceilings:
     """The best of several tries: a ceiling is what is possible."""
 
-    flops_per_s: float  # float32 matrix product, on every core this process may use
+    flops_per_s: float  # matrix product
     bytes_per_s: float  # read and written, copying
+    where: str  # "float32, 2 cores"
 
     def __str__(self) -> str:
         return (
-            f"{self.flops_per_s / 1e9:.0f} GFLOP/s (float32 matrix product) and "
-            f"{self.bytes_per_s / 1e9:.1f} GB/s (copy) on {cores()} cores"
+            f"{self.flops_per_s / 1e9:.0f} GFLOP/s (matrix product) and "
+            f"{self.bytes_per_s / 1e9:.1f} GB/s (copy), {self.where}"
+        )
+
+    def highest(self, other: "Ceilings") -> "Ceilings":
+        return Ceilings(
+            flops_per_s=max(self.flops_per_s, other.flops_per_s),
+            bytes_per_s=max(self.bytes_per_s, other.bytes_per_s),
+            where=self.where,
         )
 
 
-def ceilings(seconds: float = 0.5) -> Ceilings:
-    return Ceilings(flops_per_s=_product(seconds), bytes_per_s=_copy(seconds))
+def ceilings(device: Device, seconds: float = 0.5) -> Ceilings | None:
+    """On every core this process may use, or on a GPU, for which PyTorch is asked; None without."""
+    if device.kind != "cpu":
+        return _of_gpu(device, seconds) if find_spec("torch") else None
+    where = f"float32, {cores()} cores"
+    return Ceilings(flops_per_s=_product(seconds), bytes_per_s=_copy(seconds), where=where)
+
+
+def _of_gpu(device: Device, seconds: float) -> Ceilings:
+    import torch
+
+    a, b = torch.randn(2, GPU_SIDE, GPU_SIDE, device=str(device), dtype=torch.float16)
+    out = torch.empty_like(a)
+
+    def product() -> None:
+        torch.matmul(a, b, out=out)
+        torch.cuda.synchronize(str(device))
+
+    def copy() -> None:
+        out.copy_(a)
+        torch.cuda.synchronize(str(device))
+
+    return Ceilings(
+        flops_per_s=2 * GPU_SIDE**3 / _best(product, seconds),
+        bytes_per_s=2 * a.nbytes / _best(copy, seconds),
+        where=f"float16, {device}",
+    )
 
 
 def _product(seconds: float) -> float:

@@ -172,8 +172,8 @@ def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path
 
 def _head(subject: Subject) -> Json:
     """What is known before anything is measured; printed at once."""
-    before, top = surroundings(), ceilings()
-    told = physics.physics(subject.bundle, top, physics.costs(subject.bundle, 1))
+    before, top = surroundings(), ceilings(subject.device)
+    told = physics.physics(subject.bundle, top, physics.costs(subject.bundle, subject.device, 1))
     place = where(devices(subject.devices))
     for line in physics.as_text(told, subject.bundle, top, place, before):
         click.echo(line)

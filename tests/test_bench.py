@@ -1,10 +1,12 @@
 """The bench through its front door on a small bundle: tables, documents, gate; its arithmetic."""
 
 import json
+import sys
 
 import onnx.parser
 import pytest
 
+from mcdiff_batch.bench.ceilings import ceilings
 from mcdiff_batch.bench.deployment import GIVES, gate
 from mcdiff_batch.bench.graph_cost import graph_cost
 from mcdiff_batch.bench.host import needed
@@ -12,6 +14,7 @@ from mcdiff_batch.bench.requirements import MEASURES
 from mcdiff_batch.bench.soak import slope
 from mcdiff_batch.bench.throughput import steady, unit_size
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.plan import Device
 
 from .crafting import command
 from .running import DENOISER, archive, bundle
@@ -74,6 +77,24 @@ def test_a_requirement_passes_or_ends_in_8_and_names_the_failing_line(bench):
     assert [x["met"] for x in document["gate"]] == [True, False]
     assert "gemm_share>=9" in err
     assert "step_ms" not in err
+
+
+def test_without_onnx_there_are_times_and_no_shares(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, lines, document, _ = bench("step", "--require", "gemm_share>=0")
+    assert code == 8
+    assert document["measures"]["step_ms"] > 0
+    assert "package onnx" in document["unknown"]["gemm_share"]
+    assert any("not counted" in line for line in lines)
+
+
+@pytest.mark.gpu
+def test_a_gpus_ceilings_are_beyond_those_of_its_host():
+    if not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("needs a GPU")
+    host, gpu = (ceilings(Device(kind=kind, index=0)) for kind in ("cpu", "cuda"))
+    assert gpu.flops_per_s > host.flops_per_s
+    assert gpu.bytes_per_s > host.bytes_per_s
 
 
 def test_a_refused_percentile_fails_the_gate(bench):
