@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,7 @@ from .requirements import (
 )
 from .subject import SEED, Subject, where
 
+ALSO = ("onnx", "torch", "diffusers", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 CASE_BYTES = 1_500_000  # of a phantom on disk, at most
 GIVES = {
     "latency": (*(f"p{x}_latency_ms" for x in PERCENTS), "cold_start_s"),
@@ -170,6 +172,13 @@ def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path
         raise VerificationError(f"not fit to be deployed: {'; '.join(failing)}")
 
 
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
 def _head(subject: Subject) -> Json:
     """What is known before anything is measured; printed at once."""
     before, top = surroundings(), ceilings(subject.device)
@@ -180,7 +189,7 @@ def _head(subject: Subject) -> Json:
     return {
         "what": "bench",
         "schema": 1,
-        "machine": machine(),
+        "machine": machine(tuple(name for name in ALSO if _installed(name))),
         "surroundings": {"before": before},
         "bundle": {"name": subject.bundle.contract.name, "sha256": subject.bundle.sha256},
         "where": place,

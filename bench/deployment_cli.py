@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from .deployment import Gate, Measure, Part
-    from .subject import Subject
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
 ANY = (
-    click.option("--quick", is_flag=True, help="A smoke test: as little as gives a table."),
+    click.option(
+        "--quick", is_flag=True, help="A smoke test: as little as gives a table and can be judged."
+    ),
     click.option("--bundle", type=FOLDER, help="Default: the shipped bundle."),
     click.option("--devices", help="As `run` takes it; default: auto."),
     click.option("--input", "archive", type=FOLDER, help="Your archive; default: phantoms."),
@@ -38,10 +36,6 @@ GATE = (
 )
 SAMPLES = click.option("--samples", type=AT_LEAST_1, help="Cases (latency: batches) to measure.")
 BATCHES = click.option("--batches", help="Batch sizes, such as 1,2,4.")
-QUICK = {"latency": 3, "throughput": 8, "io": 16, "step": 16, "peers": 4, "soak": 8}  # samples
-FULL = {"latency": 130, "throughput": 32, "io": 64, "step": 64, "peers": 16, "soak": 32}
-SWEEP = {"cpu": (1, 2, 4)}
-SWEEP_ELSEWHERE = (4, 8, 16, 32)
 Command = Callable[..., Any]
 
 
@@ -91,7 +85,11 @@ def throughput(**options: Any) -> None:
 @click.command(name="io")
 @judging
 @SAMPLES
-@click.option("--rate", type=float, help="Cases/s of a device that is to be kept busy.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Cases/s of a device that is to be kept busy.",
+)
 def io_(**options: Any) -> None:
     """What the host does around the model, its ceiling, and processes a device needs."""
     _run(options | {"batches": None}, ("io",))
@@ -132,112 +130,12 @@ UNJUDGED |= {"tolerance": "0%"}
 
 def _run(options: dict[str, Any], names: Sequence[str]) -> None:
     from .deployment import carry_out, gate, subject
+    from .parts import batch_sizes, parts, phantoms, samples
 
     asked = gate(options, names)
     if options["quick"] and "psnr_db" not in asked.wanted:
         names = [name for name in names if name != "fidelity"]
-    samples, batches = _samples(options, names, asked), _batches(options)
-    with subject(options, _cases(samples, batches)) as found:
-        parts = [_part(name, options, samples.get(name, 0), batches, found) for name in names]
-        carry_out(found, parts, asked, options["output"])
-
-
-def _samples(options: dict[str, Any], names: Sequence[str], asked: "Gate") -> dict[str, int]:
-    """As asked for; none: by the part, and what the percentiles required can be told from."""
-    from .throughput import OFFICIAL_CASES
-
-    chosen = dict(QUICK if options["quick"] else FULL)
-    chosen["latency"] = max(chosen["latency"], asked.samples)
-    if options.get("official"):
-        chosen["throughput"] = OFFICIAL_CASES
-    return {name: options["samples"] or chosen[name] for name in names if name in chosen}
-
-
-def _batches(options: dict[str, Any]) -> tuple[int, ...]:
-    """Those to be measured; the first is what the gate is told of.  Raises UsageError."""
-    from mcdiff_batch.engine.errors import UsageError
-
-    from .subject import usual_batch
-
-    text = options["batches"]
-    if text is None:
-        return (usual_batch(options["devices"] or "auto"),)
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise UsageError(f"--batches {text}: expected sizes such as 1,2,4")
-    return tuple(int(word) for word in words)
-
-
-def _cases(samples: dict[str, int], batches: Sequence[int]) -> int:
-    """How many phantoms give every sample cases of its own."""
-    from .latency import WARM_UP
-
-    needs = {name: count for name, count in samples.items() if name not in ("step", "peers")}
-    if "latency" in needs:
-        needs["latency"] = (needs["latency"] + WARM_UP) * max(batches)
-    return max([*needs.values(), *batches, 4])
-
-
-def _part(
-    name: str,
-    options: dict[str, Any],
-    samples: int,
-    batches: Sequence[int],
-    found: "Subject",
-) -> "Part":
-    from . import fidelity, host, latency, soak, step
-    from .deployment import Part, say
-
-    parts: dict[str, tuple[Any, Measure]] = {
-        "latency": (latency, lambda x, _: latency.measure(x, batches, samples, say)),
-        "throughput": _throughput(options, samples, batches, found),
-        "io": (
-            host,
-            lambda x, before: host.measure(x, samples, options.get("rate") or _rate(before), say),
-        ),
-        "step": (step, lambda x, _: step.measure(x, batches, samples, say)),
-        "fidelity": (fidelity, lambda x, _: fidelity.measure(x, say)),
-        "soak": (soak, lambda x, _: soak.measure(x, batches[0], options["minutes"], say)),
-    }
-    module, measure = _peers(options, samples, batches) if name == "peers" else parts[name]
-    return Part(name=name, module=module, measure=measure)
-
-
-def _peers(options: dict[str, Any], samples: int, batches: Sequence[int]) -> "tuple[Any, Measure]":
-    """Apart, because importing it imports torch."""
-    from . import peers
-    from .deployment import say
-
-    quick = options["quick"]
-    if options["batches"] is None and not quick:
-        batches = (1, 2, 4)
-    rounds = options["rounds"] or (2 if quick else 5)
-    effort = peers.Effort(rounds=rounds, steps=samples, compiled=not quick)
-    return peers, lambda x, _: peers.measure(x, batches, effort, say)
-
-
-def _throughput(
-    options: dict[str, Any], samples: int, batches: Sequence[int], found: "Subject"
-) -> "tuple[Any, Measure]":
-    """Quick: one device at one batch size.  Official: all devices at one batch size, once."""
-    from . import throughput
-    from .deployment import say
-
-    quick, official = options["quick"], options.get("official", False)
-    words = throughput.arrangements(found.devices)
-    words = words[:1] if quick else words[-1:] if official else words
-    if options["batches"] is None and not (quick or official):
-        batches = SWEEP.get(found.device.kind, SWEEP_ELSEWHERE)
-    effort = throughput.Effort(
-        cases=samples,
-        repeats=options.get("repeats") or (1 if quick or official else 3),
-        pairs=options.get("pairs", 0),
-    )
-    return throughput, lambda x, _: throughput.measure(x, words, batches, effort, say)
-
-
-def _rate(before: Any) -> float | None:
-    """Cases/s of one device, where throughput was measured before."""
-    if "throughput" not in before:
-        return None
-    return float(before["throughput"]["rows"][0]["cases_per_hour"]["median"]) / 3600
+    counts, sizes = samples(options, names, asked.samples), batch_sizes(options)
+    with subject(options, phantoms(counts, sizes)) as found:
+        chosen = parts(names, options, counts, sizes, found)
+        carry_out(found, chosen, asked, options["output"])
