@@ -222,5 +222,5 @@ def as_text(found: Json) -> list[str]:
 
 def _agreement(pairs: Sequence[Json]) -> str:
     ratios = spread([x["run"] / x["bench"] for x in pairs])
-    said = "agree" if ratios.low <= 1 <= ratios.high else "differ"
-    return f"  `run` over bench, {len(pairs)} pairs in turn: {ratios}; they {said}"
+    said = "within" if ratios.low <= 1 <= ratios.high else "OUTSIDE"
+    return f"  `run` over bench, {len(pairs)} in turn: {ratios}; 1 is {said} that range"

@@ -173,7 +173,7 @@ def test_throughput_is_that_of_run_one_device_and_two_in_turn(bench):
     assert {x["cases"] for x in (*found["sweep"], *found["rows"])} == {8}
     assert found["rows"][0]["cases_per_hour"]["repeats"] == 2
     assert found["pairs"][0]["run"] > 0
-    assert any("`run` over bench, 1 pairs in turn" in line for line in lines)
+    assert any("`run` over bench, 1 in turn" in line for line in lines)
 
 
 def test_the_host_is_timed_without_the_model(bench):
