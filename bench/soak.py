@@ -34,8 +34,10 @@ class Window:
     around: Json
 
     @property
-    def throttled(self) -> bool:
-        return any(gpu["throttled"] for gpu in self.around["gpus"])
+    def throttled(self) -> bool | None:
+        """By heat or power; None where nothing tells, as of CPUs."""
+        told = [gpu["throttled"] for gpu in self.around["gpus"] if gpu["throttled"] is not None]
+        return any(told) if told else None
 
 
 def measure(subject: Subject, batch: int, minutes: float, say: Say) -> Json:
@@ -77,19 +79,22 @@ def resident_mib() -> float:
 
 
 def told(found: Sequence[Window]) -> Json:
+    """Drifts are over the whole time, from the first window to the last."""
     hours = [x.at_s / 3600 for x in found]
     rates = [x.cases_per_hour for x in found]
     memory = [x.memory_mib for x in found]
     clocks = [x.around["clock_mhz"] for x in found if x.around["clock_mhz"] is not None]
+    span = hours[-1] - hours[0]
+    throttled = [x.throttled for x in found if x.throttled is not None]
     return {
-        "hours": round(hours[-1], 3),
+        "hours": round(span, 3),
         "windows": len(found),
         "cases_per_hour": {"low": round(min(rates), 1), "high": round(max(rates), 1)},
-        "rate_percent_per_hour": round(100 * slope(hours, rates) / float(np.mean(rates)), 2),
+        "rate_drift_percent": round(100 * span * slope(hours, rates) / float(np.mean(rates)), 2),
         "memory_mib": {"low": min(memory), "high": max(memory)},
-        "memory_mib_per_hour": round(slope(hours, memory), 2),
+        "memory_drift_mib": round(span * slope(hours, memory), 2),
         "clock_mhz": {"low": min(clocks), "high": max(clocks)} if clocks else None,
-        "throttled_windows": sum(x.throttled for x in found),
+        "throttled_windows": sum(throttled) if throttled else None,
         "series": [
             {
                 "at_s": round(x.at_s, 1),
@@ -122,11 +127,12 @@ def as_text(found: Json) -> list[str]:
     lines = [
         f"soak, {found['hours']:.2f} h     {'low':>10}{'high':>10}{'drift':>18}",
         f"{'cases/h':<17}{rate['low']:>10,.0f}{rate['high']:>10,.0f}"
-        f"{found['rate_percent_per_hour']:>+12.2f} % / h",
+        f"{found['rate_drift_percent']:>+14.2f} %",
         f"{'resident MiB':<17}{memory['low']:>10,.0f}{memory['high']:>10,.0f}"
-        f"{found['memory_mib_per_hour']:>+10.2f} MiB / h",
+        f"{found['memory_drift_mib']:>+14.2f} MiB",
     ]
     if clock is not None:
         lines.append(f"{'clock MHz':<17}{clock['low']:>10,.0f}{clock['high']:>10,.0f}")
-    lines.append(f"  throttled: {found['throttled_windows']} of {found['windows']} windows")
-    return lines
+    throttled = found["throttled_windows"]
+    said = "not told here" if throttled is None else f"in {throttled} of {found['windows']} windows"
+    return [*lines, f"  throttled by heat or power: {said}"]

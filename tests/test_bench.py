@@ -11,7 +11,7 @@ from mcdiff_batch.bench.deployment import GIVES, gate
 from mcdiff_batch.bench.graph_cost import graph_cost
 from mcdiff_batch.bench.host import needed
 from mcdiff_batch.bench.requirements import MEASURES
-from mcdiff_batch.bench.soak import slope
+from mcdiff_batch.bench.soak import Window, slope, told
 from mcdiff_batch.bench.throughput import steady, unit_size
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.plan import Device
@@ -193,6 +193,24 @@ def test_a_soak_tells_drift_memory_and_throttling(bench):
     assert found["windows"] == len(found["series"]) > 4
     assert 0 < found["cases_per_hour"]["low"] <= found["cases_per_hour"]["high"]
     assert bench("soak", "--minutes", "0.00001")[0] == 2
+
+
+def window(k, rate, memory, **gpu):
+    gpus = [gpu] if gpu else []
+    around = {"gpus": gpus, "load": 0.1, "clock_mhz": 2000 - k}
+    return Window(at_s=1800.0 * k, cases_per_hour=rate, memory_mib=memory, around=around)
+
+
+def test_drift_is_over_the_whole_soak_and_throttling_is_counted_where_it_is_told():
+    hot = told([window(k, 100 - 5 * k, 500 + 2 * k, throttled=k > 2) for k in range(5)])
+    assert (hot["hours"], hot["throttled_windows"]) == (2, 2)
+    assert hot["rate_drift_percent"] == pytest.approx(-20 / 90 * 100, abs=0.01)
+    assert hot["memory_drift_mib"] == 8
+    assert hot["clock_mhz"] == {"low": 1996, "high": 2000}
+    assert told([window(k, 100, 500) for k in range(5)])["throttled_windows"] is None
+    assert (
+        told([window(k, 100, 500, throttled=None) for k in range(5)])["throttled_windows"] is None
+    )
 
 
 def test_drift_is_the_slope_that_one_odd_window_does_not_move():
