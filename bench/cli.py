@@ -2,8 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from .deployment_cli import COMMANDS, judging, whole
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUTPUT = click.option(
@@ -11,9 +15,23 @@ OUTPUT = click.option(
 )
 
 
-@click.group()
-def bench() -> None:
-    """Measure; the last line printed is one JSON document with hardware and versions."""
+@click.group(invoke_without_command=True)
+@judging
+@click.pass_context
+def bench(context: click.Context, /, **options: Any) -> None:
+    """Measure; the last line printed is one JSON document with hardware and versions.
+
+    With no command: may this machine be deployed?  Latency, throughput, io, step and fidelity
+    together; exit code 8 where --require, --against or --cases in --hours is not met.
+    """
+    if context.invoked_subcommand is None:
+        whole(options)
+    elif any(context.get_parameter_source(x) == ParameterSource.COMMANDLINE for x in options):
+        raise click.UsageError(f"write options after the command: {context.invoked_subcommand}")
+
+
+for command in COMMANDS:
+    bench.add_command(command)
 
 
 @bench.command()

@@ -4,7 +4,7 @@ On a GPU that is done in a process of its own: it leaves nothing there, and what
 told.  Each worker tries its plan again, on its own device, before it computes a case.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ import click
 
 from . import gpus, ort, plans, trt
 from .contract import Bundle
-from .devices import TENSORRT, cores
+from .devices import TENSORRT, cores, plan_of
 from .errors import DeviceError, McdiffError
 from .job import BATCH_SIZE, Job, resolve
 from .plan import Device, Plan, PlanMaker
@@ -86,6 +86,15 @@ def elsewhere(
             raise DeviceError(f"{device}: {error}; see `mcdiff-batch doctor`") from error
 
 
+def maker(bundle: Bundle, devices: Sequence[Device], batch: int) -> PlanMaker:
+    """How a worker on any of `devices` makes its plan, whatever that does when it is tried."""
+    if devices[0].kind == "cpu":
+        return ort.maker(bundle, threads=max(1, cores() // len(devices)))
+    kind, cache = plan_of(devices[0]), plans.cache_root()
+    loader, _ = elsewhere(bundle, kind, devices[0], batch, cache, None)
+    return loader
+
+
 def prepared(
     bundle: Bundle, job: Job, cache: Path, attempt: Attempt = elsewhere
 ) -> tuple[Job, PlanMaker]:
@@ -96,7 +105,7 @@ def prepared(
     """
     device = job.devices[0]
     if device.kind == "cpu":
-        return job, ort.maker(bundle, threads=max(1, cores() // len(job.devices)))
+        return job, maker(bundle, job.devices, 1)
     resolved = resolve(job)
     batch, kept = resolved.settings.batch_size, job.output / PLAN
     loader, verdict = attempt(bundle, job.plan, device, batch, cache, kept)

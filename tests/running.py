@@ -124,13 +124,13 @@ denoiser (float[batch, 1, 32, 16] x, float[batch, 1, 32, 16] previous, float[1] 
 }"""
 
 
-def bundle(root: Path) -> Path:
+def bundle(root: Path, denoiser: str = DENOISER) -> Path:
     """The fake plan's arithmetic as a bundle of two ONNX graphs, for the real front door."""
     import onnx.parser
 
     root.mkdir()
     graphs = {}
-    for name, text in {"conditioner": CONDITIONER, "denoiser": DENOISER}.items():
+    for name, text in {"conditioner": CONDITIONER, "denoiser": denoiser}.items():
         model = onnx.parser.parse_model(text)
         (root / f"{name}.onnx").write_bytes(model.SerializeToString())
         graphs[name] = Graph(

@@ -1,0 +1,284 @@
+"""The same network by others: PyTorch eager and compiled, diffusers' scheduler, the paper's way.
+
+Steps of all of them in turn (A/B/A/B), each at the batch size that suits it best, on the same
+conditions of the same cases.  All compute on one device; on a CPU, on every core.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcdiff_batch.engine.batcher import padded
+from mcdiff_batch.engine.conditioner import condition, strips
+from mcdiff_batch.engine.devices import cores
+from mcdiff_batch.engine.noise import gaussian
+from mcdiff_batch.engine.preflight import maker
+from mcdiff_batch.engine.reader import FramedCase, frame_case
+from mcdiff_batch.engine.schedule import uniform_ladder
+from mcdiff_batch.engine.solver import Rung, rungs
+from mcdiff_batch.train.networks import Networks
+from mcdiff_batch.train.plan import TorchPlan
+from mcdiff_batch.train.presets import preset_from
+from mcdiff_batch.train.weights import start_from
+
+from .percentiles import spread
+from .subject import Subject
+
+OURS, EAGER, PAPER = "mcdiff-batch", "torch eager float32", "1000-step DDIM, eager float32"
+WARM_UP = 3  # steps
+Step = Callable[[], object]  # one step of a batch
+Make = Callable[[int], Step]  # of a batch size
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    rounds: int
+    steps: int  # a round
+    compiled: bool  # torch.compile takes minutes to begin
+
+
+class Field:
+    """The contenders over one subject."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.recipe = subject, subject.recipe(1)
+        self.contract = subject.bundle.contract
+        self.device = torch.device("cuda" if subject.device.kind == "cuda" else "cpu")
+        torch.set_num_threads(cores())
+        self.nets = Networks(preset_from(self.contract.training["preset"]), self.device)
+        start_from(self.nets, subject.bundle.root)
+        self.eager = TorchPlan(self.nets, 1)
+
+    def contenders(self, *, compiled: bool) -> dict[str, Make]:
+        kind = self.device.type
+        out: dict[str, Make] = {
+            OURS: self._ours,
+            EAGER: partial(self._torch, self.eager.denoiser, nullcontext),
+            "torch eager bfloat16": partial(
+                self._torch, self.eager.denoiser, lambda: torch.autocast(kind, torch.bfloat16)
+            ),
+            PAPER: partial(self._torch, self.eager.denoiser, nullcontext, walk=self._thousand()),
+        }
+        if kind == "cuda":
+            half = lambda: torch.autocast(kind, torch.float16)
+            out["torch eager float16"] = partial(self._torch, self.eager.denoiser, half)
+        if compiled:
+            fast = torch.compile(self.eager.denoiser, dynamic=False)
+            out["torch.compile float32"] = partial(self._torch, fast, nullcontext)
+            out["torch.compile bfloat16"] = partial(
+                self._torch, fast, lambda: torch.autocast(kind, torch.bfloat16)
+            )
+        out["diffusers DPM-Solver++, eager float32"] = self._diffusers
+        return out
+
+    def _thousand(self) -> list[Rung]:
+        schedule = self.contract.schedule
+        return rungs("ddim", schedule, uniform_ladder(schedule, schedule.steps))
+
+    def cases(self, batch: int) -> list[FramedCase]:
+        found = [frame_case(x, self.contract) for x in islice(self.subject.cases(), batch)]
+        return padded(found, batch)
+
+    def _noise(self, cases: Sequence[FramedCase]) -> Any:
+        shape = (1, self.contract.frame.height, self.contract.frame.width)
+        return np.stack([gaussian(0, case.key, shape) for case in cases])
+
+    def _ours(self, batch: int) -> Step:
+        cases = self.cases(batch)
+        plan = maker(self.subject.bundle, (self.subject.device,), batch)(self.subject.device, batch)
+        held, walk = condition(plan, cases), cycle(self.recipe.rungs)
+        x = self._noise(cases)
+        return lambda: plan.step(x, x, next(walk), held)
+
+    def _held(self, cases: Sequence[FramedCase]) -> Any:
+        plan = TorchPlan(self.nets, len(cases))
+        return condition(plan, cases).conditions
+
+    def _torch(
+        self,
+        denoiser: Any,
+        precision: Callable[[], AbstractContextManager[Any]],
+        batch: int,
+        walk: Sequence[Rung] | None = None,
+    ) -> Step:
+        """Tensors stay on the device; a step ends when the device has done it."""
+        cases = self.cases(batch)
+        put = lambda array: torch.as_tensor(array, dtype=torch.float32, device=self.device)
+        x, held = put(self._noise(cases)), self._held(cases)
+        told = cycle(
+            [
+                (put([r.t]), put([r.signal, r.noise, r.a, r.b, r.c, r.anchor]))
+                for r in walk or self.recipe.rungs
+            ]
+        )
+
+        def step() -> None:
+            with torch.no_grad(), precision():
+                denoiser(x, x, *next(told), *held)
+            self._wait()
+
+        return step
+
+    def _diffusers(self, batch: int) -> Step:
+        """eps-hat by the eager networks; the solver's arithmetic is diffusers'."""
+        from diffusers import DPMSolverMultistepScheduler  # type: ignore[import-not-found]
+
+        alphas = self.contract.schedule.alphas()
+        solver = DPMSolverMultistepScheduler(
+            num_train_timesteps=self.contract.schedule.steps,
+            trained_betas=(1 - alphas[1:] / alphas[:-1]).tolist(),
+            algorithm_type="dpmsolver++",
+        )
+        cases = self.cases(batch)
+        start = torch.as_tensor(self._noise(cases), device=self.device)
+        flat = self._held(cases)[2]
+        held = list(zip(flat[::2], flat[1::2], strict=True))
+
+        def walk() -> Iterator[None]:
+            while True:
+                solver.set_timesteps(len(self.recipe.rungs), device=self.device)
+                x = start
+                for t in solver.timesteps:
+                    eps = self.nets.eps(x, t.float()[None], held)
+                    x = solver.step(eps, t, x).prev_sample
+                    self._wait()
+                    yield
+
+        steps = walk()
+
+        def step() -> None:
+            with torch.no_grad():
+                next(steps)
+
+        return step
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def around(self, plan: Any, batch: int) -> Step:
+        """What a case takes beside its steps: conditioning and relabelling."""
+        cases = self.cases(batch)
+        images, strip = self._noise(cases), strips(cases)
+        return lambda: (condition(plan, cases), plan.relabel(images, strip))
+
+
+def seconds(step: Step, steps: int) -> float:
+    """Median of `steps` calls."""
+    taken = []
+    for _ in range(steps):
+        start = perf_counter()
+        step()
+        taken.append(perf_counter() - start)
+    return statistics.median(taken)
+
+
+def measure(subject: Subject, batches: Sequence[int], effort: Effort, say: Say) -> Json:
+    field = Field(subject)
+    chosen: dict[str, tuple[int, Step]] = {}
+    absent = {} if effort.compiled else {"torch.compile": "left out by --quick"}
+    for name, make in field.contenders(compiled=effort.compiled).items():
+        say(f"{name}: best of batch {', '.join(map(str, batches))}")
+        try:
+            chosen[name] = _best(make, batches, effort.steps)
+        except (ImportError, RuntimeError) as error:  # not installed, or no compiler
+            if name in (OURS, EAGER, PAPER):
+                raise
+            absent[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+    taken: dict[str, list[float]] = {name: [] for name in chosen}
+    for turn in range(effort.rounds):
+        say(f"round {turn + 1} of {effort.rounds}")
+        for name, (batch, step) in chosen.items():
+            taken[name].append(seconds(step, effort.steps) / batch)
+    rows = [_row(name, chosen[name][0], taken[name], taken[OURS]) for name in chosen]
+    return {"rows": rows, "case": _case(field, chosen, taken, effort), "absent": absent}
+
+
+def _best(make: Make, batches: Sequence[int], steps: int) -> tuple[int, Step]:
+    """The batch size of the shortest step a case, warm, and the step itself."""
+    tried = []
+    for batch in batches:
+        step = make(batch)
+        seconds(step, WARM_UP)
+        tried.append((seconds(step, steps) / batch, batch, step))
+    _, batch, step = min(tried, key=lambda x: x[0])
+    return batch, step
+
+
+def _row(name: str, batch: int, taken: Sequence[float], ours: Sequence[float]) -> Json:
+    """`over_ours`: round by round, how many times as long as ours."""
+    return {
+        "name": name,
+        "batch": batch,
+        "step_ms": spread([1000 * x for x in taken]).as_dict(),
+        "over_ours": spread([x / y for x, y in zip(taken, ours, strict=True)]).as_dict(),
+    }
+
+
+def _case(
+    field: Field,
+    chosen: dict[str, tuple[int, Step]],
+    taken: dict[str, list[float]],
+    effort: Effort,
+) -> Json:
+    """A whole case, conditioner and relabelling included: ours, and the paper's procedure.
+
+    The 1000 steps are extrapolated from those that were timed.
+    """
+    device, evaluations = field.subject.device, len(field.recipe.rungs)
+    batch, thousand = chosen[OURS][0], field.contract.schedule.steps
+    plan = maker(field.subject.bundle, (device,), batch)(device, batch)
+    ours = _around(field, plan, batch) + evaluations * statistics.median(taken[OURS])
+    batch = chosen[PAPER][0]
+    around = _around(field, TorchPlan(field.nets, batch), batch)
+    paper = around + thousand * statistics.median(taken[PAPER])
+    return {
+        "ours_s": round(ours, 4),
+        "evaluations": evaluations,
+        "paper_s": round(paper, 3),
+        "paper_steps": thousand,
+        "paper_steps_timed": effort.rounds * effort.steps,
+        "times": round(paper / ours, 2),
+    }
+
+
+def _around(field: Field, plan: Any, batch: int) -> float:
+    work = field.around(plan, batch)
+    work()
+    return seconds(work, WARM_UP) / batch
+
+
+def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+    """Nothing that a deployment is decided by."""
+    return {}, {}
+
+
+def as_text(found: Json) -> list[str]:
+    """The table, 80 columns."""
+    lines = [f"{'peers, a step of a case':<38}{'batch':>6}{'ms':>9}{'times ours (range)':>24}"]
+    for row in found["rows"]:
+        over = row["over_ours"]
+        ratio = f"{over['median']:.2f} ({over['low']:.2f}..{over['high']:.2f})"
+        lines.append(
+            f"{row['name']:<38}{row['batch']:>6}{row['step_ms']['median']:>9.2f}{ratio:>24}"
+        )
+    case = found["case"]
+    lines.append(
+        f"  a case, all but reading and writing: {case['ours_s']:.3g} s at {case['evaluations']} "
+        f"evaluations;"
+    )
+    lines.append(
+        f"  the paper's way {case['paper_s']:.4g} s, {case['times']:.1f} times as long: "
+        f"{case['paper_steps']} steps, extrapolated from {case['paper_steps_timed']}"
+    )
+    return [*lines, *(f"  absent: {x}: {why}" for x, why in found["absent"].items())]
