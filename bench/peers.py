@@ -98,7 +98,7 @@ class Field:
         plan = maker(self.subject.bundle, (self.subject.device,), batch)(self.subject.device, batch)
         held, walk = condition(plan, cases), cycle(self.recipe.rungs)
         x = self._noise(cases)
-        return lambda: plan.step(x, x, next(walk), held)
+        return lambda: np.asarray(plan.step(x, x, next(walk), held)[1])
 
     def _held(self, cases: Sequence[FramedCase]) -> Any:
         plan = TorchPlan(self.nets, len(cases))

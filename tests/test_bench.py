@@ -233,7 +233,7 @@ def test_peers_compute_the_same_network_in_turn(toy_bundle, phantoms, monkeypatc
 
 
 def test_processes_are_as_many_as_the_rate_keeps_busy():
-    ms = {"decode": 20, "frame": 5, "quality": 40, "encode": 1, "write": 9}
+    ms = {"decode": 20, "frame": 5, "quality": 40, "encode": 1, "write": 4, "fsync": 4, "commit": 1}
     assert needed(100, ms) == {"cases_per_s": 100, "readers": 3, "finishers": 5}
     assert needed(0.1, ms)["readers"] == 1
 

@@ -1,0 +1,221 @@
+"""A day on a lent GPU, rehearsed: `python -m mcdiff_batch.bench.gpu --minutes 20`.
+
+Commands that a user could give, one after the other: each has its limit, writes what it found as
+it goes, and fails alone.  The same line again leaves out what is done, and a training goes on.
+Nothing is fetched.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mcdiff_batch.engine.contract import SHIPPED
+from mcdiff_batch.engine.devices import devices
+from mcdiff_batch.engine.machine import machine
+
+CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
+TAIL = 2000  # characters of a part's output that are kept with its result
+STATE = "programme.json"
+Words = Sequence[str | Path]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A command, and the share of all the minutes that it may take."""
+
+    name: str
+    words: Words
+    share: float
+    needs: tuple[str, ...] = ()  # parts without which it has nothing to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much of everything; small for the rehearsal."""
+
+    preset: str
+    source: Path | None  # weights to go on from
+    train: int  # cases
+    held_out: int
+    test: int
+    quick: bool
+
+
+DAY = Size(preset="small-gpu", source=SHIPPED, train=8000, held_out=64, test=181, quick=False)
+REHEARSAL = Size(preset="toy", source=None, train=24, held_out=4, test=2, quick=True)
+
+
+def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part, ...]:
+    """What matters most first; a training gets most of the time."""
+    archives = {name: root / f"{name}.zarr" for name in ("train", "held_out", "unseen", "test")}
+    counts = (size.train, size.held_out, size.held_out, size.test)
+    seeds = (1000, 3000, 3100, 2025)
+    trained, bundle, night = root / "trained", root / "bundle", root / "night"
+    training = 0.5
+    quick = ("--quick",) if size.quick else ()
+    source = ("--from", size.source) if size.source else ()
+    on = ("--bundle", bundle, "--devices", device)
+    bench = lambda name, *more: ("bench", name, *on, "--output", root / f"{name}.json", *more)
+    return (
+        Part(name="environment", words=("doctor", "--json"), share=0.05),
+        *(
+            Part(name=f"phantoms {name}", words=_phantoms(path, count, seed), share=0.05)
+            for (name, path), count, seed in zip(archives.items(), counts, seeds, strict=True)
+        ),
+        Part(
+            name="training",
+            words=(
+                *("train", "--data", archives["train"], "--output", trained, *source),
+                *("--preset", size.preset, "--minutes", str(training * minutes)),
+            ),
+            share=training + 0.15,
+            needs=("phantoms train",),
+        ),
+        Part(
+            name="export",
+            words=(
+                *("export", trained, "--output", bundle, "--data", archives["held_out"]),
+                *("--cases", "2"),
+            ),
+            share=0.2,
+            needs=("training", "phantoms held_out"),
+        ),
+        Part(
+            name="gate",
+            words=("gate", bundle, "--data", archives["unseen"], "--cases", "4"),
+            share=0.1,
+            needs=("export", "phantoms unseen"),
+        ),
+        Part(
+            name="run",
+            words=("run", "--input", archives["test"], "--output", night, *on),
+            share=0.1,
+            needs=("export", "phantoms test"),
+        ),
+        Part(
+            name="evaluation",
+            words=(
+                *("evaluate", "--run", night, "--truth", archives["test"]),
+                *("--json",),
+            ),
+            share=0.2,
+            needs=("run",),
+        ),
+        Part(name="step", words=bench("step", *quick), share=0.1, needs=("export",)),
+        Part(
+            name="throughput",
+            words=bench("throughput", "--input", archives["test"], *quick),
+            share=0.15,
+            needs=("export", "phantoms test"),
+        ),
+        Part(
+            name="latency",
+            words=bench("latency", "--input", archives["held_out"], *quick),
+            share=0.1,
+            needs=("export", "phantoms held_out"),
+        ),
+        Part(name="peers", words=bench("peers", *quick), share=0.2, needs=("export",)),
+    )
+
+
+def _phantoms(path: Path, cases: int, seed: int) -> Words:
+    return ("phantom", "--output", path, "--cases", str(cases), "--seed", str(seed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    name: str
+    ended: str  # "done", "failed", "ran out of time", "left out"
+    code: int | None
+    seconds: float
+    said: str  # the end of it
+
+
+def performed(parts: Sequence[Part], root: Path, minutes: float) -> Iterator[Outcome]:
+    """Each part's outcome, those that were done before too; written down as they come."""
+    known = {x["name"]: Outcome(**x) for x in _read(root)}
+    done = {name for name, x in known.items() if x.ended == "done"}
+    end = time.monotonic() + 60 * minutes
+    for part in parts:
+        if part.name not in done:
+            left = end - time.monotonic()
+            known[part.name] = _performed(part, root, min(60 * minutes * part.share, left), done)
+            done |= {part.name} if known[part.name].ended == "done" else set()
+            _write(root, list(known.values()), minutes)
+        yield known[part.name]
+
+
+def _performed(part: Part, root: Path, limit: float, done: set[str]) -> Outcome:
+    missing = [x for x in part.needs if x not in done]
+    if missing or limit <= 0:
+        why = f"needs {', '.join(missing)}" if missing else "no time was left"
+        return Outcome(name=part.name, ended="left out", code=None, seconds=0.0, said=why)
+    start = time.monotonic()
+    log = root / f"{part.name.replace(' ', '_')}.log"
+    with log.open("w") as file:
+        try:
+            words = [*CLI, *map(str, part.words)]
+            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=limit)
+            ended = "failed" if code.returncode else "done"
+            found: int | None = code.returncode
+        except subprocess.TimeoutExpired:
+            ended, found = "ran out of time", None
+    return Outcome(
+        name=part.name,
+        ended=ended,
+        code=found,
+        seconds=round(time.monotonic() - start, 1),
+        said=log.read_text(errors="replace")[-TAIL:],
+    )
+
+
+def _read(root: Path) -> list[Json]:
+    path = root / STATE
+    return list(json.loads(path.read_text())["parts"]) if path.is_file() else []
+
+
+def _write(root: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
+    about = {
+        "what": "the programme of a day on a GPU",
+        "machine": machine(("torch",)),
+        "minutes": minutes,
+        "parts": [asdict(x) for x in outcomes],
+    }
+    part = root / f"{STATE}.part"
+    part.write_text(json.dumps(about, indent=1) + "\n")
+    part.replace(root / STATE)
+
+
+@click.command()
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=20, show_default=True)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("gpu-day"))
+@click.option("--devices", "device", default="auto", show_default=True, help="as `run` takes it")
+@click.option("--rehearse", is_flag=True, help="The toy preset and a few cases, on any machine.")
+def main(minutes: float, output: Path, device: str, rehearse: bool) -> None:
+    """Train, export, run, evaluate and measure on a lent GPU, within so many minutes."""
+    output.mkdir(parents=True, exist_ok=True)
+    where = devices(device)[0]
+    if where.kind == "cpu" and not rehearse:
+        raise click.UsageError("no GPU that a plan runs on is found; try --rehearse")
+    size = REHEARSAL if rehearse else DAY
+    bad = []
+    for outcome in performed(programme(size, output, device, minutes), output, minutes):
+        last = outcome.said.strip().splitlines()[-1:] if outcome.ended != "done" else []
+        click.echo(f"{outcome.name:<18}{outcome.ended:<17}{outcome.seconds:>7.1f} s")
+        bad += [outcome.name] if outcome.ended != "done" else []
+        for line in last:
+            click.echo(f"  {line[:100]}")
+    click.echo(json.dumps({"parts": len(_read(output)), "not_done": bad, "output": str(output)}))
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
