@@ -8,10 +8,10 @@ import numpy as np
 
 from .contract import Contract
 from .frame import Image
+from .ladder import recommended
 from .noise import gaussian
 from .plan import Plan
 from .quality import psnr
-from .solver import anchored, rungs
 
 EXACT_DB = 140.0  # said of results that are equal bit for bit
 ENOUGH_DB = 55.0  # PERFORMANCE.md: a float16 run against float32
@@ -67,13 +67,9 @@ def _results(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
     stacks = np.stack([_stack(int(case), depths, shape) for case in cases])
     weights = np.tile(np.asarray(contract.depth_weights, np.float32), (len(stacks), 1))
     conditioned = plan.condition(stacks, weights, np.ones((len(stacks), 1, *shape), np.float32))
-    walk = anchored(
-        rungs(contract.sampler.solver, contract.schedule, contract.sampler.ladder),
-        contract.anchoring,
-    )
     x = np.stack([gaussian(0, f"self-test {case}", (1, *shape)) for case in cases])
     x0 = np.zeros_like(x)
-    for rung in walk:
+    for rung in recommended(contract):
         x, x0 = plan.step(x, x0, rung, conditioned)
     return x
 
