@@ -7,9 +7,9 @@ detail of u with more than its opposite, so that the second order's extrapolatio
 rings at every spacing from 6 to 100 evaluations, and DDIM at its coarse steps.  So times and
 weights are fitted, all of them to the end of the reference's walk:
 
-1. `followed`: along a ladder uniform in log-SNR, each step's weights by least squares onto the
-   reference at the next time, from where the walk itself has come to: its own error is in the fit,
-   and damped by it.  The best of several ladders is taken.
+1. `followed`: along a ladder, each step's weights by least squares onto the reference at the next
+   time, from where the walk itself has come to: its own error is in the fit, and damped by it.
+   `searched` tries ladders, from uniform in log-SNR on, and takes the best.
 2. `polished`: Gauss-Newton with Levenberg's damping on the last image, in log-SNR times and weights
    together; derivatives are forward differences through the rest of the walk.
 """
@@ -26,8 +26,6 @@ from mcdiff_batch.engine.frame import Image, Mask
 from mcdiff_batch.engine.plan import Plan
 from mcdiff_batch.engine.schedule import (
     Schedule,
-    half_log_snr,
-    log_snr_ladder,
     time_of,
     uniform_ladder,
 )
@@ -36,7 +34,8 @@ from mcdiff_batch.engine.solver import Rung, rungs
 Say = Callable[[str], None]
 Array = npt.NDArray[np.float64]
 PATH = 125  # steps of DDIM that stand for 1000 while fitting: 68 dB from them, shipped bundle
-FIRSTS, LASTS = (-5.1, -4.0, -3.0), (1.5, 2.0, 2.5, 3.0)  # lambda, the ladders to begin with
+BOUNDS = ((-3.5, 2.5), (-3.0, 2.0), (-4.0, 2.5), (-5.1, 2.5))  # lambda, of the first ladders
+HIGHEST = 4.0  # lambda, t about 8
 NUDGE = 1e-3  # of a parameter, for a difference
 RIDGE = 1e-6  # of the mean square of the columns
 
@@ -57,6 +56,11 @@ class Lesson:
         later, sooner = self.times[near - 1], self.times[near]
         share = np.float32((later - t) / (later - sooner))
         return np.asarray((1 - share) * self.path[near - 1] + share * self.path[near])
+
+    def error(self, image: Image) -> float:
+        """Mean square inside the strip, clipped, from the reference's end."""
+        off = np.clip(image, -1, 1) - self.path[-1]
+        return float(np.mean(np.square(off[self.strip], dtype=np.float64)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +121,8 @@ class School:
         return np.asarray(state.u[0, 0])
 
     def errors(self, way: Way) -> Array:
-        """Mean square of each case, inside its strip, from the end of the reference."""
-        ends = [(self.end(way, 0, self.start(way, x), x), x) for x in self.lessons]
-        return np.array([np.mean((end - x.path[-1])[x.strip] ** 2) for end, x in ends])
+        """Mean square of each case at the end."""
+        return np.array([x.error(self.end(way, 0, self.start(way, x), x)) for x in self.lessons])
 
 
 def moved(way: Way, i: int, state: State, x0: Image) -> State:
@@ -143,25 +146,45 @@ def lesson(plan: Plan, contract: Contract, conditioned: Any, noise: Image, strip
     )
 
 
-def fit(school: School, evaluations: int, rounds: int, say: Say) -> Way:
+def fit(school: School, evaluations: int, trials: int, rounds: int, say: Say) -> Way:
     """The way down of `evaluations` network evaluations that ends nearest to the reference."""
-    ways = (followed(school, lambdas) for lambdas in beginnings(school.schedule, evaluations))
-    best = min(ways, key=lambda way: worst_first(school.errors(way)))
-    say(f"{evaluations} evaluations: {decibels(school.errors(best))} followed")
-    return polished(school, best, rounds, say)
+    way, errors = searched(school, evaluations, trials)
+    say(f"{evaluations} evaluations: {decibels(errors)} on the cases fitted to")
+    return polished(school, way, rounds, say)
 
 
-def beginnings(schedule: Schedule, evaluations: int) -> list[Array]:
-    ladders = [
-        log_snr_ladder(schedule, evaluations, first=first, last=last)
-        for first in FIRSTS
-        for last in LASTS
-    ]
-    return [half_log_snr(schedule.alpha_at(ladder)) for ladder in ladders]
+def searched(school: School, evaluations: int, trials: int) -> tuple[Way, Array]:
+    """The best of `trials` ladders: uniform in log-SNR first, then the best one's steps, each
+    stretched at random; further where that helps, less far where not.  (1 + 1) evolution."""
+    rng, reach = np.random.default_rng(0), 0.3
+    kept, best, score = beginnings(evaluations)[0], None, np.inf
+    for trial in range(max(trials, 1)):
+        lambdas = nth(trial, evaluations, kept, reach, rng)
+        way, errors = followed(school, lambdas)
+        if worst_first(errors) < score:
+            kept, best, score = lambdas, (way, errors), worst_first(errors)
+            reach = min(0.5, 1.3 * reach)
+        elif trial >= len(BOUNDS):
+            reach = max(0.03, 0.93 * reach)
+    assert best is not None
+    return best
+
+
+def nth(trial: int, evaluations: int, kept: Array, reach: float, rng: np.random.Generator) -> Array:
+    if trial < len(BOUNDS):
+        return beginnings(evaluations)[trial]
+    first = kept[0] + reach * rng.standard_normal()
+    stretched = np.diff(kept) * np.exp(reach * rng.standard_normal(evaluations - 1))
+    found = first + np.append(0, np.cumsum(stretched))
+    return np.asarray(np.minimum(found, HIGHEST + 1e-3 * np.arange(evaluations)))
+
+
+def beginnings(evaluations: int) -> list[Array]:
+    return [np.linspace(*bounds, evaluations) for bounds in BOUNDS]
 
 
 def worst_first(errors: Array) -> float:
-    """Mean of the logarithms: what a mean in dB is."""
+    """Mean of the logarithms: what a mean in dB is, and each case by its own error."""
     return float(np.mean(np.log(errors)))
 
 
@@ -170,15 +193,14 @@ def decibels(errors: Array) -> str:
     return f"median {np.median(scores):.1f}, minimum {scores.min():.1f} dB"
 
 
-def followed(school: School, lambdas: Array) -> Way:
-    """Step by step, the weights that lead nearest to the reference at the next time."""
+def followed(school: School, lambdas: Array) -> tuple[Way, Array]:
+    """Step by step, the weights that lead nearest to the reference at the next time; and the mean
+    square of each case at the end."""
     way = Way(np.column_stack([lambdas, np.zeros((len(lambdas), 3))]))
     states = [school.start(way, x) for x in school.lessons]
     for i in range(len(lambdas)):
-        found = [
-            school.estimate(way, i, state, x)
-            for state, x in zip(states, school.lessons, strict=True)
-        ]
+        pairs = zip(states, school.lessons, strict=True)
+        found = [school.estimate(way, i, state, x) for state, x in pairs]
         after, signal = 0.0, 1.0
         if i + 1 < len(lambdas):
             after, signal, _ = way.place(i + 1, school.schedule)
@@ -189,7 +211,9 @@ def followed(school: School, lambdas: Array) -> Way:
         targets = [x.at(after)[x.strip] / signal for x in school.lessons]
         way.table[i, 1:] = least_squares(np.concatenate(columns), np.concatenate(targets), RIDGE)
         states = [moved(way, i, *pair) for pair in zip(states, found, strict=True)]
-    return way
+    return way, np.array(
+        [x.error(state.u[0, 0]) for state, x in zip(states, school.lessons, strict=True)]
+    )
 
 
 def least_squares(columns: npt.NDArray[Any], target: npt.NDArray[Any], ridge: float) -> Array:
