@@ -116,7 +116,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
 )
 @click.option("--output", type=FOLDER, required=True, help="bundle folder to write")
 @click.option(
-    "--cases", type=click.IntRange(min=1), default=4, show_default=True, help="of --data to use"
+    "--cases", type=click.IntRange(min=1), default=20, show_default=True, help="of --data to use"
 )
 @click.option(
     "--scored", type=click.IntRange(min=1), default=32, show_default=True, help="of --held-out"
@@ -132,16 +132,9 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
-    default=60,
+    default=16,
     show_default=True,
-    help="ladders to try for each; one takes N network calls a case",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="of Gauss-Newton on the last image; each takes about 2 N^2 network calls a case",
+    help="ladders to try for each, on the four hardest cases",
 )
 def fit_steps(
     bundle: Path,
@@ -152,7 +145,6 @@ def fit_steps(
     scored: int,
     evaluations: tuple[int, ...],
     trials: int,
-    rounds: int,
 ) -> None:
     """Fit step times and weights to a bundle, and recommend the fewest that are faithful.
 
@@ -172,7 +164,6 @@ def fit_steps(
         scored=scored,
         evaluations=sorted(set(evaluations)),
         trials=trials,
-        rounds=rounds,
     )
     sampler = fitted(job, click.echo).contract.sampler
     click.echo(

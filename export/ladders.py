@@ -49,8 +49,7 @@ class Fitting:
     cases: int  # of data
     scored: int  # of held_out
     evaluations: Sequence[int]
-    trials: int  # ladders
-    rounds: int  # of Gauss-Newton
+    trials: int  # ladders to try
 
     @property
     def work(self) -> Path:
@@ -101,14 +100,14 @@ def _ways(job: Fitting, contract: Contract, plan: Plan, say: Say) -> list[Way]:
         )
         for evaluations, path in paths.items():
             if not path.exists():
-                np.save(path, fit(school, evaluations, job.trials, job.rounds, say).table)
+                np.save(path, fit(school, evaluations, job.trials, say).table)
     return [Way(np.load(path)) for path in paths.values()]
 
 
 def _name(job: Fitting, contract: Contract, evaluations: int) -> str:
     graphs = (contract.conditioner.sha256, contract.denoiser.sha256)
     told = [graphs, contract.schedule, contract.sampler.temperature, contract.optimal_share]
-    told += [open_archive(job.data).identity, job.cases, job.trials, job.rounds]
+    told += [open_archive(job.data).identity, job.cases, job.trials]
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
     return f"fit-{evaluations}-{digest}.npy"
 
