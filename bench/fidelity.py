@@ -43,7 +43,6 @@ from mcdiff_batch.train.subject import readings
 Say = Callable[[str], None]
 Row = dict[str, Any]
 LADDERS = {"log-SNR": log_snr_ladder, "uniform in t": uniform_ladder}
-STAND_IN = 125  # uniform DDIM steps that fits take for the reference
 ANGLES = ("thoracic_off", "lumbar_off")
 
 
@@ -95,14 +94,12 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 
 def arms(contract: Contract, evaluations: Sequence[int]) -> Iterator[tuple[str, Sampler]]:
-    """(name of the ladder, way down): the bundle's own, then published ones for each count."""
-    for known in sorted((contract.sampler, *contract.ladders), key=lambda x: x.nfe):
-        yield (FITTED if known.solver == FITTED else "the bundle's"), known
+    """(name of the ladder, way down): published ones for each count, then the bundle's own."""
     for count in evaluations:
         for solver, (name, ladder) in product(SOLVERS, LADDERS.items()):
             yield name, _published(contract, solver, ladder(contract.schedule, count))
-    stand_in = uniform_ladder(contract.schedule, STAND_IN)
-    yield "uniform in t", _published(contract, "ddim", stand_in)
+    for known in sorted((contract.sampler, *contract.ladders), key=lambda x: x.nfe):
+        yield (FITTED if known.solver == FITTED else "the bundle's"), known
 
 
 def _published(contract: Contract, solver: str, ladder: tuple[float, ...]) -> Sampler:

@@ -130,11 +130,11 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     help="to fit a ladder for; may be repeated",
 )
 @click.option(
-    "--trials",
+    "--calls",
     type=click.IntRange(min=1),
-    default=16,
+    default=160,
     show_default=True,
-    help="ladders to try for each, on the four hardest cases",
+    help="of the network a case, in the search for each ladder on the four hardest cases",
 )
 def fit_steps(
     bundle: Path,
@@ -144,7 +144,7 @@ def fit_steps(
     cases: int,
     scored: int,
     evaluations: tuple[int, ...],
-    trials: int,
+    calls: int,
 ) -> None:
     """Fit step times and weights to a bundle, and recommend the fewest that are faithful.
 
@@ -163,7 +163,7 @@ def fit_steps(
         cases=cases,
         scored=scored,
         evaluations=sorted(set(evaluations)),
-        trials=trials,
+        calls=calls,
     )
     sampler = fitted(job, click.echo).contract.sampler
     click.echo(

@@ -49,7 +49,7 @@ class Fitting:
     cases: int  # of data
     scored: int  # of held_out
     evaluations: Sequence[int]
-    trials: int  # ladders to try
+    calls: int  # of the network a case, for each search
 
     @property
     def work(self) -> Path:
@@ -100,14 +100,14 @@ def _ways(job: Fitting, contract: Contract, plan: Plan, say: Say) -> list[Way]:
         )
         for evaluations, path in paths.items():
             if not path.exists():
-                np.save(path, fit(school, evaluations, job.trials, say).table)
+                np.save(path, fit(school, evaluations, job.calls, say).table)
     return [Way(np.load(path)) for path in paths.values()]
 
 
 def _name(job: Fitting, contract: Contract, evaluations: int) -> str:
     graphs = (contract.conditioner.sha256, contract.denoiser.sha256)
     told = [graphs, contract.schedule, contract.sampler.temperature, contract.optimal_share]
-    told += [open_archive(job.data).identity, job.cases, job.trials]
+    told += [open_archive(job.data).identity, job.cases, job.calls]
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
     return f"fit-{evaluations}-{digest}.npy"
 

@@ -1,6 +1,7 @@
 """Ladders of a bundle: which one a run takes, and how they are fitted."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mcdiff_batch.engine.contract import Sampler, load_bundle, write_contract
+from mcdiff_batch.bench.cli import fidelity
+from mcdiff_batch.engine.contract import SHIPPED, Sampler, load_bundle, write_contract
 from mcdiff_batch.engine.errors import BundleError, FingerprintError, UsageError
 from mcdiff_batch.engine.job import resolve
 from mcdiff_batch.engine.ladder import chosen, recommended, walk
@@ -16,8 +18,10 @@ from mcdiff_batch.engine.plan import Conditioned
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, time_of
 from mcdiff_batch.engine.solver import FITTED, rungs
+from mcdiff_batch.export.cli import fit_steps
 from mcdiff_batch.export.ladders import reaches, with_ladders
 from mcdiff_batch.export.steps import School, Way, fit, followed, lesson
+from mcdiff_batch.train.phantom_archive import write_phantoms
 
 from .running import CONTRACT, archive, inline, job
 
@@ -139,7 +143,7 @@ def lesson_of(seed: int):
 
 def test_on_a_stiff_walk_fitted_weights_are_nearer_to_the_reference_than_any_published_ones():
     school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(i) for i in range(3)])
-    way, unseen = fit(school, 6, 8, print), [lesson_of(i) for i in range(10, 13)]
+    way, unseen = fit(school, 6, 48, print), [lesson_of(i) for i in range(10, 13)]
     far = lambda walked: np.mean(
         [x.error(sample(Stiff(), x.noise, x.conditioned, walked)[0, 0]) for x in unseen]
     )
@@ -149,29 +153,46 @@ def test_on_a_stiff_walk_fitted_weights_are_nearer_to_the_reference_than_any_pub
 
 def test_a_search_is_the_same_every_time_and_never_worse_than_where_it_began():
     school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(0)])
-    one, two, more = (fit(school, 4, trials, print) for trials in (6, 6, 12))
+    one, two, more = (fit(school, 4, calls, print) for calls in (24, 24, 48))
     assert (one.table == two.table).all()
     errors = [followed(school, x.table[:, 0])[1].mean() for x in (one, more)]
     assert errors[1] <= errors[0]
 
 
-@pytest.fixture(scope="session")
-def stepped(toy_bundle: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy bundle with ladders, through the command."""
-    from mcdiff_batch.export.cli import fit_steps
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped bundle on a schedule of 20 steps, so that references are cheap."""
+    folder = tmp_path_factory.mktemp("short") / "bundle"
+    shutil.copytree(SHIPPED, folder)
+    contract = load_bundle(folder).contract
+    schedule = replace(contract.schedule, steps=20)
+    sampler = replace(contract.sampler, solver="ddim", ladder=(20.0, 15.0, 9.0, 2.0), nfe=4)
+    write_contract(replace(contract, schedule=schedule, sampler=sampler), folder)
+    return folder
 
-    output = tmp_path_factory.mktemp("stepped") / "toy"
-    words = ["--data", str(phantoms), "--held-out", str(phantoms), "--output", str(output)]
-    words += ["--cases", "2", "--scored", "2", "--trials", "1"]
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("few") / "phantoms.zarr"
+    write_phantoms(path, cases=2, seed=6, workers=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stepped(short: Path, few: Path) -> Path:
+    """With ladders, through the command."""
+    output = short.parent / "stepped"
+    words = ["--data", str(few), "--held-out", str(few), "--output", str(output)]
+    words += ["--cases", "2", "--scored", "2", "--calls", "1"]
     words += ["--evaluations", "3", "--evaluations", "2"]
-    CliRunner().invoke(fit_steps, [str(toy_bundle), *words], catch_exceptions=False)
+    CliRunner().invoke(fit_steps, [str(short), *words], catch_exceptions=False)
     return output
 
 
-def test_fit_steps_changes_nothing_but_the_contract(stepped: Path, toy_bundle: Path) -> None:
-    for file in toy_bundle.glob("*.onnx"):
+def test_fit_steps_changes_nothing_but_the_contract(stepped: Path, short: Path) -> None:
+    for file in short.glob("*.onnx"):
         assert (stepped / file.name).read_bytes() == file.read_bytes()
-    before, after = (load_bundle(x).contract for x in (toy_bundle, stepped))
+    before, after = (load_bundle(x).contract for x in (short, stepped))
     there = {x.nfe: x for x in (after.sampler, *after.ladders) if x.solver == FITTED}
     assert sorted(there) == [2, 3]
     assert all(x.cases == 2 and len(x.weights) == x.nfe for x in there.values())
@@ -192,11 +213,9 @@ def test_a_contract_of_before_has_no_ladders(stepped: Path, tmp_path: Path) -> N
 
 
 def test_the_fidelity_table_has_every_arm_and_goes_on_where_it_stopped(
-    stepped: Path, phantoms: Path, tmp_path: Path
+    stepped: Path, few: Path, tmp_path: Path
 ) -> None:
-    from mcdiff_batch.bench.cli import fidelity
-
-    words = ["--data", str(phantoms), "--bundle", str(stepped), "--cases", "2"]
+    words = ["--data", str(few), "--bundle", str(stepped), "--cases", "2"]
     words += ["--evaluations", "3", "--work", str(stepped.with_suffix(".work"))]
     words += ["--output", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--no-times"]
     runs = []
