@@ -63,10 +63,12 @@ def chosen(contract: Contract, temperature: float, solver: str | None, steps: in
 
 
 def _published(contract: Contract, temperature: float) -> str:
-    """Without noise a walk is stiff and the second order rings (export/steps.py); with it, not."""
-    if contract.sampler.solver != FITTED:
-        return contract.sampler.solver
-    return "dpmpp_2m" if temperature else "ddim"
+    """Without noise a walk is stiff and the second order rings (export/steps.py): 22 dB from the
+    reference at 10 evaluations where DDIM has 38 (bench/results/fidelity_small.json)."""
+    if not temperature:
+        return "ddim"
+    solver = contract.sampler.solver
+    return "dpmpp_2m" if solver == FITTED else solver
 
 
 def _known(contract: Contract) -> tuple[Sampler, ...]:
