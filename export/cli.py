@@ -125,7 +125,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     "--evaluations",
     type=click.IntRange(1, 100),
     multiple=True,
-    default=(4, 6, 8, 10, 20),
+    default=(4, 6, 8, 10, 12, 20),
     show_default=True,
     help="to fit a ladder for; may be repeated",
 )

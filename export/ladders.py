@@ -35,7 +35,6 @@ from .steps import School, Way, fit, lesson
 Say = Callable[[str], None]
 FIDELITY_MEDIAN_DB, FIDELITY_MIN_DB = 45.0, 42.0  # PERFORMANCE.md, against 1000-step DDIM
 TASK_DB = 0.1  # how far a measure may be from that of the 1000-step results
-EVALUATIONS = (4, 6, 8, 10, 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
