@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from .deployment_cli import COMMANDS, judging, whole
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILED = click.Path(file_okay=False, path_type=Path)
 OUTPUT = click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="write the JSON there too"
 )
@@ -151,3 +152,50 @@ def experiments(
     )
     click.echo(as_text(document := settle(chosen)))
     click.echo(json.dumps(document))
+
+
+@bench.command()
+@click.option("--data", type=FOLDER, required=True, help="held-out phantoms, truth and all")
+@click.option("--bundle", type=FOLDER, help="default: the shipped one")
+@click.option("--cases", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--evaluations",
+    type=click.IntRange(2, 200),
+    multiple=True,
+    default=(6, 8, 10, 20),
+    show_default=True,
+    help="of the published solvers; may be repeated",
+)
+@click.option("--work", type=FILED, required=True, help="folder for references and rows")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="a PNG")
+@click.option("--times/--no-times", default=True, help="say seconds: not where others compute too")
+@OUTPUT
+def fidelity(
+    data: Path,
+    bundle: Path | None,
+    cases: int,
+    evaluations: tuple[int, ...],
+    work: Path,
+    plot: Path | None,
+    times: bool,
+    output: Path | None,
+) -> None:
+    """Few evaluations against 1000-step DDIM, by solver and ladder; resumes where it stopped."""
+    from mcdiff_batch.engine.contract import SHIPPED
+
+    from .fidelity import Bench, draw, measure
+
+    work.mkdir(parents=True, exist_ok=True)
+    chosen = Bench(
+        bundle=bundle or SHIPPED,
+        data=data,
+        cases=cases,
+        evaluations=evaluations,
+        work=work,
+        times=times,
+        say=lambda text: click.echo(text, err=True),
+    )
+    document = measure(chosen)
+    if plot is not None:
+        draw(document, plot)
+    _say(document, output)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mcdiff_batch.engine.errors import UsageError
 
-from . import fidelity, host, latency, soak, step, throughput
+from . import host, latency, soak, soundness, step, throughput
 from .deployment import Json, Part, say
 from .subject import Subject, usual_batch
 
@@ -109,7 +109,7 @@ def _step(asked: Asked) -> Part:
 
 
 def _fidelity(_: Asked) -> Part:
-    return Part(name="fidelity", module=fidelity, measure=lambda x, _: fidelity.measure(x, say))
+    return Part(name="fidelity", module=soundness, measure=lambda x, _: soundness.measure(x, say))
 
 
 def _peers(asked: Asked) -> Part:

@@ -131,7 +131,7 @@ class Field:
 
     def _diffusers(self, batch: int) -> Step:
         """eps-hat by the eager networks; the solver's arithmetic is diffusers'."""
-        from diffusers import DPMSolverMultistepScheduler  # type: ignore[import-not-found]
+        from diffusers import DPMSolverMultistepScheduler
 
         alphas = self.contract.schedule.alphas()
         solver = DPMSolverMultistepScheduler(

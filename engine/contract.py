@@ -43,7 +43,7 @@ class Half:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """The recommended way down, with its fidelity to the 1000-step DDIM result, as measured."""
+    """A way down, with the fidelity of its samples to 1000-step DDIM's, as measured."""
 
     solver: str
     ladder: tuple[float, ...]
@@ -52,6 +52,8 @@ class Sampler:
     psnr_min_db: float
     cases: int
     temperature: float = 1.0  # what x_T is multiplied by; at 0 a run draws no noise at all
+    weights: tuple[tuple[float, float, float], ...] = ()  # a, b, c of each step, where fitted
+    figures: dict[str, Any] = field(default_factory=dict)  # of the result that a run keeps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class Contract:
     depth_weights: tuple[float, ...]
     classes: tuple[str, ...]
     schedule: Schedule
-    sampler: Sampler
+    sampler: Sampler  # the recommended one
     anchoring: str  # "none"; low band at the "end" or "every" step; the result to the "scan"
     conditioner: Graph
     denoiser: Graph
@@ -78,6 +80,7 @@ class Contract:
     parity: dict[str, Any] = field(default_factory=dict)
     gate: Gate | None = None  # None: no case is flagged
     licence: str = ""
+    ladders: tuple[Sampler, ...] = ()  # fitted, for other numbers of evaluations
     optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
     schema: int = SCHEMA
 
@@ -127,13 +130,19 @@ def _half(raw: dict[str, Any]) -> Half:
     return Half(**graphs, parity=raw["parity"])
 
 
+def _sampler(raw: dict[str, Any]) -> Sampler:
+    weights = tuple((float(a), float(b), float(c)) for a, b, c in raw.get("weights", ()))
+    return Sampler(**{**raw, "ladder": tuple(raw["ladder"]), "weights": weights})
+
+
 def _contract(raw: dict[str, Any]) -> Contract:
     nested = {
         "frame": Frame(**raw["frame"]),
         "depth_weights": tuple(raw["depth_weights"]),
         "classes": tuple(raw["classes"]),
         "schedule": Schedule(**raw["schedule"]),
-        "sampler": Sampler(**{**raw["sampler"], "ladder": tuple(raw["sampler"]["ladder"])}),
+        "sampler": _sampler(raw["sampler"]),
+        "ladders": tuple(_sampler(x) for x in raw.get("ladders", ())),
         "conditioner": _graph(raw["conditioner"]),
         "denoiser": _graph(raw["denoiser"]),
         "half": _half(raw["half"]) if raw.get("half") else None,

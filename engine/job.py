@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import ledger, runs, schedule, solver
+from . import ladder, ledger, runs
 from .archive import Archive, open_archive
 from .contract import Contract
 from .devices import CPU
@@ -14,7 +14,7 @@ from .plan import Device
 from .pool import Limits
 from .reader import check_depths
 from .runs import Settings
-from .solver import Rung
+from .solver import FITTED, Rung
 from .units import Selection, parse_selection
 from .writer import Layout
 
@@ -72,9 +72,7 @@ class Resolved:
 
     @property
     def rungs(self) -> list[Rung]:
-        contract = self.job.contract
-        walk = solver.rungs(self.settings.solver, contract.schedule, self.settings.ladder)
-        return solver.anchored(walk, contract.anchoring)
+        return ladder.walk(self.job.contract, self.settings.solver, self.settings.ladder)
 
 
 def resolve(job: Job) -> Resolved:
@@ -102,16 +100,18 @@ def resolve(job: Job) -> Resolved:
 
 def _automatic(job: Job, archive: Archive) -> Settings:
     kind, draws = job.devices[0].kind, job.draws or 1
+    heat = temperature(job.contract, draws) if job.temperature is None else job.temperature
+    solver, times = ladder.automatic(job.contract, heat)
     return Settings(
         plan=job.plan,
         plan_files=job.plan_files or {},
         device_kind=kind,
         batch_size=BATCH_SIZES.get(kind, BATCH_SIZE),
         unit_size=UNIT_SIZE,
-        solver=job.contract.sampler.solver,
-        ladder=job.contract.sampler.ladder,
+        solver=solver,
+        ladder=times,
         seed=0,
-        temperature=temperature(job.contract, draws),
+        temperature=heat,
         draws=draws,
         bundle=job.bundle,
         archive=archive.identity,
@@ -144,24 +144,15 @@ def _wanted(
     if job.plan_files is not None:
         wanted["plan_files"] = job.plan_files
     if job.solver is not None or job.steps is not None:
-        known = stored["settings"]["solver"] if stored else automatic.solver
-        wanted["ladder"] = ladder(job.contract, job.solver or known, job.steps)
+        begun = stored["settings"] if stored else {}
+        heat = asked.get("temperature", begun.get("temperature", automatic.temperature))
+        known = begun.get("solver") if begun.get("solver") != FITTED else None
+        way = ladder.chosen(job.contract, heat, job.solver or known, job.steps)
+        wanted["solver"], wanted["ladder"] = way
     if job.cases is not None or job.limit is not None:
         selection = parse_selection(job.cases or automatic.cases, cases)
         wanted["cases"] = str(selection.head(job.limit or cases))
     return wanted
-
-
-def ladder(contract: Contract, name: str, steps: int | None) -> tuple[float, ...]:
-    """Exactly `steps` evaluations: the fitted ladder where there is one for them, every step of
-    the schedule where it has as many, else uniform in log-SNR."""
-    fitted = contract.sampler
-    count = fitted.nfe if steps is None else steps
-    if (name, count) == (fitted.solver, fitted.nfe):
-        return fitted.ladder
-    if (name, count) == ("ddim", contract.schedule.steps):
-        return schedule.uniform_ladder(contract.schedule, count)
-    return schedule.log_snr_ladder(contract.schedule, count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ AT_LEAST_1 = click.IntRange(min=1)
 )
 @click.option("--batch-size", type=AT_LEAST_1, help="Cases per step, fixed for the run.")
 @click.option("--unit-size", type=AT_LEAST_1, help="Cases per commit; default: 32.")
-@click.option("--sampler", help="ddim or dpmpp_2m; default: the bundle's.")
+@click.option("--sampler", help="ddim, dpmpp_2m or fitted; default: the bundle's.")
 @click.option(
     "--steps", type=click.IntRange(1, 1000), help="Network evaluations per case, exactly."
 )

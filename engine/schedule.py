@@ -43,6 +43,15 @@ class Schedule:
         return np.exp(np.interp(np.asarray(t, np.float64), np.arange(self.steps + 1), table))
 
 
+def time_of(schedule: Schedule, lam: float) -> float:
+    """Fractional t of a half-log-SNR; the inverse of `alpha_at`, kept above 0 and up to T."""
+    table = np.log(schedule.alphas())
+    wanted = -np.logaddexp(0, -2 * lam)  # log alpha
+    return float(
+        np.clip(np.interp(wanted, table[::-1], np.arange(schedule.steps, -1, -1)), 1e-3, None)
+    )
+
+
 def uniform_ladder(schedule: Schedule, evaluations: int) -> tuple[float, ...]:
     """T .. down to 0 exclusive, equally spaced in t; `evaluations` = T visits every step."""
     return tuple(float(t) for t in np.linspace(schedule.steps, 0, evaluations + 1)[:-1])

@@ -8,11 +8,11 @@ import numpy as np
 
 from .contract import Contract
 from .frame import Image
+from .ladder import recommended
 from .noise import gaussian
 from .plan import Plan
 from .quality import psnr
 from .sampler import sample
-from .solver import anchored, rungs
 
 EXACT_DB = 140.0  # said of results that are equal bit for bit
 ENOUGH_DB = 55.0  # PERFORMANCE.md: a float16 run against float32
@@ -73,12 +73,8 @@ def _results(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
     stacks = np.stack([_stack(int(case), depths, shape) for case in cases])
     weights = np.tile(np.asarray(contract.depth_weights, np.float32), (len(stacks), 1))
     conditioned = plan.condition(stacks, weights, np.ones((len(stacks), 1, *shape), np.float32))
-    walk = anchored(
-        rungs(contract.sampler.solver, contract.schedule, contract.sampler.ladder),
-        contract.anchoring,
-    )
     x = np.stack([gaussian(0, f"self-test {case}", (1, *shape)) for case in cases])
-    return sample(plan, x, conditioned, walk)
+    return sample(plan, x, conditioned, recommended(contract))
 
 
 def _stack(case: int, depths: int, shape: tuple[int, int]) -> Image:

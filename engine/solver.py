@@ -12,6 +12,8 @@ import numpy as np
 from .errors import BundleError, UsageError
 from .schedule import Schedule, half_log_snr
 
+FITTED = "fitted"  # the solver whose weights are a bundle's own (export/steps.py)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
@@ -68,16 +70,41 @@ SOLVERS: dict[str, Callable[[Sequence[float], Sequence[float]], list[Rung]]] = {
 }
 
 
-def rungs(solver: str, schedule: Schedule, ladder: Sequence[float]) -> list[Rung]:
-    """The whole walk down, from ladder[0] to a clean image (alpha_0 = 1)."""
-    if solver not in SOLVERS:
-        raise UsageError(f"sampler {solver!r} is unknown; expected one of {', '.join(SOLVERS)}")
+def rungs(
+    solver: str,
+    schedule: Schedule,
+    ladder: Sequence[float],
+    weights: Sequence[tuple[float, float, float]] = (),
+) -> list[Rung]:
+    """The whole walk down, from ladder[0] to a clean image (alpha_0 = 1).
+
+    weights: a, b, c of each step; solver FITTED has no others.
+    """
+    if solver not in (*SOLVERS, FITTED):
+        known = ", ".join((*SOLVERS, FITTED))
+        raise UsageError(f"sampler {solver!r} is unknown; expected one of {known}")
     if not ladder or np.any(np.diff(ladder) >= 0) or not 0 < ladder[-1] < ladder[0] + 1:
         raise UsageError(f"ladder {list(ladder)} must fall strictly and stay above 0")
     if ladder[0] > schedule.steps:
         raise UsageError(f"ladder starts at t = {ladder[0]}, the schedule ends at {schedule.steps}")
     alphas = [*(float(alpha) for alpha in schedule.alpha_at(ladder)), 1.0]
+    if solver == FITTED:
+        return _fitted_rungs(ladder, alphas, weights)
     return SOLVERS[solver](list(ladder), alphas)
+
+
+def _fitted_rungs(
+    times: Sequence[float], alphas: Sequence[float], weights: Sequence[tuple[float, float, float]]
+) -> list[Rung]:
+    if len(weights) != len(times):
+        raise BundleError(
+            f"a fitted ladder of {len(times)} times has {len(weights)} weights; "
+            "run `mcdiff-batch fit-steps` again"
+        )
+    return [
+        Rung(t=t, signal=np.sqrt(alpha), noise=np.sqrt(1 - alpha), a=a, b=b, c=c)
+        for t, alpha, (a, b, c) in zip(times, alphas, weights, strict=False)
+    ]
 
 
 def anchored(walk: Sequence[Rung], mode: str) -> list[Rung]:

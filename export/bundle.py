@@ -3,17 +3,15 @@
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import condition
 from mcdiff_batch.engine.contract import (
     Bundle,
     Contract,
@@ -22,28 +20,26 @@ from mcdiff_batch.engine.contract import (
     load_bundle,
     write_contract,
 )
-from mcdiff_batch.engine.errors import CaseError, UsageError
-from mcdiff_batch.engine.frame import Image
-from mcdiff_batch.engine.noise import gaussian
+from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.ladder import walk
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device, Plan
-from mcdiff_batch.engine.quality import psnr
-from mcdiff_batch.engine.reader import FramedCase, frame_case
-from mcdiff_batch.engine.sampler import sample
-from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder, uniform_ladder
-from mcdiff_batch.engine.solver import anchored, rungs
+from mcdiff_batch.engine.reader import FramedCase
+from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder
+from mcdiff_batch.engine.solver import SOLVERS
 from mcdiff_batch.train.networks import CLASSES, Networks, halved
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import preset_from
 from mcdiff_batch.train.weights import read_weights, start_from
 
+from .fidelity import Reference, Scores, fidelity, framed, reference, samples
+from .ladders import FIDELITY_MEDIAN_DB
 from .onnx import write_conditioner, write_denoiser
 from .parity import half_parity, parity
 
 Say = Callable[[str], None]
 
 HALF_CASES = 2  # PyTorch takes seconds for a step in float16 on a CPU
-FIDELITY_MEDIAN_DB, FIDELITY_MIN_DB = 45.0, 42.0  # PERFORMANCE.md, against 1000-step DDIM
 EVALUATIONS = (6, 8, 10, 12, 16, 20, 25, 32)
 LAST_LAMBDAS = (2.5, 3.0, 3.5, 4.0)
 LICENCE = "Synthetic phantoms only; research use. Not a medical device."
@@ -56,16 +52,6 @@ class Choice:
     anchoring: str  # as in the contract
     temperature: float
     optimal_share: float | None = None  # None: as trained
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """A case, conditioned, with its noise and the end of its 1000-step DDIM trajectory."""
-
-    case: FramedCase
-    conditioned: Any
-    noise: Image
-    image: Image
 
 
 def export_bundle(
@@ -91,14 +77,14 @@ def export_bundle(
         say("writing graphs")
         contract = _contract(nets, card, folder, choice)
         plan = _plan(contract, folder)
-        framed = list(_framed(data, contract, cases))
+        unseen = [case for case, _ in framed(data, contract, cases)]
         say("checking parity with PyTorch")
-        contract = dataclasses.replace(contract, parity=parity(nets, plan, framed[0]))
-        say(f"walking {len(framed)} cases down 1000 steps")
-        references = [_reference(plan, contract, case) for case in framed]
+        contract = dataclasses.replace(contract, parity=parity(nets, plan, unseen[0]))
+        say(f"walking {len(unseen)} cases down 1000 steps")
+        references = [reference(plan, contract, case) for case in unseen]
         contract = dataclasses.replace(contract, sampler=recommend(plan, contract, references, say))
         say("checking float16 against float32")
-        contract = _with_half(contract, nets, folder, plan, framed)
+        contract = _with_half(contract, nets, folder, plan, unseen)
         write_contract(contract, folder)
         folder.rename(output)
     return load_bundle(output)
@@ -117,10 +103,10 @@ def add_half(source: Path, output: Path, data: Path, say: Say) -> Bundle:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
         folder = Path(shutil.copytree(source, Path(name) / output.name))
-        framed = list(_framed(data, contract, HALF_CASES))
+        unseen = [case for case, _ in framed(data, contract, HALF_CASES)]
         say("checking float16 against float32")
         plan = _plan(contract, folder)
-        write_contract(_with_half(contract, nets, folder, plan, framed), folder)
+        write_contract(_with_half(contract, nets, folder, plan, unseen), folder)
         folder.rename(output)
     return load_bundle(output)
 
@@ -177,74 +163,40 @@ def _plan(contract: Contract, folder: Path, *, half: bool = False) -> Plan:
     return load(load_bundle(folder), Device(kind="cpu", index=0), batch=1, half=half)
 
 
-def _framed(data: Path, contract: Contract, cases: int) -> Iterator[FramedCase]:
-    archive = open_archive(data)
-    for index in range(min(cases, archive.cases)):
-        try:
-            yield frame_case(archive.read(index), contract)
-        except CaseError:
-            continue
-
-
-def _walk(
-    plan: Plan,
-    contract: Contract,
-    conditioned: Any,
-    noise: Image,
-    solver: str,
-    ladder: Sequence[float],
-) -> Image:
-    steps = anchored(rungs(solver, contract.schedule, ladder), contract.anchoring)
-    return sample(plan, noise, conditioned, steps)
-
-
-def _reference(plan: Plan, contract: Contract, case: FramedCase) -> Reference:
-    conditioned = condition(plan, [case])
-    drawn = gaussian(0, case.key, (1, *case.strip.shape))[None]
-    noise = np.float32(contract.sampler.temperature) * drawn
-    ladder = uniform_ladder(contract.schedule, contract.schedule.steps)
-    image = _walk(plan, contract, conditioned, noise, "ddim", ladder)
-    return Reference(case=case, conditioned=conditioned, noise=noise, image=image)
-
-
-def fidelity(
-    plan: Plan,
-    contract: Contract,
-    references: Sequence[Reference],
-    solver: str,
-    ladder: Sequence[float],
-) -> npt.NDArray[np.float64]:
-    """PSNR in dB (range 2, inside the strip) of each case against its 1000-step DDIM result."""
-    scores = []
-    for x in references:
-        image = _walk(plan, contract, x.conditioned, x.noise, solver, ladder)
-        scores.append(psnr(image[0, 0], x.image[0, 0], x.case.strip, data_range=2.0))
-    return np.array(scores)
-
-
 def recommend(plan: Plan, contract: Contract, references: Sequence[Reference], say: Say) -> Sampler:
     """The fewest evaluations that reach the bar on the fitting half, scored on the other half.
 
     Where none does, the most faithful is taken and its figures say so.
     """
     fitting, scoring = references[::2], references[1::2] or references
-    best: tuple[float, tuple[float, ...]] = (-np.inf, ())
+    best: tuple[float, str, tuple[float, ...]] = (-np.inf, "", ())
     for evaluations in EVALUATIONS:
-        for last in LAST_LAMBDAS:
+        for solver, last in product(SOLVERS, LAST_LAMBDAS):
             ladder = log_snr_ladder(contract.schedule, evaluations, last=last)
-            scores = fidelity(plan, contract, fitting, "dpmpp_2m", ladder)
-            if np.median(scores) > best[0]:
-                best = (float(np.median(scores)), ladder)
+            median = float(np.median(_scores(plan, contract, fitting, solver, ladder)))
+            best = max(best, (median, solver, ladder))
         say(f"{evaluations} evaluations: {best[0]:.1f} dB against 1000-step DDIM")
         if best[0] >= FIDELITY_MEDIAN_DB + 1:
             break
-    scores = fidelity(plan, contract, scoring, "dpmpp_2m", best[1])
+    _, solver, ladder = best
+    scores = _scores(plan, contract, scoring, solver, ladder)
     return dataclasses.replace(
         contract.sampler,
-        solver="dpmpp_2m",
-        ladder=best[1],
-        nfe=len(best[1]),
+        solver=solver,
+        ladder=ladder,
+        nfe=len(ladder),
         psnr_median_db=round(float(np.median(scores)), 2),
         psnr_min_db=round(float(scores.min()), 2),
         cases=len(scores),
     )
+
+
+def _scores(
+    plan: Plan,
+    contract: Contract,
+    references: Sequence[Reference],
+    solver: str,
+    ladder: Sequence[float],
+) -> Scores:
+    images = samples(plan, references, walk(contract, solver, ladder))
+    return fidelity(references, images)

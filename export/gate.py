@@ -21,14 +21,14 @@ from mcdiff_batch.engine.errors import CaseError, UsageError
 from mcdiff_batch.engine.finisher import Sampled
 from mcdiff_batch.engine.frame import Image
 from mcdiff_batch.engine.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
+from mcdiff_batch.engine.ladder import recommended
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Conditioned, Device, Plan
 from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.reader import FramedCase, check_depths, frame_case
 from mcdiff_batch.engine.sampler import draws
-from mcdiff_batch.engine.solver import Rung, rungs
-from mcdiff_batch.engine.solver import anchored as with_anchor
+from mcdiff_batch.engine.solver import Rung
 
 SOUND = "sound"
 BUDGET = 0.05  # of false alarms
@@ -103,14 +103,8 @@ def trials(
     plan: Plan, contract: Contract, cases: Sequence[FramedCase], count: int
 ) -> Iterator[Trial]:
     """Every case as it is, and with each failure planted.  `plan` takes one case at a time."""
-    sampler = contract.sampler
-    walk = rungs(sampler.solver, contract.schedule, sampler.ladder)
-    bench = Bench(
-        plan=plan,
-        contract=contract,
-        count=count,
-        walk=tuple(with_anchor(walk, contract.anchoring)),
-    )
+    walk = tuple(recommended(contract))
+    bench = Bench(plan=plan, contract=contract, count=count, walk=walk)
     sound: list[Sampled] = []
     for number, case in enumerate(cases):
         own = condition(plan, [case])

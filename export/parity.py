@@ -10,12 +10,13 @@ from mcdiff_batch.engine.conditioner import condition
 from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.errors import BundleError
 from mcdiff_batch.engine.frame import Image, Mask
+from mcdiff_batch.engine.ladder import recommended
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.plan import Conditioned, Plan
 from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.reader import FramedCase
 from mcdiff_batch.engine.sampler import sample
-from mcdiff_batch.engine.solver import Rung, anchored, rungs
+from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.train.graphs import condition_names
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
@@ -57,10 +58,7 @@ def half_parity(
     Runtime's CPU, which leaves most of that out, show that they were exported right.  All plans
     take one case.  Raises BundleError below the bars.
     """
-    walk = anchored(
-        rungs(contract.sampler.solver, contract.schedule, contract.sampler.ladder),
-        contract.anchoring,
-    )
+    walk = recommended(contract)
     eps: dict[float, float] = dict.fromkeys(TIMES, float("inf"))
     run: dict[float, float] = dict.fromkeys((0.0, 1.0), float("inf"))
     for case in cases:

@@ -23,7 +23,8 @@ from mcdiff_batch.engine.errors import Exit, UsageError
 from mcdiff_batch.engine.fake import FakeMaker
 from mcdiff_batch.engine.finisher import grey
 from mcdiff_batch.engine.gate import Gate, flags
-from mcdiff_batch.engine.job import Job, ladder
+from mcdiff_batch.engine.job import Job
+from mcdiff_batch.engine.ladder import chosen
 from mcdiff_batch.engine.ledger import Entry
 from mcdiff_batch.engine.manifest import entries
 from mcdiff_batch.engine.noise import gaussian
@@ -87,7 +88,7 @@ def drawn(framed: FramedCase, draw: int, temperature: float = 1.0) -> Floats:
     strip = framed.strip[None, None].astype(np.float32)
     plan = FakeMaker()(Device(kind="cpu", index=0), 1)
     conditioned = plan.condition(framed.depths[None], framed.weights[None], strip)
-    walk = rungs("ddim", CONTRACT.schedule, ladder(CONTRACT, "ddim", STEPS))
+    walk = rungs("ddim", CONTRACT.schedule, chosen(CONTRACT, 1.0, "ddim", STEPS)[1])
     noise = np.float32(temperature) * gaussian(0, framed.key, (1, *framed.strip.shape), draw)
     return np.clip(sample(plan, noise[None], conditioned, walk)[0, 0], -1, 1).astype(np.float64)
 
