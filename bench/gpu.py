@@ -104,7 +104,7 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
             name="evaluation",
             words=(
                 *("evaluate", "--run", night, "--truth", archives["test"]),
-                *("--json",),
+                *("--bundle", bundle, "--json"),
             ),
             share=0.2,
             needs=("run",),
