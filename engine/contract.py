@@ -175,7 +175,7 @@ def load_bundle(root: Path) -> Bundle:
         raise BundleError(f"{path}: schema is {found}, expected {SCHEMA}; export the bundle again")
     try:
         contract = _contract(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: field {error} is missing or wrong; export again") from error
     for graph in contract.graphs:
         _check_file(root, graph)

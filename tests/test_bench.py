@@ -218,6 +218,7 @@ def test_drift_is_the_slope_that_one_odd_window_does_not_move():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
 def test_peers_compute_the_same_network_in_turn(toy_bundle, phantoms, monkeypatch, capsys):
     words = ("peers", "--quick", "--bundle", toy_bundle, "--input", phantoms)
     assert command(monkeypatch, "bench", *words) == 0

@@ -166,8 +166,9 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(SHIPPED, folder)
     contract = load_bundle(folder).contract
     schedule = replace(contract.schedule, steps=20)
-    sampler = replace(contract.sampler, solver="ddim", ladder=(20.0, 15.0, 9.0, 2.0), nfe=4)
-    write_contract(replace(contract, schedule=schedule, sampler=sampler), folder)
+    ladder = (20.0, 15.0, 9.0, 2.0)
+    sampler = replace(contract.sampler, solver="ddim", ladder=ladder, nfe=4, weights=())
+    write_contract(replace(contract, schedule=schedule, sampler=sampler, ladders=()), folder)
     return folder
 
 
