@@ -90,8 +90,6 @@ def test_without_onnx_there_are_times_and_no_shares(bench, monkeypatch):
 
 @pytest.mark.gpu
 def test_a_gpus_ceilings_are_beyond_those_of_its_host():
-    if not pytest.importorskip("torch").cuda.is_available():
-        pytest.skip("needs a GPU")
     host, gpu = (ceilings(Device(kind=kind, index=0)) for kind in ("cpu", "cuda"))
     assert gpu.flops_per_s > host.flops_per_s
     assert gpu.bytes_per_s > host.bytes_per_s
