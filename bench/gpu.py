@@ -1,8 +1,8 @@
-"""A day on a lent GPU, rehearsed: `python -m mcdiff_batch.bench.gpu --minutes 20`.
+"""A day on a lent GPU, rehearsed: `python -m mcdiff_batch.bench.gpu --minutes 20`, in a checkout.
 
 Commands that a user could give, one after the other: each has its limit, writes what it found as
 it goes, and fails alone.  The same line again leaves out what is done, and a training goes on.
-Nothing is fetched.
+Nothing is fetched.  What a GPU is not needed for comes last; `--only` takes parts of it.
 """
 
 import json
@@ -17,10 +17,11 @@ from typing import Any
 import click
 
 from mcdiff_batch.engine.contract import SHIPPED
-from mcdiff_batch.engine.devices import devices
+from mcdiff_batch.engine.gpus import gpus
 from mcdiff_batch.engine.machine import machine
 
 CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
+TESTS = Path("tests/test_on_gpu.py")
 TAIL = 2000  # characters of a part's output that are kept with its result
 STATE = "programme.json"
 Words = Sequence[str | Path]
@@ -46,11 +47,20 @@ class Size:
     train: int  # cases
     held_out: int
     test: int
+    measured: Path | None  # bundle; None: the one that is exported
     quick: bool
 
 
-DAY = Size(preset="small-gpu", source=SHIPPED, train=8000, held_out=64, test=181, quick=False)
-REHEARSAL = Size(preset="toy", source=None, train=24, held_out=4, test=2, quick=True)
+DAY = Size(
+    preset="small-gpu",
+    source=SHIPPED,
+    train=5000,
+    held_out=64,
+    test=181,
+    measured=SHIPPED,  # of the same networks as what is trained
+    quick=False,
+)
+REHEARSAL = Size(preset="toy", source=None, train=24, held_out=4, test=8, measured=None, quick=True)
 
 
 def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part, ...]:
@@ -60,29 +70,27 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
     seeds = (1000, 3000, 3100, 2025)
     trained, bundle, night = root / "trained", root / "bundle", root / "night"
     training = 0.5
-    quick = ("--quick",) if size.quick else ()
     source = ("--from", size.source) if size.source else ()
-    on = ("--bundle", bundle, "--devices", device)
-    bench = lambda name, *more: ("bench", name, *on, "--output", root / f"{name}.json", *more)
-    return (
-        Part(name="environment", words=("doctor", "--json"), share=0.05),
+    makes = (
         *(
-            Part(name=f"phantoms {name}", words=_phantoms(path, count, seed), share=0.05)
+            Part(name=f"phantoms {name}", words=_phantoms(path, count, seed), share=0.15)
             for (name, path), count, seed in zip(archives.items(), counts, seeds, strict=True)
         ),
         Part(
             name="training",
             words=(
-                *("train", "--data", archives["train"], "--output", trained, *source),
+                *(*CLI, "train", "--data", archives["train"], "--output", trained, *source),
                 *("--preset", size.preset, "--minutes", str(training * minutes)),
             ),
             share=training + 0.15,
             needs=("phantoms train",),
         ),
+    )
+    exported = (
         Part(
             name="export",
             words=(
-                *("export", trained, "--output", bundle, "--data", archives["held_out"]),
+                *(*CLI, "export", trained, "--output", bundle, "--data", archives["held_out"]),
                 *("--cases", "2"),
             ),
             share=0.2,
@@ -90,44 +98,76 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
         ),
         Part(
             name="gate",
-            words=("gate", bundle, "--data", archives["unseen"], "--cases", "4"),
+            words=(*CLI, "gate", bundle, "--data", archives["unseen"], "--cases", "4"),
             share=0.1,
             needs=("export", "phantoms unseen"),
         ),
         Part(
             name="run",
-            words=("run", "--input", archives["test"], "--output", night, *on),
+            words=(
+                *(*CLI, "run", "--input", archives["test"], "--output", night),
+                *("--bundle", bundle, "--devices", device),
+            ),
             share=0.1,
             needs=("export", "phantoms test"),
         ),
         Part(
             name="evaluation",
             words=(
-                *("evaluate", "--run", night, "--truth", archives["test"]),
+                *(*CLI, "evaluate", "--run", night, "--truth", archives["test"]),
                 *("--bundle", bundle, "--json"),
             ),
             share=0.2,
             needs=("run",),
         ),
-        Part(name="step", words=bench("step", *quick), share=0.1, needs=("export",)),
+    )
+    first = Part(name="environment", words=(*CLI, "doctor", "--json"), share=0.1)
+    measures = _measures(size, root, ("--bundle", size.measured or bundle, "--devices", device))
+    if size.measured:
+        return (first, *makes, *measures, *exported)
+    return (first, *makes, *exported, *measures)
+
+
+def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
+    """Of a bundle on a device."""
+    needs = () if size.measured else ("export",)
+    bench = lambda name, *more: (
+        *(*CLI, "bench", name, *on, "--output", root / f"{name}.json"),
+        *(("--quick",) if size.quick else more),
+    )
+    tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", TESTS)
+    where = ("--output", root / "profile.json", "--preset", size.preset)
+    return (
+        *([] if size.quick else [Part(name="gpu tests", words=tests, share=0.2)]),
+        Part(name="peers", words=bench("peers", "--batches", "8,32"), share=0.3, needs=needs),
         Part(
             name="throughput",
-            words=bench("throughput", "--input", archives["test"], *quick),
+            words=(
+                *bench(
+                    "throughput", "--batches", "8,32", "--repeats", "1", "--samples", str(size.test)
+                ),
+                *("--input", root / "test.zarr"),
+            ),
             share=0.15,
-            needs=("export", "phantoms test"),
+            needs=(*needs, "phantoms test"),
         ),
+        Part(name="step", words=bench("step"), share=0.1, needs=needs),
         Part(
             name="latency",
-            words=bench("latency", "--input", archives["held_out"], *quick),
+            words=(*bench("latency", "--batches", "1"), "--input", root / "test.zarr"),
             share=0.1,
-            needs=("export", "phantoms held_out"),
+            needs=(*needs, "phantoms test"),
         ),
-        Part(name="peers", words=bench("peers", *quick), share=0.2, needs=("export",)),
+        Part(
+            name="profile",
+            words=(sys.executable, "-m", "mcdiff_batch.bench.profile", *where),
+            share=0.15,
+        ),
     )
 
 
 def _phantoms(path: Path, cases: int, seed: int) -> Words:
-    return ("phantom", "--output", path, "--cases", str(cases), "--seed", str(seed))
+    return (*CLI, "phantom", "--output", path, "--cases", str(cases), "--seed", str(seed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +202,7 @@ def _performed(part: Part, root: Path, limit: float, done: set[str]) -> Outcome:
     log = root / f"{part.name.replace(' ', '_')}.log"
     with log.open("w") as file:
         try:
-            words = [*CLI, *map(str, part.words)]
+            words = list(map(str, part.words))
             code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=limit)
             ended = "failed" if code.returncode else "done"
             found: int | None = code.returncode
@@ -197,17 +237,23 @@ def _write(root: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
 @click.command()
 @click.option("--minutes", type=click.FloatRange(min=0.1), default=20, show_default=True)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("gpu-day"))
-@click.option("--devices", "device", default="auto", show_default=True, help="as `run` takes it")
+@click.option("--devices", "device", default="cuda:0", show_default=True, help="as `run` takes it")
 @click.option("--rehearse", is_flag=True, help="The toy preset and a few cases, on any machine.")
-def main(minutes: float, output: Path, device: str, rehearse: bool) -> None:
+@click.option("--only", multiple=True, help="A part, such as training; again for others.")
+def main(minutes: float, output: Path, device: str, rehearse: bool, only: tuple[str, ...]) -> None:
     """Train, export, run, evaluate and measure on a lent GPU, within so many minutes."""
     output.mkdir(parents=True, exist_ok=True)
-    where = devices(device)[0]
-    if where.kind == "cpu" and not rehearse:
-        raise click.UsageError("no GPU that a plan runs on is found; try --rehearse")
+    if not gpus() and not rehearse:
+        raise click.UsageError("no GPU is found; try --rehearse --devices cpu")
     size = REHEARSAL if rehearse else DAY
     bad = []
-    for outcome in performed(programme(size, output, device, minutes), output, minutes):
+    parts = programme(size, output, device, minutes)
+    unknown = set(only) - {x.name for x in parts}
+    if unknown:
+        names = ", ".join(x.name for x in parts)
+        raise click.UsageError(f"--only {', '.join(sorted(unknown))}: expected some of {names}")
+    chosen = [x for x in parts if not only or x.name in only]
+    for outcome in performed(chosen, output, minutes):
         last = outcome.said.strip().splitlines()[-1:] if outcome.ended != "done" else []
         click.echo(f"{outcome.name:<18}{outcome.ended:<17}{outcome.seconds:>7.1f} s")
         bad += [outcome.name] if outcome.ended != "done" else []

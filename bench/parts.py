@@ -14,7 +14,8 @@ QUICK = {"latency": 3, "throughput": 8, "io": 16, "step": 16, "peers": 4, "soak"
 FULL = {"latency": 130, "throughput": 32, "io": 64, "step": 64, "peers": 16, "soak": 32}
 SWEEP = {"cpu": (1, 2, 4)}  # batch sizes of throughput
 SWEEP_ELSEWHERE = (4, 8, 16, 32)
-PEERS = (1, 2, 4)  # batch sizes
+PEERS = {"cpu": (1, 2, 4)}  # batch sizes of peers
+PEERS_ELSEWHERE = (1, 8, 32)
 CASELESS = ("step", "peers")  # samples of these are steps
 Options = Mapping[str, Any]
 
@@ -44,7 +45,9 @@ def phantoms(counts: Mapping[str, int], sizes: Sequence[int]) -> int:
     needs = {name: count for name, count in counts.items() if name not in CASELESS}
     if "latency" in needs:
         needs["latency"] = (needs["latency"] + latency.WARM_UP) * max(sizes)
-    return max([*needs.values(), *sizes, *PEERS])
+    if "peers" in counts:
+        needs["peers"] = max(PEERS_ELSEWHERE)
+    return max([*needs.values(), *sizes])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,9 @@ def _peers(asked: Asked) -> Part:
     from . import peers
 
     quick = asked.options["quick"]
-    sizes = PEERS if asked.options["batches"] is None and not quick else asked.sizes
+    sizes = asked.sizes
+    if asked.options["batches"] is None and not quick:
+        sizes = PEERS.get(asked.subject.device.kind, PEERS_ELSEWHERE)
     rounds = asked.options["rounds"] or (2 if quick else 5)
     effort = peers.Effort(rounds=rounds, steps=asked.count, compiled=not quick)
     measure = lambda x, _: peers.measure(x, sizes, effort, say)

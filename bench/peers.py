@@ -1,12 +1,13 @@
 """The same network by others: PyTorch eager and compiled, diffusers' scheduler, the paper's way.
 
 Steps of all of them in turn (A/B/A/B), each at the batch size that suits it best, on the same
-conditions of the same cases.  All compute on one device; on a CPU, on every core.
+conditions of the same cases.  All compute on one device; on a CPU, on every core.  Images and
+conditions stay on the device; a step ends when the device has done it.
 """
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -19,12 +20,13 @@ import torch
 from mcdiff_batch.engine.batcher import padded
 from mcdiff_batch.engine.conditioner import condition, strips
 from mcdiff_batch.engine.devices import cores
+from mcdiff_batch.engine.gpus import count_as_nvml
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.preflight import maker
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.schedule import uniform_ladder
 from mcdiff_batch.engine.solver import Rung, rungs
-from mcdiff_batch.train.networks import Networks
+from mcdiff_batch.train.networks import Networks, halved
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import preset_from
 from mcdiff_batch.train.weights import start_from
@@ -36,6 +38,7 @@ OURS, EAGER, PAPER = "mcdiff-batch", "torch eager float32", "1000-step DDIM, eag
 WARM_UP = 3  # steps
 Step = Callable[[], object]  # one step of a batch
 Make = Callable[[int], Step]  # of a batch size
+Tried = dict[int, tuple[float, Step]]  # by batch size: seconds of a step a case, and the step
 Json = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -53,32 +56,46 @@ class Field:
     def __init__(self, subject: Subject) -> None:
         self.subject, self.recipe = subject, subject.recipe(1)
         self.contract = subject.bundle.contract
-        self.device = torch.device("cuda" if subject.device.kind == "cuda" else "cpu")
+        count_as_nvml()
+        self.device = torch.device(str(subject.device) if self.on_gpu else "cpu")
         torch.set_num_threads(cores())
+        torch.backends.cudnn.benchmark = True  # PyTorch's fastest convolutions
         self.nets = Networks(preset_from(self.contract.training["preset"]), self.device)
         start_from(self.nets, subject.bundle.root)
-        self.eager = TorchPlan(self.nets, 1)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.subject.device.kind == "cuda"
 
     def contenders(self, *, compiled: bool) -> dict[str, Make]:
-        kind = self.device.type
+        nets, denoiser = self.nets, TorchPlan(self.nets, 1).denoiser
+        short = lambda: torch.autocast(self.device.type, torch.bfloat16)
         out: dict[str, Make] = {
             OURS: self._ours,
-            EAGER: partial(self._torch, self.eager.denoiser, nullcontext),
-            "torch eager bfloat16": partial(
-                self._torch, self.eager.denoiser, lambda: torch.autocast(kind, torch.bfloat16)
-            ),
-            PAPER: partial(self._torch, self.eager.denoiser, nullcontext, walk=self._thousand()),
+            EAGER: partial(self._torch, nets, denoiser, nullcontext),
+            "torch eager bfloat16": partial(self._torch, nets, denoiser, short),
+            PAPER: partial(self._torch, nets, denoiser, nullcontext, walk=self._thousand()),
         }
-        if kind == "cuda":
-            half = lambda: torch.autocast(kind, torch.float16)
-            out["torch eager float16"] = partial(self._torch, self.eager.denoiser, half)
-        if compiled:
-            fast = torch.compile(self.eager.denoiser, dynamic=False)
-            out["torch.compile float32"] = partial(self._torch, fast, nullcontext)
-            out["torch.compile bfloat16"] = partial(
-                self._torch, fast, lambda: torch.autocast(kind, torch.bfloat16)
-            )
+        if self.on_gpu:
+            out |= self._in_half(compiled=compiled)
+        elif compiled:
+            fast = torch.compile(denoiser, dynamic=False)
+            out["torch.compile float32"] = partial(self._torch, nets, fast, nullcontext)
+            out["torch.compile bfloat16"] = partial(self._torch, nets, fast, short)
         out["diffusers DPM-Solver++, eager float32"] = self._diffusers
+        return out
+
+    def _in_half(self, *, compiled: bool) -> dict[str, Make]:
+        """Weights and conditions in float16, channels last; no autocast, which casts every step."""
+        nets = halved(self.nets)
+        nets.to(self.device)
+        denoiser = TorchPlan(nets, 1).denoiser
+        out: dict[str, Make] = {
+            "torch eager float16": partial(self._torch, nets, denoiser, nullcontext)
+        }
+        if compiled:
+            fast = torch.compile(denoiser, mode="reduce-overhead", dynamic=False)
+            out["torch.compile float16, CUDA graphs"] = partial(self._torch, nets, fast, _replayed)
         return out
 
     def _thousand(self) -> list[Rung]:
@@ -98,23 +115,32 @@ class Field:
         plan = maker(self.subject.bundle, (self.subject.device,), batch)(self.subject.device, batch)
         held, walk = condition(plan, cases), cycle(self.recipe.rungs)
         x = self._noise(cases)
-        return lambda: np.asarray(plan.step(x, x, next(walk), held)[1])
+        x0 = np.zeros_like(x)
 
-    def _held(self, cases: Sequence[FramedCase]) -> Any:
-        plan = TorchPlan(self.nets, len(cases))
-        return condition(plan, cases).conditions
+        def step() -> None:
+            nonlocal x, x0
+            x, x0 = plan.step(x, x0, next(walk), held)
+            self._wait()
+
+        return step
+
+    def _held(self, nets: Networks, cases: Sequence[FramedCase]) -> Any:
+        return condition(TorchPlan(nets, len(cases)), cases).conditions
 
     def _torch(
         self,
+        nets: Networks,
         denoiser: Any,
-        precision: Callable[[], AbstractContextManager[Any]],
+        within: Callable[[], AbstractContextManager[Any]],
         batch: int,
         walk: Sequence[Rung] | None = None,
     ) -> Step:
-        """Tensors stay on the device; a step ends when the device has done it."""
         cases = self.cases(batch)
         put = lambda array: torch.as_tensor(array, dtype=torch.float32, device=self.device)
-        x, held = put(self._noise(cases)), self._held(cases)
+        x, held = put(self._noise(cases)), self._held(nets, cases)
+        x0 = torch.zeros_like(x)
+        for tensor in (x, x0, held[0], held[1], *held[2]):
+            torch._dynamo.mark_static_address(tensor)  # or CUDA graphs copy it every step
         told = cycle(
             [
                 (put([r.t]), put([r.signal, r.noise, r.a, r.b, r.c, r.anchor]))
@@ -123,8 +149,8 @@ class Field:
         )
 
         def step() -> None:
-            with torch.no_grad(), precision():
-                denoiser(x, x, *next(told), *held)
+            with torch.no_grad(), within():
+                denoiser(x, x0, *next(told), *held)
             self._wait()
 
         return step
@@ -141,7 +167,7 @@ class Field:
         )
         cases = self.cases(batch)
         start = torch.as_tensor(self._noise(cases), device=self.device)
-        flat = self._held(cases)[2]
+        flat = self._held(self.nets, cases)[2]
         held = list(zip(flat[::2], flat[1::2], strict=True))
 
         def walk() -> Iterator[None]:
@@ -163,14 +189,22 @@ class Field:
         return step
 
     def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        """For all that this process has queued there, whoever did."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
 
     def around(self, plan: Any, batch: int) -> Step:
         """What a case takes beside its steps: conditioning and relabelling."""
         cases = self.cases(batch)
         images, strip = self._noise(cases), strips(cases)
         return lambda: (condition(plan, cases), plan.relabel(images, strip))
+
+
+@contextmanager
+def _replayed() -> Iterator[None]:
+    """A step by torch.compile's CUDA graph, which may write over what the last one returned."""
+    torch.compiler.cudagraph_mark_step_begin()
+    yield
 
 
 def seconds(step: Step, steps: int) -> float:
@@ -185,41 +219,51 @@ def seconds(step: Step, steps: int) -> float:
 
 def measure(subject: Subject, batches: Sequence[int], effort: Effort, say: Say) -> Json:
     field = Field(subject)
-    chosen: dict[str, tuple[int, Step]] = {}
+    every: dict[str, Tried] = {}
     absent = {} if effort.compiled else {"torch.compile": "left out by --quick"}
     for name, make in field.contenders(compiled=effort.compiled).items():
         say(f"{name}: best of batch {', '.join(map(str, batches))}")
-        try:
-            chosen[name] = _best(make, batches, effort.steps)
-        except (ImportError, RuntimeError) as error:  # not installed, or no compiler
-            if name in (OURS, EAGER, PAPER):
-                raise
-            absent[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        every[name] = {}
+        for batch in batches:
+            try:
+                every[name][batch] = _tried(make, batch, effort.steps)
+            except Exception as error:  # not installed, no compiler, no memory, a fault of theirs
+                if name in (OURS, EAGER, PAPER) and batch == batches[0]:
+                    raise
+                absent[name] = f"batch {batch}: {_first_line(error)}"
+    chosen = {name: _best(tried) for name, tried in every.items() if tried}
     taken: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(effort.rounds):
         say(f"round {turn + 1} of {effort.rounds}")
         for name, (batch, step) in chosen.items():
             taken[name].append(seconds(step, effort.steps) / batch)
-    rows = [_row(name, chosen[name][0], taken[name], taken[OURS]) for name in chosen]
+    rows = [_row(name, every[name], taken[name], taken[OURS]) for name in chosen]
     return {"rows": rows, "case": _case(field, chosen, taken, effort), "absent": absent}
 
 
-def _best(make: Make, batches: Sequence[int], steps: int) -> tuple[int, Step]:
-    """The batch size of the shortest step a case, warm, and the step itself."""
-    tried = []
-    for batch in batches:
-        step = make(batch)
-        seconds(step, WARM_UP)
-        tried.append((seconds(step, steps) / batch, batch, step))
-    _, batch, step = min(tried, key=lambda x: x[0])
-    return batch, step
+def _tried(make: Make, batch: int, steps: int) -> tuple[float, Step]:
+    """Seconds of a step a case, warm, and the step itself."""
+    step = make(batch)
+    seconds(step, WARM_UP)
+    return seconds(step, steps) / batch, step
 
 
-def _row(name: str, batch: int, taken: Sequence[float], ours: Sequence[float]) -> Json:
-    """`over_ours`: round by round, how many times as long as ours."""
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+
+
+def _best(tried: Tried) -> tuple[int, Step]:
+    """The batch size of the shortest step a case, and the step."""
+    batch = min(tried, key=lambda x: tried[x][0])
+    return batch, tried[batch][1]
+
+
+def _row(name: str, tried: Tried, taken: Sequence[float], ours: Sequence[float]) -> Json:
+    """`over_ours`: round by round, how many times as long as ours; `tried_ms`: by batch size."""
     return {
         "name": name,
-        "batch": batch,
+        "batch": _best(tried)[0],
+        "tried_ms": {batch: round(1000 * x, 4) for batch, (x, _) in tried.items()},
         "step_ms": spread([1000 * x for x in taken]).as_dict(),
         "over_ours": spread([x / y for x, y in zip(taken, ours, strict=True)]).as_dict(),
     }
@@ -270,7 +314,7 @@ def as_text(found: Json) -> list[str]:
         over = row["over_ours"]
         ratio = f"{over['median']:.2f} ({over['low']:.2f}..{over['high']:.2f})"
         lines.append(
-            f"{row['name']:<38}{row['batch']:>6}{row['step_ms']['median']:>9.2f}{ratio:>24}"
+            f"{row['name']:<38}{row['batch']:>6}{row['step_ms']['median']:>9.3g}{ratio:>24}"
         )
     case = found["case"]
     lines.append(

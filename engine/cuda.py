@@ -5,7 +5,6 @@ queue of the kernels: a second queue would hide less than a hundredth of a walk 
 """
 
 import ctypes
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DeviceError
+from .gpus import count_as_nvml
 from .trace import span
 
 Array = npt.NDArray[Any]
@@ -27,7 +27,7 @@ class CudaError(RuntimeError):
 
 def runtime() -> Any:
     """The CUDA runtime.  Raises DeviceError where its bindings are not installed."""
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
+    count_as_nvml()
     try:
         return import_module("cuda.bindings.runtime")
     except ImportError as error:

@@ -44,6 +44,11 @@ def gpus(nvml: Any = pynvml) -> list[Gpu]:
         return []
 
 
+def count_as_nvml() -> None:
+    """CUDA counts GPUs as they are counted here, if it has not begun in this process."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
 def capability(nvml: Any = pynvml, index: int = 0) -> str:
     """Compute capability of a GPU.  Raises DeviceError where it is not there."""
     found = [x.capability for x in gpus(nvml) if x.index == index and x.capability]

@@ -3,7 +3,9 @@
 Its CUDA provider serves a GPU that has no TensorRT.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +15,9 @@ import numpy as np
 import onnxruntime
 
 from .contract import Bundle
-from .errors import BundleError
+from .errors import BundleError, DeviceError
 from .frame import Image
+from .gpus import count_as_nvml
 from .plan import Conditioned, Device, Labels, OnDevice, Plan, PlanMaker, numbers
 from .solver import Rung
 
@@ -23,7 +26,11 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 def providers(device: Device) -> list[Any]:
-    """On a GPU algorithms are not chosen by timing, which would change bits from run to run."""
+    """On a GPU algorithms are not chosen by timing, which would change bits from run to run.
+
+    Nor by cuDNN's heuristics: on an H200 they found no plan for most float16 convolutions, and a
+    step of 8 took 220 ms in the place of 17 (exhaustive search: 19).
+    """
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
     fixed = {"device_id": device.index, "cudnn_conv_algo_search": "DEFAULT", "use_tf32": 0}
@@ -31,15 +38,39 @@ def providers(device: Device) -> list[Any]:
 
 
 def session(path: Path, threads: int, device: Device = CPU) -> onnxruntime.InferenceSession:
-    """On a CPU the same bits for a case whatever the batch, slot or thread count (tested)."""
+    """On a CPU the same bits for a case whatever the batch, slot or thread count (tested).
+
+    Raises BundleError, on a GPU ONNX Runtime's own errors, and DeviceError where that would
+    compute on the CPU in its place.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.use_deterministic_compute = device.kind != "cpu"
+    make = partial(onnxruntime.InferenceSession, path, options, providers(device))
+    if device.kind != "cpu":
+        return _on_gpu(make, device)
     try:
-        return onnxruntime.InferenceSession(path, sess_options=options, providers=providers(device))
+        return make()
     except Exception as error:  # ONNX Runtime raises its own unrelated types
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error}); export again") from error
+
+
+def _on_gpu(
+    make: Callable[..., onnxruntime.InferenceSession], device: Device
+) -> onnxruntime.InferenceSession:
+    count_as_nvml()
+    onnxruntime.set_default_logger_severity(3)  # errors
+    with redirect_stdout(sys.stderr):  # it prints what it does not find
+        onnxruntime.preload_dlls()
+    found = make(enable_fallback=0)
+    if CUDA_PROVIDER not in found.get_providers():
+        raise DeviceError(
+            f"{device}: ONNX Runtime {onnxruntime.__version__} finds no CUDA that it can use and "
+            "would compute on the CPU; pip install 'onnxruntime-gpu[cuda,cudnn]', or put the "
+            "folders of libcublasLt, libcudart and libcudnn on LD_LIBRARY_PATH"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from mcdiff_batch.bench.gpu import DAY, Part, main, performed, programme
+from mcdiff_batch.bench.gpu import CLI, DAY, Part, main, performed, programme
 
 
 @pytest.mark.slow
@@ -15,19 +15,24 @@ def test_the_programme_is_done_from_training_to_benches(tmp_path):
     assert first.exit_code == 0, first.output
     told = json.loads((tmp_path / "day" / "programme.json").read_text())
     assert {x["ended"] for x in told["parts"]} == {"done"}
-    for name in ("step", "throughput", "latency", "peers"):
+    for name in ("step", "throughput", "latency", "peers", "profile"):
         assert json.loads((tmp_path / "day" / f"{name}.json").read_text())["machine"]
     again = CliRunner().invoke(main, words)
     assert json.loads((tmp_path / "day" / "programme.json").read_text()) == told
     assert again.exit_code == 0
+    few = CliRunner().invoke(main, [*words, "--only", "step", "--only", "environment"])
+    assert few.output.count("done") == 2
+    wrong = CliRunner().invoke(main, [*words, "--only", "lunch"])
+    assert wrong.exit_code == 2
+    assert "phantoms train" in wrong.output
 
 
 def test_a_part_that_fails_or_lasts_leaves_the_others_alone(tmp_path):
     parts = (
-        Part(name="wrong", words=("status", tmp_path / "nothing"), share=1),
-        Part(name="long", words=("bench", "startup", "--repeats", "10000"), share=0.05),
-        Part(name="after long", words=("--version",), share=1, needs=("long",)),
-        Part(name="well", words=("--version",), share=1),
+        Part(name="wrong", words=(*CLI, "status", tmp_path / "nothing"), share=1),
+        Part(name="long", words=(*CLI, "bench", "startup", "--repeats", "10000"), share=0.05),
+        Part(name="after long", words=(*CLI, "--version"), share=1, needs=("long",)),
+        Part(name="well", words=(*CLI, "--version"), share=1),
     )
     found = {x.name: x for x in performed(parts, tmp_path, 1.0)}
     assert {name: x.ended for name, x in found.items()} == {

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from mcdiff_batch.engine import fake, ort, plans, worker
@@ -158,6 +159,15 @@ def test_onnx_runtime_with_bound_tensors_computes_the_same_bits(bundle):
     plain = ort.load(bundle, ort.CPU, BATCH)
     bound = BoundPlan(plain.conditioner, plain.denoiser, bundle.contract.conditions, BATCH, ort.CPU)
     assert same(walked(bound, bundle), walked(plain, bundle))
+
+
+@pytest.mark.skipif(
+    ort.CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="it has CUDA's code"
+)
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnx_runtime_may_not_compute_on_the_cpu_in_the_place_of_a_gpu(bundle):
+    with pytest.raises(DeviceError, match=r"^cuda:0: .*compute on the CPU; pip install"):
+        ort.load(bundle, GPU, BATCH, half=True)
 
 
 # --- which device, and whether to trust it

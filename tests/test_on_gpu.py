@@ -1,18 +1,25 @@
-"""On a real GPU: every plan that runs there deserves trust, and a run on it is the CPU's."""
+"""On a real GPU: every plan that runs there deserves trust, and a run on it is the CPU's.
 
+Its memory and its work are what the engine takes them for, and what it tells of itself is so.
+"""
+
+import json
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import zarr
 
 from mcdiff_batch.engine.contract import SHIPPED, load_bundle
+from mcdiff_batch.engine.cuda import CudaError, Queue, runtime
 from mcdiff_batch.engine.devices import plans_on
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.gpus import gpus
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.preflight import elsewhere
 from mcdiff_batch.engine.quality import psnr
+from mcdiff_batch.engine.telemetry import Telemetry, abouts, library, samples
 
 from .crafting import command
 from .running import committed
@@ -44,3 +51,85 @@ def test_a_run_on_a_gpu_is_the_cpus_and_comes_to_the_same_bytes_again(phantoms, 
     images = [enhanced(outputs[name])[:16] for name in ("cpu", "first")]
     for mine, theirs in zip(*images, strict=True):
         assert psnr(mine, theirs, np.ones(mine.shape, np.bool_)) > 45
+
+
+@pytest.fixture(scope="module")
+def queue():
+    return Queue(0, runtime())
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2", "u1", "i4"])
+def test_what_is_uploaded_comes_back_in_the_same_bits(queue, dtype):
+    bits = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)  # NaNs among them
+    array = bits.view(dtype).reshape(2, 4, -1)
+    buffer = queue.buffer(array.shape, dtype)
+    queue.upload(buffer, array)
+    queue.wait()
+    buffer.host[...] = 0  # what comes back was on the device
+    found = queue.download(buffer)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert found.tobytes() == array.tobytes()
+
+
+def test_an_array_may_change_once_it_is_uploaded(queue):
+    shape = (1 << 24,)
+    buffers = [queue.buffer(shape, np.float32) for _ in range(4)]
+    array = np.empty(shape, np.float32)
+    for value, buffer in enumerate(buffers):
+        array[:] = value
+        queue.upload(buffer, array)
+    array[:] = -1
+    assert [set(np.unique(queue.download(x)).tolist()) for x in buffers] == [{0}, {1}, {2}, {3}]
+
+
+def test_a_few_numbers_may_change_once_they_are_set(queue):
+    buffers = [queue.buffer((6,), np.float32) for _ in range(100)]
+    numbers = np.empty(6, np.float32)
+    for value, buffer in enumerate(buffers):
+        numbers[:] = value
+        queue.set(buffer, numbers)
+    assert [float(queue.download(x)[5]) for x in buffers] == list(range(100))
+
+
+def test_recorded_work_is_done_on_what_the_device_holds_then(queue):
+    source, target = (queue.buffer((1 << 20,), np.float32) for _ in range(2))
+    queue.upload(source, np.zeros(1 << 20))
+    again = queue.recorded(lambda: queue.move(source, target))
+    assert not queue.download(target).any()
+    for value in (1, 2):
+        queue.upload(source, np.full(1 << 20, value))
+        again()
+        assert (queue.download(target) == value).all()
+
+
+def test_a_cuda_error_names_the_call_that_failed():
+    with pytest.raises(CudaError, match=r"^cudaMallocHost: cudaError\w+, "):
+        Queue(0, runtime()).buffer((1 << 50,), np.uint8)  # a pebibyte
+
+
+def test_telemetry_tells_the_figures_of_a_real_gpu(tmp_path):
+    (tmp_path / "report").mkdir()
+    end = Event()
+    end.set()
+    Telemetry(tmp_path, 7.0, 0.0, library()).run(end)
+    (about,), (sample,) = abouts(tmp_path), samples(tmp_path)
+    assert "NVIDIA" in about["gpu_names"][0]
+    first, memory = sample["gpus"][0], gpus()[0].memory_mib
+    assert memory is not None
+    assert 0 < first["power_w"] < 2000
+    assert 0 < first["memory_mib"] < memory
+    assert 0 < first["temperature_c"] < 120
+    assert 0 <= first["utilisation_percent"] <= 100
+    assert first["clock_mhz"] > 0
+
+
+def test_the_doctor_names_the_gpu_and_trusts_its_plans(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert command(monkeypatch, "doctor", "--json") == Exit.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["faults"] == []
+    assert found["run_would_take"][0] == "cuda:0"
+    assert found["gpus"][0]["name"] in found["because"]
+    rows = {name: row for name, row in found["plans"].items() if name.endswith("cuda:0")}
+    assert rows
+    assert all(row["slots_equal"] and row["order_free"] for row in rows.values())

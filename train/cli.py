@@ -98,7 +98,8 @@ def train(
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpus)
     if device.type != "cpu":
-        torch.set_num_threads(1)  # the threads are those that prepare steps ahead
+        torch.set_num_threads(1)  # the cores are for the processes that prepare steps ahead
+        torch.backends.cudnn.benchmark = True
     say = click.echo if rank == 0 else lambda text: None
     say(f"reading {data}")
     read = cases.load(data, chosen.frame, chosen.depth_weights, chosen.optimal_share)

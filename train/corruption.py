@@ -9,7 +9,7 @@ never hides a place at every depth.  Single bones, by the label map, fade at the
 others, but stay at one beside it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def corrupted(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
         depths[i] = without_bones(depths[i], batch.label[i], int(batch.optimal[i]), rng)
     if chosen.any():
         depths[chosen] = corrupt(depths[chosen], draw)
-    return replace(batch, depths=depths)
+    return batch._replace(depths=depths)
 
 
 def without_bones(depths: Tensor, label: Tensor, optimal: int, rng: np.random.Generator) -> Tensor:

@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcdiff_batch.engine.archive import Archive, Case, open_archive
+from mcdiff_batch.engine.devices import cores
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 from mcdiff_batch.engine.frame import Frame, nearest_to_frame, to_frame
 from mcdiff_batch.engine.reader import fusion_weights, standardised
 
 Bytes = npt.NDArray[np.uint8]
 NEEDED = ("label", "artifact_free")
+PART = 100  # cases that a process reads at a time
+Told = Callable[[Case], npt.NDArray[np.float32]]  # fusion weights of a case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +48,37 @@ class Dataset:
         chosen = {name: getattr(self, name)[where] for name in columns}
         return Dataset(**chosen, sha256=self.sha256, origin=self.origin)
 
+    def optimal_alone(self) -> "Dataset":
+        """With no other depth."""
+        cases = np.arange(len(self))
+        return replace(
+            self,
+            depths=self.depths[cases, self.optimal][:, None],
+            weights=np.ones((len(self), 1), np.float32),
+            optimal=np.zeros_like(self.optimal),
+        )
+
 
 def load(
     path: Path,
     frame: Frame,
     weights: tuple[float, ...],
     optimal_share: float,
-    progress: Callable[[int], None] = lambda n: None,
 ) -> Dataset:
-    """Reads a whole training archive; weights as `fusion_weights` has them.
+    """Reads a whole training archive, by all cores; weights as `fusion_weights` has them.
 
     Raises ArchiveError where labels or flags are absent.
     """
     archive = open_archive(path)
     truth = _truth(path, archive)
-    told = lambda case: fusion_weights(weights, case.present, case.optimal, optimal_share)
-    rows = [_row(archive, i, truth, frame, told, progress) for i in range(archive.cases)]
-    kept = [row for row in rows if row is not None]
+    told = partial(_told, weights, optimal_share)
+    parts = [range(i, min(i + PART, archive.cases)) for i in range(0, archive.cases, PART)]
+    read = partial(_rows, path, frame, told)
+    if len(parts) == 1:
+        kept = read(parts[0])
+    else:
+        with get_context("spawn").Pool(min(cores(), len(parts))) as pool:
+            kept = [row for rows in pool.imap(read, parts) for row in rows]
     if not kept:
         raise ArchiveError(f"{path}: no case can be trained on; see `mcdiff-batch check`")
     columns = {name: np.stack([row[name] for row in kept]) for name in kept[0]}
@@ -97,21 +116,26 @@ def _truth(path: Path, archive: Archive) -> zarr.Group:
     return group
 
 
+def _told(weights: tuple[float, ...], optimal_share: float, case: Case) -> npt.NDArray[np.float32]:
+    return fusion_weights(weights, case.present, case.optimal, optimal_share)
+
+
+def _rows(path: Path, frame: Frame, told: Told, cases: range) -> list[dict[str, Any]]:
+    """Columns of those that can be read (`check` lists the others)."""
+    archive = open_archive(path)
+    truth = _truth(path, archive)
+    found = (_row(archive, i, truth, frame, told) for i in cases)
+    return [row for row in found if row is not None]
+
+
 def _row(
-    archive: Archive,
-    index: int,
-    truth: Any,
-    frame: Frame,
-    told: Callable[[Case], npt.NDArray[np.float32]],
-    progress: Callable[[int], None],
+    archive: Archive, index: int, truth: Any, frame: Frame, told: Told
 ) -> dict[str, Any] | None:
-    """One case's columns; None for a case that cannot be read (`check` lists those)."""
+    """One case's columns; None for a case that cannot be read."""
     try:
         case = archive.read(index)
     except CaseError:
         return None
-    finally:
-        progress(1)
     framed = to_frame(standardised(case), frame, black=-1.0)
     share = told(case)
     optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
@@ -126,8 +150,7 @@ def _row(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What a stage sees: depths [B, D, H, W] in [-1, 1], weights [B, D], optimal image, labels."""
 
     depths: Tensor

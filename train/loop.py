@@ -1,17 +1,15 @@
 """The one training loop: Adam, EMA, gradient clipping, warm-up and cosine decay, resume.
 
 Every step draws its data and noise from a generator keyed by (seed, stage, step, rank), so a
-resumed run sees what an uninterrupted one would have seen.  They may be prepared ahead, by threads;
-what a step still waits for them is counted.
+resumed run sees what an uninterrupted one would have seen.  They may be prepared ahead, by
+processes; what a step still waits for them is counted.
 """
 
 import hashlib
 import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -21,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.utils.data import DataLoader, Dataset
 
 from . import checkpoint
 from .presets import Stage
+from .step import Loss, Stepper
 
 Prepare = Callable[[np.random.Generator, bool], Any]  # (generator, half-size) -> what `loss` takes
-Loss = Callable[[Any], Tensor]  # -> scalar
 Score = Callable[[], dict[str, float]]  # held-out metrics of the model as it stands
 Show = Callable[[int], None]  # draws what the model does, named by its step
 
@@ -57,7 +56,7 @@ class Setting:
     source: Path | None = None  # weights to start from: a training folder or a bundle
     command: str = ""  # as it was given, for the card
     experiments: Path | None = None  # what `bench experiments` wrote, for the card
-    loaders: int = 0  # threads that prepare steps ahead; 0: each step prepares its own
+    loaders: int = 0  # processes that prepare steps ahead; 0: each step prepares its own
     seconds: float = math.inf  # of training, all stages; each ends at its part, by its steps
     rank: int = 0
     world: int = 1
@@ -76,13 +75,6 @@ class Progress:
 def generator(seed: int, stage: str, step: int, rank: int = 0) -> np.random.Generator:
     key = hashlib.blake2b(f"{seed}/{stage}/{step}/{rank}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key)))
-
-
-def mixed(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware has it; a CPU that has not emulates it ten times slower."""
-    known = torch.cpu.get_capabilities()
-    fast = device.type == "cuda" or known.get("avx512_bf16", False) or known.get("amx_bf16", False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(fast))
 
 
 def learning_rate(stage: Stage, step: int, share: float) -> float:
@@ -105,10 +97,12 @@ def train_stage(
     Returns the stage's record: steps, seconds, of these waited for data, history.
     """
     path = setting.folder / stage.name
-    optimizer = torch.optim.Adam(model.parameters(), lr=stage.learning_rate)
     average = {name: p.detach().clone() for name, p in model.state_dict().items()}
-    at = _resumed(path, model, optimizer, average)
-    losses: list[float] = []
+    stepper = Stepper(
+        model, job.loss, average, setting.device, clip=setting.clip, world=setting.world
+    )
+    at = _resumed(path, model, stepper.optimizer, average)
+    losses: list[Tensor] = []
     saved = time.monotonic()
     share = lambda: max(at.step / stage.steps, at.seconds / seconds)
     batches = _prepared(stage, job.prepare, setting, at.step, share)
@@ -117,8 +111,7 @@ def train_stage(
         batch = next(batches)
         at.waited += time.monotonic() - started
         rate = learning_rate(stage, at.step, share())
-        losses.append(_step(model, job.loss, batch, optimizer, rate, setting))
-        _follow(average, model, min(setting.ema, (1 + at.step) / (10 + at.step)))
+        losses.append(stepper(batch, rate, min(setting.ema, (1 + at.step) / (10 + at.step))))
         at.step += 1
         at.seconds += time.monotonic() - started
         ended = share() >= 1
@@ -126,7 +119,7 @@ def train_stage(
             _note(stage, model, average, job, at, losses, seconds, say)
             losses.clear()
         if time.monotonic() - saved > SAVE_SECONDS or ended:
-            _save(path, model, optimizer, average, at, setting)
+            _save(path, model, stepper.optimizer, average, at, setting)
             saved = time.monotonic()
     batches.close()
     model.load_state_dict(average)
@@ -139,62 +132,36 @@ def train_stage(
     }
 
 
+class _Steps(Dataset[Any]):
+    """What steps take, by (step, whether at half size)."""
+
+    def __init__(self, stage: Stage, prepare: Prepare, setting: Setting) -> None:
+        self.stage, self.prepare, self.setting = stage, prepare, setting
+
+    def __getitem__(self, at: tuple[int, bool]) -> Any:
+        step, half = at
+        rng = generator(self.setting.seed, self.stage.name, step, self.setting.rank)
+        return self.prepare(rng, half)
+
+
 def _prepared(
     stage: Stage, prepare: Prepare, setting: Setting, first: int, share: Callable[[], float]
 ) -> Generator[Any]:
-    """What each step takes, from `first` on; by threads, a few steps ahead, if there are any."""
+    """What each step takes, from `first` on; by processes, a few steps ahead, if there are any."""
 
-    def make(step: int, done: float) -> Any:
-        half = max(done, step / stage.steps) < stage.half_steps / stage.steps
-        return prepare(generator(setting.seed, stage.name, step, setting.rank), half)
+    def asked() -> Iterator[tuple[int, bool]]:
+        for step in count(first):
+            yield step, max(share(), step / stage.steps) < stage.half_steps / stage.steps
 
-    if not setting.loaders:
-        yield from (make(step, share()) for step in count(first))
-    with ThreadPoolExecutor(setting.loaders) as pool:
-        ahead = deque(pool.submit(make, first + i, share()) for i in range(2 * setting.loaders))
-        try:
-            for step in count(first + len(ahead)):
-                yield ahead.popleft().result()
-                ahead.append(pool.submit(make, step, share()))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _step(
-    model: nn.Module,
-    loss: Loss,
-    batch: Any,
-    optimizer: torch.optim.Adam,
-    rate: float,
-    setting: Setting,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    with mixed(setting.device):
-        value = loss(batch)
-    value.backward()
-    _average_gradients(model, setting.world)
-    nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
-    optimizer.step()
-    return value.item()
-
-
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, p in model.state_dict().items():
-        average[name].lerp_(p, 1 - decay)
-
-
-def _average_gradients(model: nn.Module, world: int) -> None:
-    """Data parallelism in one line: one flat all-reduce a step, ample for networks of this size."""
-    if world == 1:
-        return
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    for g, mean in zip(grads, (flat / world).split([g.numel() for g in grads]), strict=True):
-        g.copy_(mean.view_as(g))
+    loader = DataLoader(
+        _Steps(stage, prepare, setting),
+        sampler=asked(),
+        batch_size=None,
+        num_workers=setting.loaders,
+        pin_memory=setting.device.type == "cuda",
+        multiprocessing_context="fork" if setting.loaders else None,  # shares the cases
+    )
+    yield from loader
 
 
 def _note(
@@ -203,14 +170,14 @@ def _note(
     average: dict[str, Tensor],
     job: Job,
     at: Progress,
-    losses: list[float],
+    losses: list[Tensor],
     ends: float,
     say: Callable[[str], None],
 ) -> None:
     """Scores the averaged weights on held-out cases, a line of history; draws now and then."""
     current = {name: p.clone() for name, p in model.state_dict().items()}
     model.load_state_dict(average)
-    metrics = {"loss": float(np.mean(losses))} | job.score()
+    metrics = {"loss": torch.stack(losses).mean().item()} | job.score()
     if (len(at.history) + 1) % SHOWN == 0:
         job.show(at.step)
     model.load_state_dict(current)

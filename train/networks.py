@@ -22,10 +22,19 @@ class Networks:
         told = len(CLASSES) if preset.conditions == "segmentation" else None
         self.tuner = Tuners(self.foundation, residual=preset.residual, told=told)
         for model in self.all().values():
-            model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(device)
 
     def all(self) -> dict[str, nn.Module]:
         return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.foundation.parameters()).device
+
+    def to(self, device: torch.device) -> None:
+        for model in self.all().values():
+            model.to(device)
 
     def told(self, weights: Tensor, features: Features) -> tuple[list[Tensor], list[Tensor]]:
         """F and F* for every skip, from weights [B, D] and features of B * D images.

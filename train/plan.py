@@ -22,7 +22,7 @@ class TorchPlan:
 
     def __init__(self, nets: Networks, batch: int) -> None:
         self.batch = batch
-        self.device = next(nets.foundation.parameters()).device
+        self.device = nets.device
         self.conditioner = Conditioner(nets).to(self.device).eval()
         self.denoiser = Denoiser(nets).to(self.device).eval()
 

@@ -17,11 +17,12 @@ from .card import write_card
 from .corruption import corrupted
 from .data import Batch, Dataset, batch_of, draw, one_hot, other_depth
 from .fusion import fused_probabilities
-from .loop import Job, Setting, Show, generator, mixed, train_stage
+from .loop import Job, Setting, Show, generator, train_stage
 from .losses import denoising_loss, diffuse, extractor_loss
 from .networks import Networks
 from .presets import Preset, Stage
 from .samples import draw_samples
+from .step import mixed, moved
 from .tuner import Folded
 from .weights import source_sha256, start_from
 
@@ -36,9 +37,6 @@ class Noised(NamedTuple):
     t: Tensor
     alpha: Tensor
     eps: Tensor
-
-    def to(self, device: torch.device) -> "Noised":
-        return Noised(*(part.to(device) for part in self))
 
 
 class Noising:
@@ -103,7 +101,7 @@ def _foundation(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> Job:
     """Stage I: artifact-free optimal images, eq. 9."""
-    images = train.subset(train.artifact_free)
+    images = train.subset(train.artifact_free).optimal_alone()
     unseen = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     if not len(images):
         raise ArchiveError("no artifact-free case to train the foundation on; flag some")
@@ -113,7 +111,7 @@ def _foundation(
         return noising(draw(images, _share(stage, setting), rng, half=half).image, rng)
 
     def loss(noised: Noised) -> Tensor:
-        x, t, alpha, eps = noised.to(setting.device)
+        x, t, alpha, eps = noised
         return denoising_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
 
     def score() -> dict[str, float]:
@@ -139,7 +137,7 @@ def _extractor(
         return batch.depths[torch.arange(len(which)), which][:, None], batch.label
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        image, label = (part.to(setting.device) for part in batch)
+        image, label = batch
         return extractor_loss(nets.extractor(image), label)
 
     def score() -> dict[str, float]:
@@ -169,8 +167,8 @@ def _tuner(
 
     def loss(pair: tuple[Batch, Noised]) -> Tensor:
         batch, noised = pair
-        conditions = _repeated(nets, batch, setting, stage.draws)
-        x, t, alpha, eps = noised.to(setting.device)
+        conditions = _repeated(nets, batch, stage.draws)
+        x, t, alpha, eps = noised
         return denoising_loss(nets.eps(x, t, conditions), eps, alpha, nets.preset.tuner_x0_cap)
 
     def score() -> dict[str, float]:
@@ -193,9 +191,9 @@ def _shown(
     return show
 
 
-def _repeated(nets: Networks, batch: Batch, setting: Setting, times: int) -> Folded:
+def _repeated(nets: Networks, batch: Batch, times: int) -> Folded:
     """A batch's conditions, each case's repeated `times`; only the tuner has gradients."""
-    folded = nets.conditions(batch.depths.to(setting.device), batch.weights.to(setting.device))
+    folded = nets.conditions(batch.depths, batch.weights)
     return [(d.repeat_interleave(times, 0), s.repeat_interleave(times, 0)) for d, s in folded]
 
 
@@ -211,10 +209,10 @@ def _eps_error(
         image = batch.image.repeat_interleave(len(HELD_OUT_TIMES), 0)
         rng = generator(0, "held-out", i)
         noised = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
-        x, t, alpha, eps = noised.to(setting.device)
+        batch, (x, t, alpha, eps) = moved((batch, noised), setting.device)
         with mixed(setting.device):
             if conditioned:
-                eps_hat = nets.eps(x, t, _repeated(nets, batch, setting, len(HELD_OUT_TIMES)))
+                eps_hat = nets.eps(x, t, _repeated(nets, batch, len(HELD_OUT_TIMES)))
             else:
                 eps_hat = nets.foundation(x, t)
         errors.append(denoising_loss(eps_hat, eps, alpha, 0.0).item())

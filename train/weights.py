@@ -66,8 +66,11 @@ def start_from(nets: Networks, source: Path) -> None:
         return
     bundle = load_bundle(source)
     _check_kind(nets.preset, bundle.contract.training.get("preset", {}), source)
+    home = nets.device
+    nets.to(torch.device("cpu"))  # in float32 as the bundle: a GPU's may be TF32
     _take(nets, _from_graphs(nets, bundle), source)
     _check_parity(nets, bundle)
+    nets.to(home)
 
 
 def _check_kind(mine: Preset, theirs: dict[str, Any], source: Path) -> None:
@@ -141,9 +144,8 @@ def _norm_order(model: UNet) -> list[str]:
         for module in names
         if isinstance(module, nn.GroupNorm)
     ]
-    device = next(model.parameters()).device
     with torch.no_grad():
-        model(torch.zeros(1, 1, 64, 64, device=device), torch.ones(1, device=device))
+        model(torch.zeros(1, 1, 64, 64), torch.ones(1))
     for hook in hooks:
         hook.remove()
     return called
@@ -159,19 +161,17 @@ def _check_parity(nets: Networks, bundle: Bundle) -> None:
     weights = np.full((1, depths), 1 / depths, np.float32)
     plan = load(bundle, Device(kind="cpu", index=0), batch=1)
     conditioned = plan.condition(stack, weights, strip)
-    device = next(nets.foundation.parameters()).device
-    put = lambda array: torch.from_numpy(array).to(device)
-    mine = nets.conditions(put(stack), put(weights))
+    mine = nets.conditions(torch.from_numpy(stack), torch.from_numpy(weights))
     held: Any = conditioned.conditions
     named = [((f"down_{i}", down), (f"star_{i}", star)) for i, (down, star) in enumerate(mine)]
     pairs = [pair for both in named for pair in both]
     # x0-hat = (x - eps-hat) / 16 is beyond the reach of the clamp
     rung = Rung(t=500.0, signal=16.0, noise=1.0, a=0.0, b=1.0, c=0.0)
     _, x0 = plan.step(x, np.zeros_like(x), rung, conditioned)
-    eps = nets.eps(put(x), torch.full((1,), 500.0, device=device), mine)
+    eps = nets.eps(torch.from_numpy(x), torch.full((1,), 500.0), mine)
     theirs = [*(held[name] for name, _ in pairs), x - 16 * x0]
     for (name, a), b in zip([*pairs, ("eps", eps)], theirs, strict=True):
-        off = float(np.abs(a.cpu().numpy() - b).max() / max(1e-6, np.abs(b).max()))
+        off = float(np.abs(a.numpy() - b).max() / max(1e-6, np.abs(b).max()))
         if off > PARITY:
             raise BundleError(
                 f"{bundle.root}: its weights, read back, differ from it in {name} by {off:.1e}; "

@@ -1,0 +1,503 @@
+"""Where a training step of each stage and a denoiser step go, against the device's ceilings.
+
+`python -m mcdiff_batch.bench.profile --output profile.json`.  Each part fails alone, and what was
+found is written as it comes.  Kernels are told apart by their names: a 1x1 convolution that
+cuDNN does as a matrix product counts as one.
+"""
+
+import gc
+import json
+import statistics
+import subprocess
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import click
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profiling
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcdiff_batch.engine.contract import SHIPPED, load_bundle
+from mcdiff_batch.engine.machine import machine
+from mcdiff_batch.train import stages
+from mcdiff_batch.train.data import Dataset, load, split
+from mcdiff_batch.train.loop import Job, Setting, generator
+from mcdiff_batch.train.networks import Networks, halved
+from mcdiff_batch.train.plan import TorchPlan
+from mcdiff_batch.train.presets import PRESETS, Preset, Stage, preset_from
+from mcdiff_batch.train.step import WARM_UP, Stepper
+from mcdiff_batch.train.weights import start_from
+
+from .ceilings import Ceilings
+from .gpu import CLI
+
+CASES, SEED = 64, 4000  # phantoms, in no training and no evaluation
+BATCHES = {"cuda": (8, 32), "cpu": (2,)}  # of the denoiser
+PROFILED = 3  # steps, at most
+GAPS = 3
+HEAVIEST, NAME = 10, 100  # kernels that are named, characters of a name
+SIZES = {"cuda": (8192, torch.bfloat16, 1 << 29), "cpu": (1024, torch.float32, 1 << 26)}
+REST = "rest"
+# What a kernel's name, or on a CPU an operator's, has in it, in small letters; the first counts.
+FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("optimizer, foreach", ("multi_tensor_apply", "foreach", "optimizer", "lpnorm", "adam")),
+    (REST, ("spatialsoftmax", "log_softmax", "nll_loss", "logsoftmax", "nllloss")),
+    ("attention", ("flash", "fmha", "attention", "sdpa", "softmax")),
+    (
+        "group norm",
+        (
+            *("groupnorm", "group_norm", "rowwisemoments", "computefusedparams", "gammabeta"),
+            *("computeinternalgradients", "computebackwardfusedparams"),
+        ),
+    ),
+    (
+        "convolution backward",
+        ("dgrad", "wgrad", "bgrad", "convolution_backward", "convolutionbackward"),
+    ),
+    (
+        "copy, cast, transpose",
+        (
+            *("copy", "memcpy", "memset", "nchwtonhwc", "nhwctonchw", "transpose"),
+            *("converttensor", "::to", "::cat", "::clone", "contiguous"),
+        ),
+    ),
+    (
+        "convolution forward",
+        ("fprop", "convol", "conv2d", "implicit_gemm", "winograd", "fft", "cudnn"),
+    ),
+    (
+        "matrix product",
+        ("gemm", "gemv", "cublas", "nvjet", "cutlass", "splitk", "::mm", "::bmm", "addmm"),
+    ),
+    ("reduction", ("reduce", "aten::sum", "aten::mean", "vector_norm")),
+    (
+        "elementwise",
+        (
+            *("elementwise", "::add", "::mul", "::div", "::sub", "silu", "::lerp", "::fill"),
+            *("::clamp", "::zero", "::where", "::square", "::pow", "::sqrt", "::neg"),
+        ),
+    ),
+)
+NAMES = (*dict.fromkeys(name for name, _ in FAMILIES if name != REST), REST)
+Step = Callable[[], object]
+Json = dict[str, Any]
+Parts = Iterator[tuple[str, Callable[[], Json]]]  # a part's name, and what measures it
+
+
+class Kernels(NamedTuple):
+    """Of `steps` steps, by name: milliseconds, and how many ran."""
+
+    ms: dict[str, float]
+    many: Counter[str]
+    steps: int
+
+
+def family(name: str) -> str:
+    """Of a kernel, or of an operator."""
+    small = name.lower()
+    return next((x for x, parts in FAMILIES if any(p in small for p in parts)), REST)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ceilings(device: torch.device, seconds: float = 0.4) -> Ceilings:
+    """The best matrix product and copy, by PyTorch, on random data."""
+    side, dtype, size = SIZES[device.type]
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    out = torch.empty_like(a)
+    source = torch.randn(size // 4, device=device)
+    target = torch.empty_like(source)
+    return Ceilings(
+        flops_per_s=2 * side**3 / _best(lambda: torch.matmul(a, b, out=out), device, seconds),
+        bytes_per_s=2 * source.nbytes / _best(lambda: target.copy_(source), device, seconds),
+        where=f"{str(dtype).removeprefix('torch.')}, {device}",
+    )
+
+
+def _best(step: Step, device: torch.device, seconds: float) -> float:
+    """Seconds of the fastest of as many calls as fit, three or more."""
+    timed(step, device, 1)
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < 3 or time.perf_counter() < end:
+        taken += timed(step, device, 1)
+    return min(taken)
+
+
+def timed(step: Step, device: torch.device, steps: int) -> list[float]:
+    """Seconds of each step, to its end."""
+    taken = []
+    wait(device)
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        wait(device)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def paced(step: Step, device: torch.device, steps: int) -> list[float]:
+    """Seconds from one step to the next where the host runs one ahead, as in training."""
+    wait(device)
+    step()
+    at = [time.perf_counter()]
+    for _ in range(steps):
+        step()
+        at.append(time.perf_counter())
+    wait(device)
+    return [b - a for a, b in pairwise(at)]
+
+
+def profiled(step: Step, device: torch.device, steps: int) -> Kernels:
+    """Kernels on a GPU; on a CPU operators, each without those that it calls."""
+    on_gpu = device.type == "cuda"
+    wanted = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    wait(device)
+    with profiling(activities=[wanted]) as found:
+        for _ in range(steps):
+            step()
+        wait(device)
+    ms: dict[str, float] = defaultdict(float)
+    many: Counter[str] = Counter()
+    for event in found.events() or ():
+        if (event.device_type.name == "CUDA") == on_gpu and event.name != "Context Sync":
+            taken = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
+            ms[event.name] += taken / 1000
+            many[event.name] += 1
+    return Kernels(ms, many, steps)
+
+
+def flops(step: Step) -> Counter[str]:
+    """Of one step, by family; those of convolutions, products and attention."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    found: Counter[str] = Counter()
+    for operator, many in counter.get_flop_counts().get("Global", {}).items():
+        found[family(f"aten::{str(operator).removeprefix('aten.')}")] += many
+    return found
+
+
+def accounted(kernels: Kernels, work: Counter[str], top: Ceilings) -> Json:
+    """Milliseconds of a step by family, beside what its FLOPs take at the ceiling."""
+    ms: dict[str, float] = defaultdict(float)
+    many: Counter[str] = Counter()
+    for name, taken in kernels.ms.items():
+        ms[family(name)] += taken / kernels.steps
+        many[family(name)] += kernels.many[name]
+    rows = {
+        name: {
+            "ms": round(ms[name], 4),
+            "kernels": round(many[name] / kernels.steps, 1),
+            "gflop": round(work[name] / 1e9, 3),
+            "at_ceiling_ms": round(1000 * work[name] / top.flops_per_s, 4),
+        }
+        for name in NAMES
+    }
+    heaviest = [
+        {
+            "name": name[:NAME],
+            "family": family(name),
+            "ms": round(taken / kernels.steps, 4),
+            "count": round(kernels.many[name] / kernels.steps, 1),
+        }
+        for name, taken in sorted(kernels.ms.items(), key=lambda x: -x[1])[:HEAVIEST]
+    ]
+    total = sum(kernels.ms.values()) / kernels.steps
+    return {"kernels_ms": round(total, 4), "families": rows, "heaviest": heaviest}
+
+
+def judged(row: Json, top: Ceilings) -> Json:
+    """`row` with its FLOPs, their share of the ceiling, and the gaps of its step."""
+    step = row.get("recorded_ms", row["eager_ms"])
+    work = sum(x["gflop"] for x in row["families"].values())
+    above = {k: x["ms"] - x["at_ceiling_ms"] for k, x in row["families"].items()}
+    widest = sorted((x for x in above if above[x] > 0), key=lambda x: -above[x])[:GAPS]
+    gaps = [
+        {"family": x, "ms": round(above[x], 4), "step_ms_without": round(step - above[x], 4)}
+        for x in widest
+    ]
+    return row | {
+        "gflop": round(work, 3),
+        "tflops": round(work / step, 4),
+        "matrix_share": round(1e12 * work / step / top.flops_per_s, 4),
+        "gaps": gaps,
+    }
+
+
+def failed(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def recorded(measure: Callable[[], list[float]], device: torch.device) -> Json:
+    """What a step takes as a CUDA graph, or why there is none."""
+    if device.type != "cuda":
+        return {}
+    try:
+        return {"recorded_ms": milliseconds(measure())}
+    except Exception as error:  # whatever it is, the eager step is known
+        return {"recorded_error": failed(error)}
+
+
+def milliseconds(seconds: Sequence[float]) -> float:
+    return round(1000 * statistics.median(seconds), 4)
+
+
+class Training:
+    """The stages over one dataset, one after the other, as `train_all` goes through them."""
+
+    def __init__(self, preset: Preset, data: Dataset, setting: Setting) -> None:
+        self.preset, self.setting, self.device = preset, setting, setting.device
+        self.data = split(data)
+        torch.manual_seed(setting.seed)
+        self.nets = Networks(preset, setting.device)
+
+    def parts(self, top: Ceilings, steps: int) -> Parts:
+        makers = (stages._foundation, stages._extractor, stages._tuner)
+        for stage, make in zip(self.preset.stages, makers, strict=True):
+            yield stage.name, partial(self._stage, stage, make, top, steps)
+            self.nets.all()[stage.name].requires_grad_(False).eval()
+
+    def _stage(self, stage: Stage, make: Callable[..., Job], top: Ceilings, steps: int) -> Json:
+        job = make(self.nets, stage, *self.data, self.setting)
+        model, device = self.nets.all()[stage.name], self.device
+        preparing, batches = self._prepared(stage, job)
+        average = {name: p.detach().clone() for name, p in model.state_dict().items()}
+        stepper = Stepper(model, job.loss, average, device, clip=self.setting.clip, world=1)
+        records, stepper.records = stepper.records, False
+        turn = count()
+        step = lambda: stepper(batches[next(turn) % len(batches)], stage.learning_rate, 0.999)
+        timed(step, device, WARM_UP)
+        work = flops(step)
+        row = {"batch": stage.batch, "prepare_ms": preparing}
+        row |= {"eager_ms": milliseconds(paced(step, device, steps))}
+        row |= accounted(profiled(step, device, min(PROFILED, steps)), work, top)
+        stepper.records = records
+
+        def again() -> list[float]:
+            timed(step, device, WARM_UP + 1)
+            return paced(step, device, steps)
+
+        return judged(row | recorded(again, device), top)
+
+    def _prepared(self, stage: Stage, job: Job) -> tuple[float, list[Any]]:
+        """Milliseconds that one core takes for a batch, and batches, pinned for a GPU."""
+        threads, taken, made = torch.get_num_threads(), [], []
+        torch.set_num_threads(1)
+        for k in range(3):
+            start = time.perf_counter()
+            made.append(job.prepare(generator(SEED, stage.name, k), False))
+            taken.append(time.perf_counter() - start)
+        torch.set_num_threads(threads)
+        dataset: Any = made  # a list is one
+        pinned: DataLoader[Any] = DataLoader(
+            dataset, batch_size=None, pin_memory=self.device.type == "cuda"
+        )
+        return milliseconds(taken), list(pinned)
+
+
+class Denoising:
+    """The shipped bundle's denoiser step, in PyTorch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.contract = device, load_bundle(SHIPPED).contract
+        preset = preset_from(self.contract.training["preset"])
+        read = Networks(preset, torch.device("cpu"))  # a GPU's TF32 is beyond the parity check
+        start_from(read, SHIPPED)
+        self.nets = {"float32": read}
+        if device.type == "cuda":
+            self.nets["float16"] = halved(read)
+        for nets in self.nets.values():
+            for model in nets.all().values():
+                model.requires_grad_(False).eval().to(device)
+
+    def parts(self, top: Ceilings, steps: int) -> Parts:
+        for kind in self.nets:
+            for batch in BATCHES[self.device.type]:
+                yield f"denoiser {kind}", partial(self._one, kind, batch, top, steps)
+
+    def _one(self, kind: str, batch: int, top: Ceilings, steps: int) -> Json:
+        device, step = self.device, torch.no_grad()(self._step(self.nets[kind], batch))
+        torch.backends.cudnn.benchmark = True  # as the peers have it; the stages are without
+        try:
+            timed(step, device, WARM_UP)
+            work = flops(step)
+            row = {"batch": batch, "eager_ms": milliseconds(timed(step, device, steps))}
+            row |= accounted(profiled(step, device, min(PROFILED, steps)), work, top)
+            row |= recorded(lambda: timed(_graph(step), device, steps), device)
+        finally:
+            torch.backends.cudnn.benchmark = False
+        return judged(row, top)
+
+    def _step(self, nets: Networks, batch: int) -> Step:
+        """On random depths; t and coefficients as in the middle of a walk."""
+        frame, depths = self.contract.frame, len(self.contract.depth_weights)
+        rng = np.random.default_rng(SEED)
+        draw = lambda many: rng.uniform(-1, 1, (batch, many, frame.height, frame.width))
+        short = lambda array: np.asarray(array, np.float32)
+        plan = TorchPlan(nets, batch)
+        weights = np.full((batch, depths), 1 / depths)
+        strip = np.ones((batch, 1, frame.height, frame.width))
+        told = plan.condition(short(draw(depths)), short(weights), short(strip)).conditions
+        held: Any = told
+        put = lambda array: torch.as_tensor(short(array), device=self.device)
+        x, x0, t = put(draw(1)), put(draw(1)), put([500.0])
+        scalars = put([0.7, 0.7, 0.5, 0.5, 0.1, 1.0])
+        return lambda: plan.denoiser(x, x0, t, scalars, *held)
+
+
+def _graph(step: Step) -> Step:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    timed(graph.replay, torch.device("cuda"), WARM_UP)
+    return graph.replay
+
+
+def as_text(row: Json) -> list[str]:
+    """A part, 80 columns."""
+    if "error" in row:
+        return [f"{row['part']}: {row['error']}"[:80]]
+    times = [f"eager {row['eager_ms']:.4g} ms"]
+    times += [f"recorded {row['recorded_ms']:.4g} ms"] if "recorded_ms" in row else []
+    times += [f"kernels {row['kernels_ms']:.4g} ms"]
+    lines = [f"{row['part']}, batch {row['batch']}: {', '.join(times)}"]
+    if "prepare_ms" in row:
+        lines.append(f"  a batch is prepared in {row['prepare_ms']:.4g} ms of one core")
+    lines += [f"  not recorded: {row['recorded_error']}"[:80]] if "recorded_error" in row else []
+    lines.append(
+        f"  {row['gflop']:.4g} GFLOP, {row['tflops']:.3g} TFLOP/s, "
+        f"{row['matrix_share']:.1%} of the matrix product"
+    )
+    lines.append(f"  {'family':<24}{'ms':>10}{'share':>8}{'kernels':>9}{'at ceiling, ms':>16}")
+    for kind, x in row["families"].items():
+        share = x["ms"] / row["kernels_ms"] if row["kernels_ms"] else 0.0
+        lines.append(
+            f"  {kind:<24}{x['ms']:>10.3f}{share:>8.1%}{x['kernels']:>9.0f}"
+            f"{x['at_ceiling_ms']:>16.3f}"
+        )
+    return lines + [
+        f"  gap: {x['family']} {x['ms']:.3f} ms; a step without it {x['step_ms_without']:.3f} ms"
+        for x in row["gaps"]
+    ]
+
+
+def _about(device: torch.device, preset: str, steps: int) -> Json:
+    on_gpu = device.type == "cuda"
+    return {
+        "what": "where a training step and a denoiser step go",
+        "machine": machine(("torch",)),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32 if on_gpu else None,
+        "preset": preset,
+        "steps": steps,
+    }
+
+
+def _write(path: Path, found: Json) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(path)
+
+
+class Source(Protocol):
+    def parts(self, top: Ceilings, steps: int) -> Parts: ...
+
+
+def _parts(
+    preset: Preset, data: Path | None, device: torch.device, top: Ceilings, steps: int
+) -> Parts:
+    """Made when they are come to: what one holds is free before the next."""
+    yield from _of("training", lambda: _training(preset, data, device), top, steps)
+    yield from _of("denoiser", lambda: Denoising(device), top, steps)
+
+
+def _of(name: str, make: Callable[[], Source], top: Ceilings, steps: int) -> Parts:
+    """The parts of what `make` makes, or one that raises what it raised."""
+    try:
+        made = make()
+    except Exception as error:  # no package, no memory
+        yield name, partial(_raise, error)
+        return
+    yield from made.parts(top, steps)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+def _phantoms(path: Path) -> None:
+    """By the command: processes started from here would each import torch."""
+    words = ("phantom", "--output", str(path), "--cases", str(CASES), "--seed", str(SEED))
+    ended = subprocess.run((*CLI, *words), capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(ended.stderr.strip().splitlines()[-1])
+
+
+def _training(preset: Preset, data: Path | None, device: torch.device) -> Training:
+    with TemporaryDirectory() as name:
+        path = data or Path(name) / "phantoms.zarr"
+        if data is None:
+            _phantoms(path)
+        cases = load(path, preset.frame, preset.depth_weights, preset.optimal_share)
+    folder = Path(name)  # a job writes there what nobody asks it for here
+    setting = Setting(seed=SEED, device=device, ema=preset.ema, clip=preset.clip, folder=folder)
+    return Training(preset, cases, setting)
+
+
+@click.command()
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option(
+    "--preset", type=click.Choice(sorted(PRESETS)), default="small-gpu", show_default=True
+)
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help=f"A training archive; without it {CASES} phantoms are made.",
+)
+@click.option("--seconds", type=float, default=55, show_default=True, help="no part begins later")
+def main(output: Path, preset: str, steps: int, data: Path | None, seconds: float) -> None:
+    """Where a training step and a denoiser step go, on the GPU if there is one."""
+    end = time.monotonic() + seconds
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = _about(device, preset, steps)
+    top = ceilings(device)
+    found |= {
+        "tflops": round(top.flops_per_s / 1e12, 4),
+        "gb_per_s": round(top.bytes_per_s / 1e9, 2),
+        "ceilings": str(top),
+        "parts": [],
+    }
+    click.echo(f"{preset} on {found['device']}, torch {found['torch']}\nceilings {top}")
+    for name, work in _parts(PRESETS[preset], data, device, top, steps):
+        row: Json = {"part": name}
+        began = time.monotonic()
+        try:
+            row |= work() if began < end else {"error": "no time was left"}
+        except Exception as error:  # a fault of one part, no memory: the others are worth having
+            row |= {"error": failed(error)}
+        row["seconds"] = round(time.monotonic() - began, 2)
+        found["parts"].append(row)
+        _write(output, found)
+        click.echo("\n".join(as_text(row)))
+        gc.collect()
+        torch.cuda.empty_cache()
+    click.echo(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
