@@ -33,6 +33,13 @@ class Ceilings:
             f"{self.bytes_per_s / 1e9:.1f} GB/s (copy), {self.where}"
         )
 
+    def as_dict(self, after: str) -> dict[str, Any]:
+        return {
+            "after": after,
+            "gemm_gflops": round(self.flops_per_s / 1e9, 1),
+            "copy_gb_per_s": round(self.bytes_per_s / 1e9, 2),
+        }
+
     def highest(self, other: "Ceilings") -> "Ceilings":
         return Ceilings(
             flops_per_s=max(self.flops_per_s, other.flops_per_s),

@@ -157,7 +157,9 @@ def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path
         document["measures"] |= known
         document["unknown"] |= unknown
         tables += ["", *part.module.as_text(found)]
+        document["surroundings"]["ceilings"] += _meanwhile(subject, part.name)
     document["surroundings"]["after"] = surroundings()
+    tables += physics.steadiness(document["surroundings"]["ceilings"])
     document["seconds"] = round(time.monotonic() - start, 1)
     notes = asked.before.differences(facts(document)) if asked.before else []
     verdicts = asked.verdicts(document)
@@ -170,6 +172,12 @@ def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path
     failing = [x.text for x in verdicts if not x.met]
     if failing:
         raise VerificationError(f"not fit to be deployed: {'; '.join(failing)}")
+
+
+def _meanwhile(subject: Subject, part: str) -> list[Json]:
+    """The ceilings again, behind a part: what others took of the machine shows in them."""
+    top = ceilings(subject.device, 0.3)
+    return [top.as_dict(part)] if top else []
 
 
 def _installed(package: str) -> bool:
@@ -190,7 +198,7 @@ def _head(subject: Subject) -> Json:
         "what": "bench",
         "schema": 1,
         "machine": machine(tuple(name for name in ALSO if _installed(name))),
-        "surroundings": {"before": before},
+        "surroundings": {"before": before, "ceilings": [top.as_dict("start")] if top else []},
         "bundle": {"name": subject.bundle.contract.name, "sha256": subject.bundle.sha256},
         "where": place,
         "cases": subject.archive.cases,

@@ -1,6 +1,6 @@
 """What a case costs and what this machine could do at most: said before anything is measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +13,7 @@ from .ceilings import Ceilings
 from .graph_cost import Cost, graph_cost
 
 Json = dict[str, Any]
+STEADY = 0.1  # by how much a quiet machine's own ceilings may move
 QUIET = "NOT QUIET: others load this machine ({load:g}); what follows is worse than it can do"
 
 
@@ -49,6 +50,24 @@ def physics(bundle: Bundle, top: Ceilings | None, found: Mapping[str, Cost] | No
         told["case_s_at_best"] = round(at_best, 4)
         told["cases_per_hour_at_best"] = round(3600 / at_best, 1)
     return told
+
+
+def quiet(measured: Sequence[Json]) -> bool | None:
+    """Whether the ceilings stayed as they were; None where they were not measured twice."""
+    found = [x["gemm_gflops"] for x in measured]
+    return min(found) >= (1 - STEADY) * max(found) if len(found) > 1 else None
+
+
+def steadiness(measured: Sequence[Json]) -> list[str]:
+    """The ceilings from the start to the end, and whether the figures between them are worth
+    comparing."""
+    if len(measured) < 2:
+        return []
+    found = [x["gemm_gflops"] for x in measured]
+    line = f"matrix product meanwhile: {min(found):.0f} to {max(found):.0f} GFLOP/s"
+    if quiet(measured):
+        return ["", f"{line}: a quiet machine"]
+    return ["", f"NOT QUIET: {line}; others load this machine: measure again"]
 
 
 def as_text(

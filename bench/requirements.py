@@ -11,6 +11,7 @@ from typing import Any
 from mcdiff_batch.engine.errors import UsageError
 
 from .percentiles import PERCENTS
+from .physics import quiet
 
 LOWER, HIGHER = "<=", ">="  # what is good
 MEASURES = {
@@ -109,10 +110,12 @@ class Baseline:
 def facts(document: Mapping[str, Any]) -> dict[str, str]:
     """Of a bench's document.  Raises KeyError, TypeError."""
     bundle, machine = document["bundle"], document["machine"]
+    steady = quiet(document.get("surroundings", {}).get("ceilings", []))
     return {
         "cpu": str(machine["cpu"]),
         "where": str(document["where"]),
         "bundle": f"{bundle['name']} {bundle['sha256'][:12]}",
+        "surroundings": {True: "quiet", False: "not quiet", None: "not known"}[steady],
     }
 
 

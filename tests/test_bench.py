@@ -10,6 +10,7 @@ from mcdiff_batch.bench.ceilings import ceilings
 from mcdiff_batch.bench.deployment import GIVES, gate
 from mcdiff_batch.bench.graph_cost import graph_cost
 from mcdiff_batch.bench.host import needed
+from mcdiff_batch.bench.physics import quiet, steadiness
 from mcdiff_batch.bench.requirements import MEASURES
 from mcdiff_batch.bench.soak import Window, slope, told
 from mcdiff_batch.bench.throughput import steady, unit_size
@@ -61,6 +62,26 @@ def test_the_quick_bench_says_physics_then_a_table_then_one_json_document(bench,
     given = {x for part in document["parts"] for x in GIVES[part]}
     assert document["measures"].keys() | document["unknown"].keys() == given
     assert "130 are needed" in document["unknown"]["p95_latency_ms"]
+
+
+def test_a_machine_whose_own_ceilings_move_is_not_called_quiet(bench):
+    _, lines, document, _ = bench("step")
+    measured = document["surroundings"]["ceilings"]
+    assert [x["after"] for x in measured] == ["start", "step"]
+    assert steadiness(measured)[-1] in lines
+    moved = [{"gemm_gflops": 200.0}, {"gemm_gflops": 181.0}]
+    assert steadiness(moved)[-1] == "matrix product meanwhile: 181 to 200 GFLOP/s: a quiet machine"
+    assert steadiness([*moved, {"gemm_gflops": 170.0}])[-1].startswith("NOT QUIET: ")
+    assert quiet(moved[:1]) is None
+
+
+def test_a_baseline_of_another_quietness_is_noted(bench, tmp_path):
+    bench("step", "--output", tmp_path / "before.json")
+    before = json.loads((tmp_path / "before.json").read_text())
+    del before["surroundings"]["ceilings"]
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    _, lines, _, _ = bench("step", "--against", tmp_path / "before.json", "--tolerance", "99%")
+    assert any(x.startswith("note: surroundings of the baseline is not known, now ") for x in lines)
 
 
 def test_every_measure_of_the_gate_is_given_by_a_part():
