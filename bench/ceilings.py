@@ -40,10 +40,10 @@ class Ceilings:
             "copy_gb_per_s": round(self.bytes_per_s / 1e9, 2),
         }
 
-    def highest(self, other: "Ceilings") -> "Ceilings":
+    def lowest(self, other: "Ceilings") -> "Ceilings":
         return Ceilings(
-            flops_per_s=max(self.flops_per_s, other.flops_per_s),
-            bytes_per_s=max(self.bytes_per_s, other.bytes_per_s),
+            flops_per_s=min(self.flops_per_s, other.flops_per_s),
+            bytes_per_s=min(self.bytes_per_s, other.bytes_per_s),
             where=self.where,
         )
 

@@ -29,25 +29,29 @@ def samples(options: Options, names: Sequence[str], fewest: int) -> dict[str, in
     return {name: options["samples"] or chosen[name] for name in names if name in chosen}
 
 
-def batch_sizes(options: Options) -> tuple[int, ...]:
-    """Those to be measured; the first is what the gate is told of.  Raises UsageError."""
+def batch_sizes(options: Options, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """By part: those to be measured; the first is what the gate is told of.  Raises UsageError.
+
+    Unless asked otherwise, what a run takes; for latency, one case.
+    """
     text = options["batches"]
     if text is None:
-        return (usual_batch(options["devices"] or "auto"),)
+        usual = usual_batch(options["devices"] or "auto")
+        return {name: (1 if name == "latency" else usual,) for name in names}
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
         raise UsageError(f"--batches {text}: expected sizes such as 1,2,4")
-    return tuple(int(word) for word in words)
+    return dict.fromkeys(names, tuple(int(word) for word in words))
 
 
-def phantoms(counts: Mapping[str, int], sizes: Sequence[int]) -> int:
+def phantoms(counts: Mapping[str, int], sizes: Mapping[str, Sequence[int]]) -> int:
     """How many give every sample cases of its own."""
     needs = {name: count for name, count in counts.items() if name not in CASELESS}
     if "latency" in needs:
-        needs["latency"] = (needs["latency"] + latency.WARM_UP) * max(sizes)
+        needs["latency"] = (needs["latency"] + latency.WARM_UP) * max(sizes["latency"])
     if "peers" in counts:
         needs["peers"] = max(PEERS_ELSEWHERE)
-    return max([*needs.values(), *sizes])
+    return max([*needs.values(), *(x for few in sizes.values() for x in few)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +66,14 @@ def parts(
     names: Sequence[str],
     options: Options,
     counts: Mapping[str, int],
-    sizes: Sequence[int],
+    sizes: Mapping[str, Sequence[int]],
     subject: Subject,
 ) -> list[Part]:
     """In the order in which they are measured."""
     return [
-        KNOWN[name](Asked(options=options, count=counts.get(name, 0), sizes=sizes, subject=subject))
+        KNOWN[name](
+            Asked(options=options, count=counts.get(name, 0), sizes=sizes[name], subject=subject)
+        )
         for name in names
     ]
 

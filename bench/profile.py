@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 import click
 import numpy as np
@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mcdiff_batch.engine.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.machine import machine
+from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.train import stages
 from mcdiff_batch.train.data import Dataset, load, split
 from mcdiff_batch.train.loop import Job, Setting, generator
@@ -37,7 +38,7 @@ from mcdiff_batch.train.presets import PRESETS, Preset, Stage, preset_from
 from mcdiff_batch.train.step import WARM_UP, Stepper
 from mcdiff_batch.train.weights import start_from
 
-from .ceilings import Ceilings
+from .ceilings import Ceilings, ceilings
 from .gpu import CLI
 
 CASES, SEED = 64, 4000  # phantoms, in no training and no evaluation
@@ -45,7 +46,6 @@ BATCHES = {"cuda": (8, 32), "cpu": (2,)}  # of the denoiser
 PROFILED = 3  # steps, at most
 GAPS = 3
 HEAVIEST, NAME = 10, 100  # kernels that are named, characters of a name
-SIZES = {"cuda": (8192, torch.bfloat16, 1 << 29), "cpu": (1024, torch.float32, 1 << 26)}
 REST = "rest"
 # What a kernel's name, or on a CPU an operator's, has in it, in small letters; the first counts.
 FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -110,30 +110,6 @@ def family(name: str) -> str:
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def ceilings(device: torch.device, seconds: float = 0.4) -> Ceilings:
-    """The best matrix product and copy, by PyTorch, on random data."""
-    side, dtype, size = SIZES[device.type]
-    a, b = torch.randn(2, side, side, device=device).to(dtype)
-    out = torch.empty_like(a)
-    source = torch.randn(size // 4, device=device)
-    target = torch.empty_like(source)
-    return Ceilings(
-        flops_per_s=2 * side**3 / _best(lambda: torch.matmul(a, b, out=out), device, seconds),
-        bytes_per_s=2 * source.nbytes / _best(lambda: target.copy_(source), device, seconds),
-        where=f"{str(dtype).removeprefix('torch.')}, {device}",
-    )
-
-
-def _best(step: Step, device: torch.device, seconds: float) -> float:
-    """Seconds of the fastest of as many calls as fit, three or more."""
-    timed(step, device, 1)
-    taken: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(taken) < 3 or time.perf_counter() < end:
-        taken += timed(step, device, 1)
-    return min(taken)
 
 
 def timed(step: Step, device: torch.device, steps: int) -> list[float]:
@@ -413,26 +389,21 @@ def _write(path: Path, found: Json) -> None:
     part.replace(path)
 
 
-class Source(Protocol):
-    def parts(self, top: Ceilings, steps: int) -> Parts: ...
-
-
 def _parts(
     preset: Preset, data: Path | None, device: torch.device, top: Ceilings, steps: int
 ) -> Parts:
     """Made when they are come to: what one holds is free before the next."""
-    yield from _of("training", lambda: _training(preset, data, device), top, steps)
-    yield from _of("denoiser", lambda: Denoising(device), top, steps)
-
-
-def _of(name: str, make: Callable[[], Source], top: Ceilings, steps: int) -> Parts:
-    """The parts of what `make` makes, or one that raises what it raised."""
-    try:
-        made = make()
-    except Exception as error:  # no package, no memory
-        yield name, partial(_raise, error)
-        return
-    yield from made.parts(top, steps)
+    makes: dict[str, Callable[[], Training | Denoising]] = {
+        "training": lambda: _training(preset, data, device),
+        "denoiser": lambda: Denoising(device),
+    }
+    for name, make in makes.items():
+        try:
+            made = make()
+        except Exception as error:  # no package, no memory, no archive
+            yield name, partial(_raise, error)
+            continue
+        yield from made.parts(top, steps)
 
 
 def _raise(error: Exception) -> NoReturn:
@@ -475,7 +446,8 @@ def main(output: Path, preset: str, steps: int, data: Path | None, seconds: floa
     end = time.monotonic() + seconds
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = _about(device, preset, steps)
-    top = ceilings(device)
+    top = ceilings(Device(kind=device.type, index=0))
+    assert top is not None  # PyTorch is here
     found |= {
         "tflops": round(top.flops_per_s / 1e12, 4),
         "gb_per_s": round(top.bytes_per_s / 1e9, 2),

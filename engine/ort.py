@@ -1,6 +1,8 @@
 """The bundle's graphs on ONNX Runtime; on the CPU this is what makes everything run with no GPU.
 
-Its CUDA provider serves a GPU that has no TensorRT.
+Its CUDA provider serves a GPU that has no TensorRT.  OpenVINO 2026.4 was tried on a CPU (AMD EPYC,
+avx512_bf16): in bfloat16 a step took 0.72 of ours, but eps-hat was 56 dB from float32 where 65 is
+asked of a plan; in float32 it took 1.15 of ours.
 """
 
 import sys

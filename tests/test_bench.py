@@ -6,13 +6,14 @@ import sys
 import onnx.parser
 import pytest
 
-from mcdiff_batch.bench.ceilings import ceilings
+from mcdiff_batch.bench.ceilings import Ceilings, ceilings
 from mcdiff_batch.bench.deployment import GIVES, gate
 from mcdiff_batch.bench.graph_cost import graph_cost
 from mcdiff_batch.bench.host import needed
 from mcdiff_batch.bench.physics import quiet, steadiness
 from mcdiff_batch.bench.requirements import MEASURES
 from mcdiff_batch.bench.soak import Window, slope, told
+from mcdiff_batch.bench.step import Block, quiet_blocks
 from mcdiff_batch.bench.throughput import steady, unit_size
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.plan import Device
@@ -73,6 +74,16 @@ def test_a_machine_whose_own_ceilings_move_is_not_called_quiet(bench):
     assert steadiness(moved)[-1] == "matrix product meanwhile: 181 to 200 GFLOP/s: a quiet machine"
     assert steadiness([*moved, {"gemm_gflops": 170.0}])[-1].startswith("NOT QUIET: ")
     assert quiet(moved[:1]) is None
+
+
+def test_steps_beside_a_lower_ceiling_do_not_count():
+    block = lambda gflops: Block(
+        seconds=[1.0], top=Ceilings(flops_per_s=1e9 * gflops, bytes_per_s=1.0, where="here")
+    )
+    blocks = [block(200), block(181), block(179), block(100)]
+    assert quiet_blocks(blocks) == blocks[:2]
+    unknown = [Block(seconds=[1.0], top=None)] * 2
+    assert quiet_blocks(unknown) == unknown
 
 
 def test_a_baseline_of_another_quietness_is_noted(bench, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mcdiff_batch.bench import profile
 from mcdiff_batch.bench.ceilings import Ceilings
 from mcdiff_batch.bench.profile import FAMILIES, Kernels, accounted, family, judged, main
+
+from .running import archive
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,19 +60,15 @@ def test_the_last_line_is_the_file(told):
     assert max(map(len, lines[:-1])) <= 80
 
 
-def test_a_part_that_fails_leaves_the_others_alone(phantoms, tmp_path, monkeypatch):
-    def full(*_):
-        raise RuntimeError("CUDA out of memory. Tried to allocate\nmore")
-
-    monkeypatch.setattr(profile, "Denoising", full)
-    monkeypatch.setattr(profile.stages, "_extractor", full)
-    words = ["--preset", "toy", "--steps", "1", "--data", str(phantoms), "--seconds", "600"]
+def test_what_cannot_be_read_leaves_the_denoiser_alone(tmp_path):
+    unlabelled = archive(tmp_path / "a.zarr", cases=2)
+    words = ["--preset", "toy", "--steps", "1", "--data", str(unlabelled), "--seconds", "600"]
     ended = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "out.json")])
     assert ended.exit_code == 0, ended.output
-    parts = {x["part"]: x for x in json.loads(ended.stdout.splitlines()[-1])["parts"]}
-    failed = {name for name, x in parts.items() if "error" in x}
-    assert failed == {"extractor", "denoiser"}
-    assert parts["extractor"]["error"] == "CUDA out of memory. Tried to allocate"
+    parts = json.loads(ended.stdout.splitlines()[-1])["parts"]
+    assert [x["part"] for x in parts] == ["training", "denoiser float32"]
+    assert "has no label" in parts[0]["error"]
+    assert parts[1]["eager_ms"] > 0
 
 
 def test_gaps_are_the_times_above_the_ceiling_widest_first():

@@ -183,7 +183,7 @@ def _note(
     model.load_state_dict(current)
     at.history.append({"step": at.step} | {k: round(v, 5) for k, v in metrics.items()})
     text = " ".join(f"{k} {v:.4f}" for k, v in metrics.items())
-    left = min(at.seconds / at.step * (stage.steps - at.step), ends - at.seconds)
+    left = max(0.0, min(at.seconds / at.step * (stage.steps - at.step), ends - at.seconds))
     say(f"{stage.name} {at.step}/{stage.steps} {text} ({left / 60:.0f} min left at this rate)")
 
 

@@ -111,12 +111,10 @@ PRESETS = {
             corruption=0.5,
         ),
         SMALL,  # 40 minutes of two CPU cores, on from a bundle of the same networks
-        replace(  # the same networks with the budget of a GPU, and what experiments settled
+        replace(  # the same networks with the budget of a GPU
             SMALL,
             name="small-gpu",
             stages=_stages((36000, 6000), (8000, 1200), (32000, 3200), batch=64),
-            tuner_x0_cap=5.0,
-            optimal_share=0.5,
         ),
         replace(SMALL, name="tall", frame=Frame(height=512, width=128), widths=Widths(base=32)),
         Preset(
