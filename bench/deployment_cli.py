@@ -135,7 +135,8 @@ def _run(options: dict[str, Any], names: Sequence[str]) -> None:
     asked = gate(options, names)
     if options["quick"] and "psnr_db" not in asked.wanted:
         names = [name for name in names if name != "fidelity"]
-    counts, sizes = samples(options, names, asked.samples), batch_sizes(options, names)
+    sizes = batch_sizes(options, names)
+    counts = samples(options, names, asked.samples, sizes)
     with subject(options, phantoms(counts, sizes)) as found:
         chosen = parts(names, options, counts, sizes, found)
         carry_out(found, chosen, asked, options["output"])

@@ -60,7 +60,9 @@ DAY = Size(
     measured=SHIPPED,  # of the same networks as what is trained
     quick=False,
 )
-REHEARSAL = Size(preset="toy", source=None, train=24, held_out=4, test=8, measured=None, quick=True)
+REHEARSAL = Size(
+    preset="toy", source=None, train=24, held_out=4, test=16, measured=None, quick=True
+)
 
 
 def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part, ...]:

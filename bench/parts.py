@@ -12,6 +12,7 @@ from .subject import Subject, usual_batch
 
 QUICK = {"latency": 3, "throughput": 8, "io": 16, "step": 16, "peers": 4, "soak": 8}  # samples
 FULL = {"latency": 130, "throughput": 32, "io": 64, "step": 64, "peers": 16, "soak": 32}
+BATCHES = 4  # of throughput, at least
 SWEEP = {"cpu": (1, 2, 4)}  # batch sizes of throughput
 SWEEP_ELSEWHERE = (4, 8, 16, 32)
 PEERS = {"cpu": (1, 2, 4)}  # batch sizes of peers
@@ -20,12 +21,16 @@ CASELESS = ("step", "peers")  # samples of these are steps
 Options = Mapping[str, Any]
 
 
-def samples(options: Options, names: Sequence[str], fewest: int) -> dict[str, int]:
-    """As asked for; else by the part, for latency `fewest` or more."""
+def samples(
+    options: Options, names: Sequence[str], fewest: int, sizes: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """As asked for; else by the part, for latency `fewest` or more, for a rate some batches."""
     chosen = dict(QUICK if options["quick"] else FULL)
     chosen["latency"] = max(chosen["latency"], fewest)
     if options.get("official"):
         chosen["throughput"] = throughput.OFFICIAL_CASES
+    if "throughput" in names:
+        chosen["throughput"] = max(chosen["throughput"], BATCHES * max(sizes["throughput"]))
     return {name: options["samples"] or chosen[name] for name in names if name in chosen}
 
 
