@@ -9,7 +9,9 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 import zarr
+from torch import nn
 
 from mcdiff_batch.engine.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.cuda import CudaError, Queue, runtime
@@ -20,6 +22,7 @@ from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.preflight import elsewhere
 from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.telemetry import Telemetry, abouts, library, samples
+from mcdiff_batch.train.step import Stepper
 
 from .crafting import command
 from .running import committed
@@ -51,6 +54,25 @@ def test_a_run_on_a_gpu_is_the_cpus_and_comes_to_the_same_bytes_again(phantoms, 
     images = [enhanced(outputs[name])[:16] for name in ("cpu", "first")]
     for mine, theirs in zip(*images, strict=True):
         assert psnr(mine, theirs, np.ones(mine.shape, np.bool_)) > 45
+
+
+def test_a_step_recorded_as_a_graph_is_the_step():
+    found = {}
+    for records in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(1, 8), nn.Conv2d(8, 1, 1))
+        model.to("cuda")
+        average = {name: x.detach().clone() for name, x in model.state_dict().items()}
+        loss = lambda batch, model=model: (model(batch[0]) - batch[1]).square().mean()
+        step = Stepper(model, loss, average, torch.device("cuda"), clip=1.0, world=1)
+        assert step.records
+        step.records = records
+        sizes = [(2, 1, 16, 16), (2, 1, 8, 8)] * 6
+        batches = [tuple(torch.randn(2, *size).unbind()) for size in sizes]
+        losses = torch.stack([step(batch, 1e-2, 0.9) for batch in batches])
+        assert len(step.recorded) == (2 if records else 0)
+        found[records] = torch.cat([losses, *(x.flatten() for x in average.values())]).cpu()
+    assert torch.allclose(found[False], found[True], rtol=1e-2, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from mcdiff_batch.train import checkpoint
 from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.cli import train
 from mcdiff_batch.train.corruption import corrupt, corrupted, without_bones
-from mcdiff_batch.train.data import batch_of, load, one_hot, split
+from mcdiff_batch.train.data import PART, batch_of, load, one_hot, split
 from mcdiff_batch.train.fusion import fuse
 from mcdiff_batch.train.loop import Setting
 from mcdiff_batch.train.losses import denoising_loss, diffuse
@@ -33,6 +33,8 @@ from mcdiff_batch.train.presets import PRESETS, altered, preset_from
 from mcdiff_batch.train.stages import train_all
 from mcdiff_batch.train.unet import Widths
 from mcdiff_batch.train.weights import read_weights, start_from
+
+from .running import archive
 
 CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 
@@ -128,7 +130,18 @@ def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_b
         assert np.abs(theirs.astype(np.float32) - mine).max() < 1e-4
 
 
-def test_threads_that_prepare_ahead_change_no_weight_and_what_is_waited_for_is_told(
+def test_an_archive_read_by_several_processes_keeps_its_order(tmp_path):
+    path, cases = archive(tmp_path / "a.zarr", cases=PART + 1), np.arange(PART + 1)
+    group = zarr.open_group(path, mode="r+")
+    labels = np.broadcast_to(cases.astype(np.uint8)[:, None, None], (PART + 1, 40, 16))
+    group.create_array("label", data=labels, chunks=(1, 40, 16))
+    group.create_array("artifact_free", data=cases % 2 == 0)
+    found = load(path, Frame(height=32, width=16), (0.5, 0.5), 0.0)
+    assert found.artifact_free.tolist() == (cases % 2 == 0).tolist()
+    assert found.label.max((1, 2)).tolist() == cases.tolist()
+
+
+def test_processes_that_prepare_ahead_change_no_weight_and_what_is_waited_for_is_told(
     phantoms, tmp_path
 ):
     preset = altered(PRESETS["toy"], 0.1, {})
