@@ -14,7 +14,7 @@ from .graph_cost import Cost, graph_cost
 
 Json = dict[str, Any]
 STEADY = 0.1  # by how much a quiet machine's own ceilings may move
-QUIET = "NOT QUIET: others load this machine ({load:g}); what follows is worse than it can do"
+LOADED = "load as it begins: {load:g}; if that is others', what follows is worse than it can do"
 
 
 def costs(bundle: Bundle, device: Device, batch: int) -> dict[str, Cost] | None:
@@ -66,7 +66,7 @@ def steadiness(measured: Sequence[Json]) -> list[str]:
     found = [x["gemm_gflops"] for x in measured]
     line = f"matrix product meanwhile: {min(found):.0f} to {max(found):.0f} GFLOP/s"
     if quiet(measured):
-        return ["", f"{line}: a quiet machine"]
+        return ["", f"{line}: steady"]
     return ["", f"NOT QUIET: {line}; others load this machine: measure again"]
 
 
@@ -79,7 +79,7 @@ def as_text(
         f"{contract.name}, {frame}, {len(contract.depth_weights)} depths, "
         f"{contract.sampler.solver} at {contract.sampler.nfe} evaluations, on {where}",
         f"ceiling here: {top or 'not measured, torch is not installed'}",
-        *([QUIET.format(**around)] if around["load"] > cores() / 4 else []),
+        *([LOADED.format(**around)] if around["load"] > cores() / 4 else []),
     ]
     if "gflop" not in told:
         return [*lines, "cost of a case: not counted, the package onnx is not installed"]

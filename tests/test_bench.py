@@ -71,7 +71,7 @@ def test_a_machine_whose_own_ceilings_move_is_not_called_quiet(bench):
     assert [x["after"] for x in measured] == ["start", "step"]
     assert steadiness(measured)[-1] in lines
     moved = [{"gemm_gflops": 200.0}, {"gemm_gflops": 181.0}]
-    assert steadiness(moved)[-1] == "matrix product meanwhile: 181 to 200 GFLOP/s: a quiet machine"
+    assert steadiness(moved)[-1] == "matrix product meanwhile: 181 to 200 GFLOP/s: steady"
     assert steadiness([*moved, {"gemm_gflops": 170.0}])[-1].startswith("NOT QUIET: ")
     assert quiet(moved[:1]) is None
 
