@@ -1,6 +1,6 @@
 """The bundle's graphs on ONNX Runtime; on the CPU this is what makes everything run with no GPU.
 
-Its CUDA provider serves a GPU that has no TensorRT.  OpenVINO 2026.4 was tried on a CPU (AMD EPYC,
+Its CUDA provider serves a GPU that has no TensorRT.  OpenVINO 2026.4 was tried by hand (AMD EPYC,
 avx512_bf16): in bfloat16 a step took 0.72 of ours, but eps-hat was 56 dB from float32 where 65 is
 asked of a plan; in float32 it took 1.15 of ours.
 """
@@ -30,7 +30,7 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 def providers(device: Device) -> list[Any]:
     """On a GPU algorithms are not chosen by timing, which would change bits from run to run.
 
-    Nor by cuDNN's heuristics: on an H200 they found no plan for most float16 convolutions, and a
+    Nor by cuDNN's heuristics: on an H200, by hand, they found no plan for most float16 convolutions, and a
     step of 8 took 220 ms in the place of 17 (exhaustive search: 19).
     """
     if device.kind == "cpu":

@@ -8,7 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from mcdiff_batch.bench.ceilings import Ceilings
-from mcdiff_batch.bench.profile import FAMILIES, Kernels, accounted, family, judged, main
+from mcdiff_batch.bench.kernels import FAMILIES, Kernels, accounted, family, judged
+from mcdiff_batch.bench.profile import main
 
 from .running import archive
 
