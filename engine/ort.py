@@ -30,8 +30,8 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 def providers(device: Device) -> list[Any]:
     """On a GPU algorithms are not chosen by timing, which would change bits from run to run.
 
-    Nor by cuDNN's heuristics: on an H200, by hand, they found no plan for most float16 convolutions, and a
-    step of 8 took 220 ms in the place of 17 (exhaustive search: 19).
+    Nor by cuDNN's heuristics: tried by hand on an H200, they found no plan for most float16
+    convolutions, and a step of 8 took 220 ms in the place of 17 (exhaustive search: 19).
     """
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
