@@ -35,7 +35,7 @@ from mcdiff_batch.export.fidelity import (
     samples,
     with_truth,
 )
-from mcdiff_batch.export.ladders import FIDELITY_MEDIAN_DB, FIDELITY_MIN_DB
+from mcdiff_batch.export.steps import MEDIAN_DB, MIN_DB
 from mcdiff_batch.train.rater import SHIPPED as RATERS
 from mcdiff_batch.train.rater import Rater, load_rater
 from mcdiff_batch.train.subject import readings
@@ -204,8 +204,8 @@ def draw(document: dict[str, Any], output: Path) -> None:
         left.plot(x, column("psnr_min_db"), color=line.get_color(), lw=0.8, ls=":")
         right.plot(x, column("psnr_db"), "-o", color=line.get_color(), **style)
     last = max(row["evaluations"] for row in document["runs"])
-    _level(left, last, FIDELITY_MEDIAN_DB, "bar for the median")
-    _level(left, last, FIDELITY_MIN_DB, "bar for the minimum")
+    _level(left, last, MEDIAN_DB, "bar for the median")
+    _level(left, last, MIN_DB, "bar for the minimum")
     if "psnr_db" in document["reference"]:
         _level(right, last, document["reference"]["psnr_db"], "1000 steps")
     left.set_title("Samples to 1000-step DDIM, dB (dotted: minimum)", loc="left", fontsize=10)

@@ -33,9 +33,9 @@ from mcdiff_batch.train.presets import preset_from
 from mcdiff_batch.train.weights import read_weights, start_from
 
 from .fidelity import Reference, Scores, fidelity, framed, reference, samples
-from .ladders import FIDELITY_MEDIAN_DB
 from .onnx import write_conditioner, write_denoiser
 from .parity import half_parity, parity
+from .steps import MEDIAN_DB
 
 Say = Callable[[str], None]
 
@@ -176,7 +176,7 @@ def recommend(plan: Plan, contract: Contract, references: Sequence[Reference], s
             median = float(np.median(_scores(plan, contract, fitting, solver, ladder)))
             best = max(best, (median, solver, ladder))
         say(f"{evaluations} evaluations: {best[0]:.1f} dB against 1000-step DDIM")
-        if best[0] >= FIDELITY_MEDIAN_DB + 1:
+        if best[0] >= MEDIAN_DB + 1:
             break
     _, solver, ladder = best
     scores = _scores(plan, contract, scoring, solver, ladder)

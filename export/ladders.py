@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.conditioner import condition
@@ -17,6 +18,7 @@ from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.ladder import steps
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device, Plan
+from mcdiff_batch.engine.schedule import half_log_snr
 from mcdiff_batch.engine.solver import FITTED, Rung
 
 from .fidelity import (
@@ -30,10 +32,9 @@ from .fidelity import (
     started,
     with_truth,
 )
-from .steps import School, Way, fit, lesson
+from .steps import MEDIAN_DB, MIN_DB, School, Way, fit, lesson
 
 Say = Callable[[str], None]
-FIDELITY_MEDIAN_DB, FIDELITY_MIN_DB = 45.0, 42.0  # PERFORMANCE.md, against 1000-step DDIM
 TASK_DB = 0.1  # how far a measure may be from that of the 1000-step results
 
 
@@ -78,10 +79,17 @@ def fit_steps(job: Fitting, say: Say) -> Bundle:
         reference(plan, contract, case, job.work, truth)
         for case, truth in with_truth(job.held_out, contract, job.scored)
     ]
-    found = [scored(plan, contract, _sampler(contract, way), unseen) for way in ways]
+    fitted = [_sampler(contract, way) for way in ways]
+    others = [x for n, x in known(contract).items() if n not in job.evaluations]
+    found = [scored(plan, contract, x, unseen) for x in (*others, *fitted)]
     for x in found:
         say(said(x))
     return _written(job, with_ladders(contract, found))
+
+
+def known(contract: Contract) -> dict[int, Sampler]:
+    """The fitted ladders that a bundle has, by their number of evaluations."""
+    return {x.nfe: x for x in (contract.sampler, *contract.ladders) if x.solver == FITTED}
 
 
 def _ways(job: Fitting, contract: Contract, plan: Plan, say: Say) -> list[Way]:
@@ -99,14 +107,23 @@ def _ways(job: Fitting, contract: Contract, plan: Plan, say: Say) -> list[Way]:
         )
         for evaluations, path in paths.items():
             if not path.exists():
-                np.save(path, fit(school, evaluations, job.calls, say).table)
+                begin = _lambdas(contract, evaluations)
+                np.save(path, fit(school, evaluations, job.calls, say, begin).table)
     return [Way(np.load(path)) for path in paths.values()]
+
+
+def _lambdas(contract: Contract, evaluations: int) -> npt.NDArray[np.float64] | None:
+    """Half-log-SNR of the ladder that the bundle has for so many evaluations."""
+    sampler = known(contract).get(evaluations)
+    return half_log_snr(contract.schedule.alpha_at(sampler.ladder)) if sampler else None
 
 
 def _name(job: Fitting, contract: Contract, evaluations: int) -> str:
     graphs = (contract.conditioner.sha256, contract.denoiser.sha256)
     told = [graphs, contract.schedule, contract.sampler.temperature, contract.optimal_share]
     told += [open_archive(job.data).identity, job.cases, job.calls]
+    if (begin := known(contract).get(evaluations)) is not None:
+        told.append(begin.ladder)
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
     return f"fit-{evaluations}-{digest}.npy"
 
@@ -146,9 +163,7 @@ def scored(
 def reaches(sampler: Sampler) -> bool:
     """Whether it is as faithful as the bar asks, and loses nothing of the task."""
     off = [sampler.figures.get(f"{name}_over_reference_db", 0.0) for name in MEASURES]
-    faithful = (
-        sampler.psnr_median_db >= FIDELITY_MEDIAN_DB and sampler.psnr_min_db >= FIDELITY_MIN_DB
-    )
+    faithful = sampler.psnr_median_db >= MEDIAN_DB and sampler.psnr_min_db >= MIN_DB
     return faithful and all(abs(x) <= TASK_DB for x in off)
 
 

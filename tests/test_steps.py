@@ -19,8 +19,9 @@ from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, time_of
 from mcdiff_batch.engine.solver import FITTED, rungs
 from mcdiff_batch.export.cli import fit_steps
+from mcdiff_batch.export.ladders import known as ladders
 from mcdiff_batch.export.ladders import reaches, with_ladders
-from mcdiff_batch.export.steps import School, Way, fit, followed, lesson
+from mcdiff_batch.export.steps import School, Way, fair, fit, followed, lesson, margin
 from mcdiff_batch.train.phantom_archive import write_phantoms
 
 from .running import CONTRACT, archive, inline, job
@@ -155,8 +156,30 @@ def test_a_search_is_the_same_every_time_and_never_worse_than_where_it_began():
     school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(0)])
     one, two, more = (fit(school, 4, calls, print) for calls in (24, 24, 48))
     assert (one.table == two.table).all()
-    errors = [followed(school, x.table[:, 0])[1].mean() for x in (one, more)]
-    assert errors[1] <= errors[0]
+    margins = [margin(followed(school, x.table[:, 0])[1]) for x in (one, more)]
+    assert margins[1] >= margins[0]
+
+
+def test_a_search_begun_from_a_ladder_is_never_worse_than_it() -> None:
+    school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(i) for i in range(3)])
+    good = fit(school, 4, 160, print).table[:, 0]
+    reached = [margin(followed(school, x)[1]) for x in (good, fit(school, 4, 1, print).table[:, 0])]
+    assert reached[1] < reached[0]
+    again = fit(school, 4, 1, print, good).table[:, 0]
+    assert margin(followed(school, again)[1]) >= reached[0]
+
+
+def test_the_hardest_case_counts_more_than_its_px() -> None:
+    rng = np.random.default_rng(0)
+    columns = [rng.standard_normal((500, 3)) for _ in range(9)]
+    wanted = [np.array([0.5, 0.4, 0.1])] * 8 + [np.array([0.2, 0.7, 0.1])]
+    targets = [x @ w for x, w in zip(columns, wanted, strict=True)]
+    worst = lambda weights: max(
+        np.mean(np.square(x @ weights - y)) for x, y in zip(columns, targets, strict=True)
+    )
+    equal = np.linalg.lstsq(np.concatenate(columns), np.concatenate(targets))[0]
+    assert worst(fair(columns, targets)) < 0.5 * worst(equal)
+    assert fair(columns[:8], targets[:8]) == pytest.approx(wanted[0], abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +217,24 @@ def test_fit_steps_changes_nothing_but_the_contract(stepped: Path, short: Path) 
     for file in short.glob("*.onnx"):
         assert (stepped / file.name).read_bytes() == file.read_bytes()
     before, after = (load_bundle(x).contract for x in (short, stepped))
-    there = {x.nfe: x for x in (after.sampler, *after.ladders) if x.solver == FITTED}
+    there = ladders(after)
     assert sorted(there) == [2, 3]
     assert all(x.cases == 2 and len(x.weights) == x.nfe for x in there.values())
     assert {"psnr_over_reference_db", "result_psnr_min_db"} <= set(there[2].figures)
     assert replace(after, sampler=before.sampler, ladders=()) == before
+
+
+def test_ladders_that_are_not_fitted_again_are_scored_on_the_same_cases(
+    stepped: Path, few: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "again"
+    words = ["--data", str(few), "--held-out", str(few), "--output", str(output)]
+    words += ["--cases", "1", "--scored", "1", "--calls", "1", "--evaluations", "3"]
+    CliRunner().invoke(fit_steps, [str(stepped), *words], catch_exceptions=False)
+    before, after = (ladders(load_bundle(x).contract) for x in (stepped, output))
+    assert {n: x.cases for n, x in after.items()} == {2: 1, 3: 1}
+    assert after[2].weights == before[2].weights
+    assert after[2].psnr_median_db != before[2].psnr_median_db
 
 
 def test_a_contract_of_before_has_no_ladders(stepped: Path, tmp_path: Path) -> None:
