@@ -1,8 +1,12 @@
 """The bundle's graphs on ONNX Runtime; on the CPU this is what makes everything run with no GPU.
 
-Its CUDA provider serves a GPU that has no TensorRT.  OpenVINO 2026.4 was tried by hand (AMD EPYC,
-avx512_bf16): in bfloat16 a step took 0.72 of ours, but eps-hat was 56 dB from float32 where 65 is
-asked of a plan; in float32 it took 1.15 of ours.
+Its CUDA provider serves a GPU that has no TensorRT.
+
+Tried by hand in its place or on top of it (AMD EPYC, avx512_bf16; share of our step): OpenVINO
+2026.4 in bfloat16 0.72, but eps-hat was 56 dB from float32 where 65 is asked of a plan; in float32
+1.15.  ncnn 1.0.20261020, whose Winograd convolutions do twice the work a second, 0.9 to 1.0, since
+normalisation and activation cost it more (110 dB).  GroupNorm written out in the fewest passes
+over memory 0.87 to 1.04; fixed shapes 0.98 to 1.00.
 """
 
 import sys

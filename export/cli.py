@@ -116,7 +116,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
 )
 @click.option("--output", type=FOLDER, required=True, help="bundle folder to write")
 @click.option(
-    "--cases", type=click.IntRange(min=1), default=20, show_default=True, help="of --data to use"
+    "--cases", type=click.IntRange(min=1), default=40, show_default=True, help="of --data to use"
 )
 @click.option(
     "--scored", type=click.IntRange(min=1), default=32, show_default=True, help="of --held-out"
@@ -134,7 +134,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     type=click.IntRange(min=1),
     default=160,
     show_default=True,
-    help="of the network a case, in the search for each ladder on the four hardest cases",
+    help="of the network, in the search for a ladder, for each of the cases that it follows",
 )
 def fit_steps(
     bundle: Path,
@@ -148,9 +148,10 @@ def fit_steps(
 ) -> None:
     """Fit step times and weights to a bundle, and recommend the fewest that are faithful.
 
-    OUTPUT is BUNDLE with other ladders in its contract. Each held-out case is walked down 1000
-    steps once, about a minute on two cores for the preset `small`; what was walked and fitted
-    stays in OUTPUT.work, and the same command again goes on from there.
+    OUTPUT is BUNDLE with other ladders in its contract; a search begins from the one that BUNDLE
+    has, and those for other counts stay, scored on the same cases. Each held-out case is walked
+    down 1000 steps once, about a minute on two cores for the preset `small`; what was walked and
+    fitted stays in OUTPUT.work, and the same command again goes on from there.
     """
     from .ladders import Fitting
     from .ladders import fit_steps as fitted

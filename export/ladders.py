@@ -32,7 +32,7 @@ from .fidelity import (
     started,
     with_truth,
 )
-from .steps import MEDIAN_DB, MIN_DB, School, Way, fit, lesson
+from .steps import MEDIAN_DB, MIN_DB, School, Way, fit, grown, lesson
 
 Say = Callable[[str], None]
 TASK_DB = 0.1  # how far a measure may be from that of the 1000-step results
@@ -107,23 +107,24 @@ def _ways(job: Fitting, contract: Contract, plan: Plan, say: Say) -> list[Way]:
         )
         for evaluations, path in paths.items():
             if not path.exists():
-                begin = _lambdas(contract, evaluations)
+                begin = _begun(contract, evaluations)
                 np.save(path, fit(school, evaluations, job.calls, say, begin).table)
     return [Way(np.load(path)) for path in paths.values()]
 
 
-def _lambdas(contract: Contract, evaluations: int) -> npt.NDArray[np.float64] | None:
-    """Half-log-SNR of the ladder that the bundle has for so many evaluations."""
-    sampler = known(contract).get(evaluations)
-    return half_log_snr(contract.schedule.alpha_at(sampler.ladder)) if sampler else None
+def _begun(contract: Contract, evaluations: int) -> list[npt.NDArray[np.float64]]:
+    """Half-log-SNR of the bundle's ladder for so many evaluations, and of those that its ladder for
+    one fewer grows to."""
+    here, fewer = (known(contract).get(n) for n in (evaluations, evaluations - 1))
+    lambdas = lambda x: half_log_snr(contract.schedule.alpha_at(x.ladder))
+    return ([lambdas(here)] if here else []) + (grown(lambdas(fewer)) if fewer else [])
 
 
 def _name(job: Fitting, contract: Contract, evaluations: int) -> str:
     graphs = (contract.conditioner.sha256, contract.denoiser.sha256)
     told = [graphs, contract.schedule, contract.sampler.temperature, contract.optimal_share]
     told += [open_archive(job.data).identity, job.cases, job.calls]
-    if (begin := known(contract).get(evaluations)) is not None:
-        told.append(begin.ladder)
+    told += [x.tolist() for x in _begun(contract, evaluations)]
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
     return f"fit-{evaluations}-{digest}.npy"
 

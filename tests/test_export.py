@@ -8,6 +8,7 @@ import pytest
 
 from mcdiff_batch.engine.contract import load_bundle
 from mcdiff_batch.engine.errors import BundleError, UsageError
+from mcdiff_batch.engine.ladder import recommended
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.export.bundle import Choice, export_bundle
@@ -43,16 +44,27 @@ def test_the_graphs_hold_no_path_of_the_machine_that_made_them(toy_bundle):
         assert b".py" not in data
 
 
-def test_a_case_comes_to_the_same_bits_in_every_slot_at_every_batch_and_thread_count(toy_bundle):
+@pytest.mark.parametrize("threads", [1, 2, 3, 6])
+def test_a_case_comes_to_the_same_bits_in_every_slot_at_every_batch_and_thread_count(
+    toy_bundle, threads
+):
     bundle = load_bundle(toy_bundle)
-    depths, weights, strip = inputs(bundle.contract, 4)
-    together = load(bundle, CPU, 4, threads=2).condition(depths, weights, strip)
-    alone = load(bundle, CPU, 1, threads=1)
+    given, rung = inputs(bundle.contract, 4), recommended(bundle.contract)[0]
+    together, alone = load(bundle, CPU, 4, threads=threads), load(bundle, CPU, 1, threads=1)
+    batch = everything(together, rung, given)
     for slot in range(4):
-        one = alone.condition(*(x[slot : slot + 1] for x in (depths, weights, strip)))
-        assert (one.label[0] == together.label[slot]).all()
-        for name, value in one.conditions.items():
-            assert (value[0] == together.conditions[name][slot]).all(), name
+        one = everything(alone, rung, [x[slot : slot + 1] for x in given])
+        for name, value in one.items():
+            assert (value[0] == batch[name][slot]).all(), name
+
+
+def everything(plan, rung, given) -> dict[str, np.ndarray]:
+    """What a plan makes of cases, by name."""
+    found = plan.condition(*given)
+    x, strip = given[0][:, :1], given[2]
+    after, x0 = plan.step(x, -x, rung, found)
+    made = {"before": found.label, "x": after, "x0": x0, "after": plan.relabel(x, strip)}
+    return found.conditions | made
 
 
 def test_one_image_is_labelled_by_the_same_graph_as_a_stack(toy_bundle):

@@ -21,7 +21,7 @@ from mcdiff_batch.engine.solver import FITTED, rungs
 from mcdiff_batch.export.cli import fit_steps
 from mcdiff_batch.export.ladders import known as ladders
 from mcdiff_batch.export.ladders import reaches, with_ladders
-from mcdiff_batch.export.steps import School, Way, fair, fit, followed, lesson, margin
+from mcdiff_batch.export.steps import School, Way, fair, fit, followed, grown, lesson, margin
 from mcdiff_batch.train.phantom_archive import write_phantoms
 
 from .running import CONTRACT, archive, inline, job
@@ -165,8 +165,18 @@ def test_a_search_begun_from_a_ladder_is_never_worse_than_it() -> None:
     good = fit(school, 4, 160, print).table[:, 0]
     reached = [margin(followed(school, x)[1]) for x in (good, fit(school, 4, 1, print).table[:, 0])]
     assert reached[1] < reached[0]
-    again = fit(school, 4, 1, print, good).table[:, 0]
+    again = fit(school, 4, 1, print, [good]).table[:, 0]
     assert margin(followed(school, again)[1]) >= reached[0]
+
+
+def test_a_ladder_grows_by_one_evaluation_at_every_place() -> None:
+    ladders = grown(np.array([-3.0, -1.0, 3.5]))
+    assert [x.tolist() for x in ladders] == [
+        [-3.4, -3.0, -1.0, 3.5],
+        [-3.0, -2.0, -1.0, 3.5],
+        [-3.0, -1.0, 1.25, 3.5],
+        [-3.0, -1.0, 3.5, 4.0],
+    ]
 
 
 def test_the_hardest_case_counts_more_than_its_px() -> None:
