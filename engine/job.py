@@ -19,7 +19,7 @@ from .units import Selection, parse_selection
 from .writer import Layout
 
 UNIT_SIZE = 32  # cases
-BATCH_SIZES = {"cpu": 4}  # cases, by device kind; 17 % faster than one at a time
+BATCH_SIZES = {"cpu": 4}  # cases, by device kind; dealt out to the cores
 BATCH_SIZE = 8  # elsewhere
 FACTS = ("plan", "device_kind", "bundle", "archive", "software")
 CHOICES = ("batch_size", "unit_size", "seed", "draws", "temperature", "grid", "solver")

@@ -333,7 +333,7 @@ def test_units_that_do_not_end_within_the_grace_are_given_up(source: Path, tmp_p
     with parent(source, tmp_path / "out", delay=60, grace=1) as process:
         computing(process, tmp_path / "out")
         process.send_signal(signal.SIGHUP)
-        assert process.wait(timeout=25) == Exit.DRAINED
+        assert process.wait(timeout=50) == Exit.DRAINED
 
 
 # --- any order of things
