@@ -1,92 +1,52 @@
 """What goes wrong in a scan, done to the depths that the networks read; targets stay as they are.
 
-Stage III then learns to restore: from a degraded stack to the optimal image that the scanner did
+Stage III then learns to restore: from a spoiled stack to the optimal image that the scanner did
 give.  Nothing here needs a clean target, so that a clinic can do the same on its own archive.
 
-Sizes are shares of the frame, drawn per case.  A wedge, a dropout and the tone are common to the
-stack, as contact, motion and gain are; haze, dashes and speckle are each depth's own, and haze
-never hides a place at every depth.  Single bones, by the label map, fade at the optimal depth and
-others, but stay at one beside it.
+What spoils a depth most is clutter: mottled bright veils at several scales that fill the shadows of
+bone, each depth's own.  Speckle, row gain and dashes are each depth's own too; shading, tone,
+contact loss, dropouts and dim ends are common to the stack, as contact, motion and gain are.
+Sizes are shares of the frame, drawn per case.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from .data import Batch
 
-BLOBS = 6  # patches of haze a case
-COARSE = (12, 6)  # cells of the local mean
 OFTEN = 0.5  # each fault's chance in a corrupted case
-BONES_FADE = 0.8  # of `without_bones`: what costs a reader a level is taught most
+COARSE = 4  # px of the grid on which veils are drawn
+Knots = tuple[int, int]  # of a smooth field, over the height and the width of a frame
 
 
 def corrupted(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
     """The batch with the depths of about `share` of its cases corrupted; image and label stay."""
-    if share == 0:
-        return batch
     chosen = torch.from_numpy(rng.random(len(batch.depths)) < share)
     draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    if not chosen.any():
+        return batch
     depths = batch.depths.clone()
-    for i in torch.nonzero(chosen).flatten().tolist():
-        depths[i] = without_bones(depths[i], batch.label[i], int(batch.optimal[i]), rng)
-    if chosen.any():
-        depths[chosen] = corrupt(depths[chosen], draw)
+    depths[chosen] = corrupt(depths[chosen], draw)
     return batch._replace(depths=depths)
-
-
-def without_bones(depths: Tensor, label: Tensor, optimal: int, rng: np.random.Generator) -> Tensor:
-    """One case's depths [D, H, W] in [-1, 1], some of its bones faded into the tissue around.
-
-    A bone is a connected part of one class of label [H, W].  It fades at the optimal depth, and by
-    chance at the others, but for one beside it, where the scan still shows it.
-    """
-    count, height = len(depths), label.shape[0]
-    if count < 2 or rng.random() > BONES_FADE:
-        return depths
-    stack, classes = depths.numpy(), label.numpy()
-    strip = (stack > -1 + 1e-3).any(axis=0)
-    veil = np.zeros_like(stack)
-    share = rng.uniform(0.05, 0.5)
-    for kind in range(1, int(classes.max(initial=0)) + 1):
-        parts, number = ndimage.label(classes == kind)
-        for part in range(1, number + 1):
-            if rng.random() > share:
-                continue
-            fades = rng.random(count) < 0.5
-            fades[optimal] = True
-            beside = optimal + (1 if rng.random() < 0.5 else -1)
-            fades[beside if 0 <= beside < count else 2 * optimal - beside] = False
-            reach = np.where(fades, rng.uniform(0.6, 1.0), 0.0)
-            veil = np.maximum(veil, reach[:, None, None] * (parts == part))
-    soft = (0, height / 256, height / 256)
-    veil = ndimage.gaussian_filter(ndimage.grey_dilation(veil, size=(1, 3, 3)), soft)
-    tissue = strip & (classes == 0)
-    around = (0, height / 32, height / 32)
-    mean = ndimage.gaussian_filter(np.where(tissue, stack, 0), around)
-    mean /= np.maximum(ndimage.gaussian_filter(tissue.astype(np.float32), around[1:]), 1e-3)
-    faded = np.where(strip, stack + veil * (mean - stack), stack)
-    return torch.from_numpy(np.asarray(faded, np.float32))
 
 
 def corrupt(depths: Tensor, draw: torch.Generator) -> Tensor:
     """Every case of depths [B, D, H, W] in [-1, 1] corrupted; black outside the strip stays."""
     strip = (depths > -1 + 1e-3).any(dim=1, keepdim=True)
     dice = Dice(draw, len(depths))
-    level = (depths + 1) / 2
-    for fault in (_haze, _speckle, _tone, _wedge, _dropout, _dashes):
-        on = dice.often()
-        level = torch.where(on, fault(level, strip, dice), level)
+    level = _veiled((depths + 1) / 2, strip, dice)
+    for fault in (_shading, _speckle, _tone, _wedge, _dropout, _ends, _dashes):
+        level = torch.where(dice.often(), fault(level, strip, dice), level)
     return torch.where(strip, (2 * level - 1).clamp(-1, 1), depths)
 
 
 @dataclass(frozen=True, slots=True)
 class Dice:
-    """Uniform draws, one a case, shaped to broadcast over [B, D, H, W]."""
+    """Random draws, one a case, shaped to broadcast over [B, D, H, W]."""
 
     draw: torch.Generator
     cases: int
@@ -102,6 +62,13 @@ class Dice:
     def normal(self, *more: int) -> Tensor:
         return torch.randn((self.cases, *more), generator=self.draw)
 
+    def field(self, depths: int, knots: Knots, size: tuple[int, int]) -> Tensor:
+        """[B, depths, *size], Gaussian of about unit variance, linear between knots."""
+        coarse = self.normal(depths, *knots)
+        if knots[0] >= size[0]:
+            return self.normal(depths, *size)
+        return 1.5 * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+
 
 def _axes(level: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [1, 1, H, 1] and columns [1, 1, 1, W], each 0..1."""
@@ -110,39 +77,42 @@ def _axes(level: Tensor) -> tuple[Tensor, Tensor]:
     return (y / height)[None, None, :, None], (x / width)[None, None, None, :]
 
 
-def _haze(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Patches where an image fades to its local mean; one depth, drawn a patch, is spared."""
-    depths = level.shape[1]
-    y, x = _axes(level)
-    inside = strip.to(level.dtype)
-    coarse = lambda z: F.adaptive_avg_pool2d(z, COARSE)
-    mean = coarse(level * inside) / coarse(inside).clamp(min=1e-3)
-    mean = F.interpolate(mean, level.shape[2:], mode="bilinear", align_corners=False)
-    veil = torch.zeros_like(level)
-    for _ in range(BLOBS):
-        down = (y - dice.between(0, 1)) / dice.between(0.02, 0.15)
-        across = (x - dice.between(0, 1)) / dice.between(0.1, 0.6)
-        patch = torch.exp(-(down.square() + across.square()))
-        reach = dice.between(0.3, 1.0, depths, 1, 1) * (dice.between(0, 1, depths, 1, 1) < 0.6)
-        spared = dice.between(0, depths).long().clamp(max=depths - 1)
-        reach = reach * (torch.arange(depths)[None, :, None, None] != spared)
-        veil = torch.maximum(veil, (1.5 * patch * reach).clamp(max=1))
-    return level + veil * (mean - level)
+def _veiled(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
+    """Bright clutter mixed in by a veil; both are each depth's own."""
+    depths, height, width = level.shape[1:]
+    grid = (height // COARSE, width // COARSE)
+    fine = lambda x: F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    q = dice.between(0.05, 1.0) * dice.between(0.6, 1.3, depths, 1, 1)
+    broad, middling = dice.field(depths, (21, 7), grid), dice.field(depths, (68, 15), grid)
+    veil = (q * (0.35 + 0.45 * broad + 0.3 * middling)).clamp(0, 0.95)
+    mottle = 0.3 * dice.field(depths, (44, 10), grid) + 0.2 * dice.field(depths, (120, 22), grid)
+    inside = strip.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (level * strip).sum((2, 3), keepdim=True) / inside
+    bright = (mean * dice.between(1.0, 1.5)).clamp(max=0.9)
+    clutter = bright * torch.exp(fine(mottle))
+    clutter = clutter * (1 + 0.1 * dice.normal(depths, height, width))
+    return level + fine(veil) * (clutter - level)
+
+
+def _shading(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
+    """Broad brighter and darker parts."""
+    log = dice.field(1, (12, 5), (level.shape[2] // COARSE, level.shape[3] // COARSE))
+    log = F.interpolate(log, level.shape[2:], mode="bilinear", align_corners=False)
+    return level * torch.exp(dice.between(0.05, 0.3) * log)
 
 
 def _speckle(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Grain, correlated along a row, and a gain that jitters from row to row."""
-    grain = F.avg_pool2d(dice.normal(*level.shape[1:]), (1, 3), stride=1, padding=(0, 1)) * 3**0.5
-    rows = dice.normal(level.shape[1], level.shape[2], 1)
-    return level * (1 + dice.between(0.02, 0.2) * grain + dice.between(0, 0.1) * rows)
+    """Grain, and a gain that jitters from row to row, now and then of every other row."""
+    depths, height, width = level.shape[1:]
+    comb = dice.between(0, 0.06) * (torch.arange(height) % 2)[:, None]
+    rows = dice.between(0, 0.08) * dice.normal(depths, height, 1) - comb
+    return level * (1 + rows + dice.between(0.01, 0.1) * dice.normal(depths, height, width))
 
 
 def _tone(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Gamma, and contrast about the mean of the scan."""
-    bent = level.clamp(1e-3, 1) ** torch.exp(dice.between(-0.4, 0.4))
-    count = (strip.sum((1, 2, 3), keepdim=True) * level.shape[1]).clamp(min=1)
-    mean = (bent * strip).sum((1, 2, 3), keepdim=True) / count
-    return mean + dice.between(0.7, 1.2) * (bent - mean)
+    """Gamma, and gain."""
+    bent = level.clamp(1e-3, 1) ** torch.exp(dice.between(-0.3, 0.3))
+    return bent * dice.between(0.75, 1.15)
 
 
 def _wedge(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
@@ -150,29 +120,36 @@ def _wedge(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     y, _ = _axes(level)
     inside = strip.to(level.dtype)
     left, wide = inside.cumsum(3), inside.sum(3, keepdim=True).clamp(min=1)
-    right = inside.flip(3).cumsum(3).flip(3)
-    reached = torch.where(dice.between(0, 1) < 0.5, left, right) / wide
+    reached = left / wide
+    reached = torch.where(dice.between(0, 1) < 0.5, reached, 1 - reached)
     half = dice.between(0.02, 0.08)
     front = dice.between(0.2, 0.6) * (1 - (y - dice.between(0, 1)).abs() / half)
-    dark = torch.sigmoid((front - reached) / 0.04)
-    return level * (1 - dice.between(0.6, 1) * dark)
+    return level * (1 - dice.between(0.5, 1) * torch.sigmoid((front - reached) / 0.04))
 
 
 def _dropout(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Dark bands right across, where the probe moved too fast."""
     y, _ = _axes(level)
-    out = level
+    gain = torch.ones(())
     for _ in range(2):
-        band = torch.exp(-(((y - dice.between(0, 1)) / dice.between(0.003, 0.015)) ** 4))
-        out = out * (1 - dice.between(0.3, 1) * band)
-    return out
+        band = torch.exp(-(((y - dice.between(0, 1)) / dice.between(0.003, 0.02)) ** 4))
+        gain = gain * (1 - dice.between(0.2, 0.9) * band)
+    return level * gain
+
+
+def _ends(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
+    """The top or the bottom of the scan, or a section of it, is dim."""
+    y, _ = _axes(level)
+    middle = torch.where(dice.between(0, 1) < 0.7, 1.0, dice.between(0, 1))
+    dim = torch.sigmoid((dice.between(0.05, 0.3) - (y - middle).abs()) / 0.03)
+    return level * (1 - dice.between(0.2, 0.7) * dim)
 
 
 def _dashes(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Short dark dashes along rows that no voxel hit, in a band of the scan."""
     y, _ = _axes(level)
     depths, height, width = level.shape[1:]
-    band = (y - dice.between(0, 1)).abs() < dice.between(0.05, 0.3)
-    started = dice.between(0, 1, depths, height, width) < dice.between(0.01, 0.06)
-    long = F.max_pool2d((started & band).to(level.dtype), (1, 3), stride=1, padding=(0, 1))
+    band = (y - dice.between(0, 1)).abs() < dice.between(0.02, 0.1)
+    started = dice.between(0, 1, 1, height, width) < dice.between(0.01, 0.08)
+    long = F.max_pool2d((started & band).to(level.dtype), (1, 5), stride=1, padding=(0, 2))
     return level * (1 - dice.between(0.4, 1) * long)

@@ -159,6 +159,11 @@ class Batch(NamedTuple):
     label: Tensor  # [B, H, W]
     optimal: Tensor  # [B], which depth that is
 
+    @property
+    def scan(self) -> Tensor:
+        """[B, 1, H, W], the optimal depth as it is read: the image, unless depths were changed."""
+        return self.depths[torch.arange(len(self.depths)), self.optimal][:, None]
+
 
 def draw(data: Dataset, size: int, rng: np.random.Generator, *, half: bool = False) -> Batch:
     """`size` random cases, each flipped left to right or not, all its depths and label together."""
@@ -186,3 +191,18 @@ def other_depth(batch: Batch, rng: np.random.Generator) -> Tensor:
     """The optimal depth [B], or for every second case a depth drawn by its weight."""
     drawn = torch.tensor([rng.choice(w.shape[0], p=w / w.sum()) for w in batch.weights.numpy()])
     return torch.where(torch.arange(len(drawn)) % 2 == 0, batch.optimal, drawn)
+
+
+def without_optimal(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
+    """The batch with another depth in the place of the optimal one, in about `share` of its cases.
+
+    The other is drawn by its weight: what a scanner gives that missed the best depth.  The image,
+    which is what is to be drawn, stays the optimal one's.
+    """
+    depths = batch.depths.clone()
+    for i in np.flatnonzero(rng.random(len(depths)) < share):
+        optimal, weights = int(batch.optimal[i]), batch.weights[i].numpy().astype(np.float64)
+        weights[optimal] = 0
+        if weights.sum() > 0:
+            depths[i, optimal] = depths[i, rng.choice(len(weights), p=weights / weights.sum())]
+    return batch._replace(depths=depths)

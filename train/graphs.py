@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from .anchor import anchored, gaussian_taps, low_band
 from .fusion import fused_probabilities
 from .networks import Networks
 
@@ -11,16 +10,13 @@ from .networks import Networks
 class Conditioner(nn.Module):
     """Once per case: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W] to what steps need.
 
-    Returns (label [B, H, W], low [B, 1, H, W], then down_i and star_i for every skip i).
+    Returns (label [B, H, W], then down_i and star_i for every skip i).
     Of networks in half precision those are half too, and the label i4: TensorRT computes no u1.
     """
-
-    taps: Tensor
 
     def __init__(self, nets: Networks) -> None:
         super().__init__()
         self.extractor, self.tuner, self.told = nets.extractor, nets.tuner, nets.told
-        self.register_buffer("taps", gaussian_taps(nets.preset.frame.height))
 
     def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
         height, width = strip.shape[2:]
@@ -29,25 +25,21 @@ class Conditioner(nn.Module):
         likely = fused_probabilities(weights, features.logits)
         kind = torch.int32 if dtype == torch.float16 else torch.uint8
         label = likely.argmax(dim=1).to(kind) * strip[:, 0].to(kind)
-        mean = (weights[:, :, None, None] * depths).sum(dim=1, keepdim=True)
         folded = self.tuner.fold(*self.told(weights, features))
-        return label, low_band(mean, strip, self.taps), *(x for pair in folded for x in pair)
+        return label, *(x for pair in folded for x in pair)
 
 
 class Denoiser(nn.Module):
     """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, x0-hat clamped (SCIENCE.md).
 
-    Arithmetic and images are float32, whatever the networks are.  Without conditions it is the
-    foundation model's step.
-    coefficients [6]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c, anchor; t [1].
+    Arithmetic and images are float32, whatever the networks are; x0-hat is black outside the
+    strip.  Without conditions it is the foundation model's step.
+    coefficients [5]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c; t [1]; images [B, 1, H, W].
     """
-
-    taps: Tensor
 
     def __init__(self, nets: Networks) -> None:
         super().__init__()
-        self.foundation, self.tuner = nets.foundation, nets.tuner
-        self.register_buffer("taps", gaussian_taps(nets.preset.frame.height))
+        self.foundation, self.tuner, self.x0 = nets.foundation, nets.tuner, nets.x0
 
     def forward(
         self,
@@ -56,15 +48,13 @@ class Denoiser(nn.Module):
         t: Tensor,
         coefficients: Tensor,
         strip: Tensor,
-        low: Tensor,
+        scan: Tensor,
         conditions: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         folded = list(zip(conditions[::2], conditions[1::2], strict=True))
-        tune = lambda i, f: self.tuner.tune(folded, i, f) if folded else f
-        eps = self.foundation(x.to(self.foundation.dtype), t, tune).float()
-        signal, noise, a, b, c, gate = coefficients.unbind()
-        x0 = ((x - noise * eps) / signal).clamp(-1, 1)
-        x0 = anchored(x0, low, strip, self.taps, gate)
+        signal, noise, a, b, c = coefficients.unbind()
+        x0 = self.x0(x, t, signal, noise, scan, folded).clamp(-1, 1)
+        x0 = strip * x0 - (1 - strip)
         return a * x + b * x0 + c * previous, x0
 
 

@@ -1,10 +1,14 @@
 """The three networks of a preset, and what the tuner is told of a case."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fusion import fused, fused_probabilities
+from .losses import Coefficients, coefficients
 from .presets import Preset
 from .tuner import Folded, Tuners
 from .unet import Features, NormSilu, UNet
@@ -17,16 +21,34 @@ class Networks:
 
     def __init__(self, preset: Preset, device: torch.device) -> None:
         self.preset = preset
-        self.foundation = UNet(preset.widths, outputs=1, timed=True)
-        self.extractor = UNet(preset.widths, outputs=len(CLASSES), timed=False)
+        body = partial(UNet, preset.widths, middle=preset.middle)
+        self.foundation = body(outputs=1, timed=True, inputs=2 if preset.reads == "both" else 1)
+        self.extractor = body(outputs=len(CLASSES), timed=False)
         told = len(CLASSES) if preset.conditions == "segmentation" else None
-        self.tuner = Tuners(self.foundation, residual=preset.residual, told=told)
+        self.tuner = Tuners(
+            self.foundation, residual=preset.residual, share=preset.tuner_share, told=told
+        )
         for model in self.all().values():
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.to(device)
 
     def all(self) -> dict[str, nn.Module]:
         return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
+
+    def trained(self, stage: str) -> nn.Module:
+        """What a stage changes: its own network, in stage III as the preset's `tunes` has it."""
+        own = self.all()[stage]
+        if stage != "tuner" or self.preset.tunes == "tuner":
+            return own
+        return nn.ModuleDict({"tuner": own, "foundation": self.foundation})
+
+    def thawed(self, stage: str) -> Iterator[nn.Parameter]:
+        """The parameters of `trained` that have gradients."""
+        for name, parameter in self.trained(stage).named_parameters():
+            part, _, inner = name.partition(".")
+            kept = stage == "tuner" and part == "foundation" and self.preset.tunes == "decoder"
+            if not kept or inner.split(".")[0] in ("decoder", "last", "out"):
+                yield parameter
 
     @property
     def device(self) -> torch.device:
@@ -57,9 +79,34 @@ class Networks:
             told = self.told(weights, features)
         return self.tuner.fold(*told)
 
-    def eps(self, x: Tensor, t: Tensor, conditions: Folded) -> Tensor:
-        """eps-hat of x_t [B, 1, H, W] under conditions."""
-        return self.foundation(x, t, lambda i, f: self.tuner.tune(conditions, i, f))  # type: ignore[no-any-return]
+    def coefficients(self, signal: Tensor, noise: Tensor) -> Coefficients:
+        """How the output becomes x0-hat, at sqrt(alpha_t) and sqrt(1 - alpha_t)."""
+        return coefficients(self.preset.prediction, signal, noise, self.preset.sigma_b)
+
+    def x0(
+        self,
+        x: Tensor,
+        t: Tensor,
+        signal: Tensor,
+        noise: Tensor,
+        scan: Tensor,
+        conditions: Folded | None,
+    ) -> Tensor:
+        """x0-hat, float32, not clamped, of x_t [B, 1, H, W] and the scan [B, 1, H, W].
+
+        signal, noise: sqrt(alpha_t) and sqrt(1 - alpha_t), broadcast over the batch; t [B] or [1].
+        No conditions: the foundation model alone.
+        """
+        c = self.coefficients(signal, noise)
+        linear = c.x * x + c.scan * scan
+        if self.preset.prediction == "v" or self.preset.reads == "x":
+            read = x
+        else:
+            read = torch.cat([linear, scan], dim=1) if self.preset.reads == "both" else linear
+        folded = conditions or None
+        tune = None if folded is None else lambda i, f: self.tuner.tune(folded, i, f)
+        output: Tensor = self.foundation(read.to(self.foundation.dtype), t, tune)
+        return linear + c.net * output.float()
 
 
 def halved(nets: Networks) -> Networks:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcdiff_batch.engine.frame import Image
-from mcdiff_batch.engine.plan import Conditioned, Labels
+from mcdiff_batch.engine.plan import Conditioned, Labels, numbers
 from mcdiff_batch.engine.solver import Rung
 
 from .graphs import Conditioner, Denoiser
@@ -27,32 +27,27 @@ class TorchPlan:
         self.denoiser = Denoiser(nets).to(self.device).eval()
 
     @torch.no_grad()
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
-        told = [self._tensor(x) for x in (depths, weights, strip)]
-        label, low, *conditions = self.conditioner(*told)
-        return Conditioned(conditions=(told[2], low, conditions), label=_array(label))
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+        stack, shares, inside, seen = (self._tensor(x) for x in (depths, weights, strip, scan))
+        label, *conditions = self.conditioner(stack, shares, inside)
+        return Conditioned(conditions=(inside, seen, conditions), label=_array(label))
 
-    def unconditioned(self, strip: Image) -> Conditioned:
+    def unconditioned(self, strip: Image, scan: Image) -> Conditioned:
         """For steps of the foundation model alone."""
-        inside = self._tensor(strip)
-        return Conditioned(conditions=(inside, inside, []), label=np.zeros(strip.shape, np.uint8))
+        held = self._tensor(strip), self._tensor(scan), list[Tensor]()
+        return Conditioned(conditions=held, label=np.zeros(strip.shape, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
-        return self.condition(images, np.ones((len(images), 1), np.float32), strip).label
+        weights = np.ones((len(images), 1), np.float32)
+        return self.condition(images, weights, strip, images).label
 
     @torch.no_grad()
     def step(
         self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
     ) -> tuple[Image, Image]:
-        scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor]
         held: Any = conditioned.conditions
-        after, x0 = self.denoiser(
-            self._tensor(x),
-            self._tensor(previous),
-            torch.tensor([rung.t], dtype=torch.float32, device=self.device),
-            torch.tensor(scalars, dtype=torch.float32, device=self.device),
-            *held,
-        )
+        told = (self._tensor(value) for value in numbers(rung).values())
+        after, x0 = self.denoiser(self._tensor(x), self._tensor(previous), *told, *held)
         return _array(after), _array(x0)
 
     def _tensor(self, array: Image) -> Tensor:

@@ -6,9 +6,12 @@ from typing import Any, Literal
 
 from mcdiff_batch.engine.frame import Frame
 
+from .losses import Prediction
 from .unet import Widths
 
 Conditions = Literal["depths", "optimal", "segmentation"]
+Reads = Literal["estimate", "x", "both"]  # the linear estimate; x_t; the estimate and the scan
+Tunes = Literal["tuner", "decoder", "all"]
 PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep; add to 0.999
 
 
@@ -35,13 +38,20 @@ class Preset:
     stages: tuple[Stage, ...]
     depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
     optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
+    prediction: Prediction = "scan"  # "v" is the paper's way: no second observation
+    reads: Reads = "estimate"  # what the foundation is shown of the two observations
+    sigma_b: float = 0.25  # sd of the scan's error as an observation of x_0, in [-1, 1]
+    loss_power: float = 2.0  # of the loss's weight; 2: the error of x0-hat, 0: of the output
+    regression: bool = False  # t = T alone: plain regression, sampled by one evaluation
     any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
-    x0_cap: float = 5.0  # of eq. 9's weight (1 - alpha) / alpha
-    tuner_x0_cap: float = 5.0  # the same term in stage III; 0: eq. 11 as written
-    tuner_artifact_free: bool = False  # stage III on the artifact-free subset; False: all cases
+    middle: bool = False  # a condition at the middle block too
+    tuner_share: float = 0.5  # of a skip's channels, the tuner's width
+    tunes: Tunes = "all"  # stage III: "tuner" alone (the paper's way), or the foundation's too
+    tuner_artifact_free: bool = True  # stage III on the artifact-free subset; False: all cases
     conditions: Conditions = "depths"  # Table V; all but "depths" for experiments, not for export
-    corruption: float = 0.0  # share of the cases read in stages II and III that are corrupted
+    corruption: float = 0.5  # share of the cases read that are corrupted
+    left_out: float = 0.5  # share of stage III's stacks that do without their optimal depth
     ema: float = 0.999
     clip: float = 1.0
 
@@ -62,7 +72,7 @@ def _stages(
             half_steps=half,
             batch=batch,
             learning_rate=1e-3,
-            draws=4 if name == "tuner" else 1,
+            draws=3 if name == "tuner" else 1,
             warmup=warmup,
         )
         for name, (steps, half) in budgets.items()
@@ -92,13 +102,18 @@ def scaled(preset: Preset, budget: float) -> Preset:
 
 SMALL = Preset(
     name="small",
-    frame=Frame(height=256, width=64),
-    widths=Widths(base=16),
-    stages=_stages((240, 110), (150, 50), (370, 150), batch=16),
-    tuner_x0_cap=20.0,
-    tuner_artifact_free=True,
-    corruption=0.5,
+    frame=Frame(height=512, width=128),
+    widths=Widths(base=32, multipliers=(1, 2, 3), blocks=1, patch=4),
+    stages=_stages((2400, 1600), (1000, 600), (9600, 6400), batch=16),
 )
+PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
+    "prediction": "v",
+    "tunes": "tuner",
+    "loss_power": 0.0,
+    "left_out": 0.0,
+    "corruption": 0.0,
+    "tuner_artifact_free": False,
+}
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -108,20 +123,21 @@ PRESETS = {
             widths=Widths(base=8, multipliers=(1, 2), blocks=1),
             stages=_stages((60, 30), (60, 30), (40, 20), batch=8, warmup=10),
             ema=0.9,
-            corruption=0.5,
         ),
-        SMALL,  # 40 minutes of two CPU cores, on from a bundle of the same networks
+        SMALL,
         replace(  # the same networks with the budget of a GPU
             SMALL,
             name="small-gpu",
-            stages=_stages((36000, 6000), (8000, 1200), (32000, 3200), batch=64),
+            stages=_stages((12000, 8000), (4000, 2400), (48000, 24000), batch=64),
         ),
-        replace(SMALL, name="tall", frame=Frame(height=512, width=128), widths=Widths(base=32)),
+        replace(SMALL, name="small-regression", regression=True),
+        replace(SMALL, name="small-paper-way", **PAPER_WAY),
         Preset(
             name="paper",
             frame=Frame(height=256, width=256),
             widths=Widths(base=128, multipliers=(1, 2, 3, 4), blocks=3),
             stages=_stages((40000, 0), (4000, 0), (30000, 0), batch=16),
+            **PAPER_WAY,
         ),
     )
 }

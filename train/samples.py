@@ -10,36 +10,39 @@ from mcdiff_batch.engine.frame import Image, scan_strip
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder
-from mcdiff_batch.engine.solver import rungs
+from mcdiff_batch.engine.solver import Rung, rungs
 
 from .data import Dataset
 from .networks import Networks
 from .plan import TorchPlan
 
 CASES = 4
-EVALUATIONS = 8
+EVALUATIONS = 4
 GAP = 4  # px
 
 
 def draw_samples(nets: Networks, data: Dataset, path: Path, *, conditioned: bool) -> None:
-    """Of each of the first cases: mean of its depths, optimal depth, sample, side by side.
+    """Of each of the first cases: mean of its depths, optimal depth, one evaluation, a sample.
 
-    Not `conditioned`: what the foundation model draws of noise alone.
+    Not `conditioned`: what the foundation model makes of the optimal depth alone.
     """
     few = data.subset(np.arange(len(data)) < CASES)
     depths = few.depths.astype(np.float32) / np.float32(127.5) - 1
     strip = np.stack([scan_strip(x) for x in depths])[:, None].astype(np.float32)
-    plan = TorchPlan(nets, len(few))
-    schedule = Schedule()
-    walk = rungs("dpmpp_2m", schedule, log_snr_ladder(schedule, EVALUATIONS))
-    noise = gaussian(0, "samples", strip.shape)
-    if not conditioned:
-        drawn = sample(plan, noise, plan.unconditioned(strip), walk)
-        _write([drawn[:, 0]], path)
-        return
-    drawn = sample(plan, noise, plan.condition(depths, few.weights, strip), walk)
+    scan = depths[np.arange(len(few)), few.optimal][:, None]
+    plan, noise = TorchPlan(nets, len(few)), gaussian(0, "samples", strip.shape)
+    if conditioned:
+        held = plan.condition(depths, few.weights, strip, scan)
+    else:
+        held = plan.unconditioned(strip, scan)
+    drawn = [sample(plan, noise, held, _walk(count))[:, 0] for count in (1, EVALUATIONS)]
     mean = np.einsum("nd,ndhw->nhw", few.weights, depths)
-    _write([mean, depths[np.arange(len(few)), few.optimal], drawn[:, 0]], path)
+    _write([mean, scan[:, 0], *drawn], path)
+
+
+def _walk(evaluations: int) -> list[Rung]:
+    schedule = Schedule()
+    return rungs("dpmpp_2m", schedule, log_snr_ladder(schedule, evaluations))
 
 
 def _write(columns: list[Image], path: Path) -> None:

@@ -15,7 +15,7 @@ from mcdiff_batch.engine.schedule import Schedule
 
 from .card import write_card
 from .corruption import corrupted
-from .data import Batch, Dataset, batch_of, draw, one_hot, other_depth
+from .data import Batch, Dataset, batch_of, draw, one_hot, other_depth, without_optimal
 from .fusion import fused_probabilities
 from .loop import Job, Setting, Show, generator, train_stage
 from .losses import denoising_loss, diffuse, extractor_loss
@@ -27,37 +27,46 @@ from .tuner import Folded
 from .weights import source_sha256, start_from
 
 Say = Callable[[str], None]
-HELD_OUT_TIMES = (50, 200, 400, 600, 800, 950)
+HELD_OUT_CASES = 16
+HELD_OUT_TIMES = (200, 500, 800, 950, 1000)
+BLACK = -1 + 1e-3  # what lies above is in the strip
 
 
 class Noised(NamedTuple):
-    """Images at their times, eq. 1; [N, 1, H, W] and [N]."""
+    """Images at their times, eq. 1, and what else is known of them; [N, 1, H, W] and [N]."""
 
+    image: Tensor  # x_0, what is to be drawn
     x: Tensor
     t: Tensor
     alpha: Tensor
-    eps: Tensor
+    scan: Tensor  # b, the second observation
+    inside: Tensor  # 1 where the scan is, else 0
 
 
 class Noising:
     """Draws (t, eps) for images and noises them, eq. 1."""
 
-    def __init__(self) -> None:
-        self.schedule = Schedule()
+    def __init__(self, *, last: bool = False) -> None:
+        """last: t = T alone."""
+        self.schedule, self.last = Schedule(), last
         self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32)
 
     def __call__(
-        self, image: Tensor, rng: np.random.Generator, times: Tensor | None = None
+        self, image: Tensor, scan: Tensor, rng: np.random.Generator, times: Tensor | None = None
     ) -> Noised:
-        """Of image [N, 1, H, W]; times stratified over 1..T unless given."""
+        """Of image and scan [N, 1, H, W]; times stratified over 1..T unless given."""
         n = len(image)
         if times is None:
-            strata = (np.arange(n) + rng.random(n)) / n
-            times = torch.from_numpy(1 + np.floor(strata * self.schedule.steps).astype(np.int64))
+            strata = (rng.permutation(n) + rng.random(n)) / n
+            drawn = 1 + np.floor(strata * self.schedule.steps).astype(np.int64)
+            times = torch.from_numpy(
+                np.full_like(drawn, self.schedule.steps) if self.last else drawn
+            )
         seed = int(rng.integers(2**62))
         eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
         alpha = self.alphas[times]
-        return Noised(diffuse(image, eps, alpha), times, alpha, eps)
+        inside = ((image > BLACK) | (scan > BLACK)).to(image.dtype)
+        return Noised(image, diffuse(image, eps, alpha), times, alpha, scan, inside)
 
 
 def train_all(
@@ -83,7 +92,10 @@ def train_all(
     records = {}
     total = sum(stage.steps for stage in preset.stages)
     for stage in preset.stages:
-        model = nets.all()[stage.name]
+        model = nets.trained(stage.name)
+        model.requires_grad_(False)
+        for parameter in nets.thawed(stage.name):
+            parameter.requires_grad_(True)
         seconds = setting.seconds * stage.steps / total
         job = jobs[stage.name](stage)
         records[stage.name] = train_stage(stage, model, job, setting, say, seconds)
@@ -100,22 +112,25 @@ def _share(stage: Stage, setting: Setting) -> int:
 def _foundation(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> Job:
-    """Stage I: artifact-free optimal images, eq. 9."""
+    """Stage I: artifact-free optimal images, eq. 9.
+
+    As a second observation the foundation is given the image itself, corrupted as scans are.
+    """
     images = train.subset(train.artifact_free).optimal_alone()
     unseen = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     if not len(images):
         raise ArchiveError("no artifact-free case to train the foundation on; flag some")
-    noising = Noising()
+    noising = Noising(last=nets.preset.regression)
 
     def prepare(rng: np.random.Generator, half: bool) -> Noised:
-        return noising(draw(images, _share(stage, setting), rng, half=half).image, rng)
+        clear = draw(images, _share(stage, setting), rng, half=half)
+        return noising(clear.image, corrupted(clear, nets.preset.corruption, rng).scan, rng)
 
     def loss(noised: Noised) -> Tensor:
-        x, t, alpha, eps = noised
-        return denoising_loss(nets.foundation(x, t), eps, alpha, nets.preset.x0_cap)
+        return _denoising_loss(nets, noised, None)
 
     def score() -> dict[str, float]:
-        return {"held_out": _eps_error(nets, unseen, noising, setting, conditioned=False)}
+        return _held_out(nets, unseen.optimal_alone(), noising, setting, conditioned=False)
 
     show = _shown(nets, stage, unseen, setting, conditioned=False)
     return Job(prepare=prepare, loss=loss, score=score, show=show)
@@ -149,33 +164,47 @@ def _extractor(
 def _tuner(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
 ) -> Job:
-    """Stage III: D depths to the optimal image, eq. 11; the rest is frozen.
+    """Stage III: D depths to the optimal image, eq. 11.
 
-    Conditions decide most where noise is high: `tuner_x0_cap` adds eq. 9's x0 term there.  On the
-    artifact-free cases alone, read corrupted, the target is what a degraded stack should give.
+    The targets are artifact-free, so that the foundation may learn on as well.  What is read is
+    worse than the target in two ways: corrupted as scans are, and with another depth in the place
+    of the optimal one, a real, spoiled view of the same spine (SCIENCE.md).
     """
     if nets.preset.tuner_artifact_free:
         train = train.subset(train.artifact_free)
         held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
-    noising = Noising()
+    noising = Noising(last=nets.preset.regression)
 
     def prepare(rng: np.random.Generator, half: bool) -> tuple[Batch, Noised]:
         cases = max(1, _share(stage, setting) // stage.draws)
         clear = draw(train, cases, rng, half=half)
-        batch = corrupted(clear, nets.preset.corruption, rng)
-        return batch, noising(batch.image.repeat_interleave(stage.draws, 0), rng)
+        batch = _spoiled(nets, clear, rng)
+        repeated = (x.repeat_interleave(stage.draws, 0) for x in (clear.image, batch.scan))
+        return batch, noising(*repeated, rng)
 
     def loss(pair: tuple[Batch, Noised]) -> Tensor:
         batch, noised = pair
-        conditions = _repeated(nets, batch, stage.draws)
-        x, t, alpha, eps = noised
-        return denoising_loss(nets.eps(x, t, conditions), eps, alpha, nets.preset.tuner_x0_cap)
+        return _denoising_loss(nets, noised, _repeated(nets, batch, stage.draws))
 
     def score() -> dict[str, float]:
-        return {"held_out": _eps_error(nets, held_out, noising, setting, conditioned=True)}
+        return _held_out(nets, held_out, noising, setting, conditioned=True)
 
     show = _shown(nets, stage, held_out, setting, conditioned=True)
     return Job(prepare=prepare, loss=loss, score=score, show=show)
+
+
+def _spoiled(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
+    fewer = without_optimal(clear, nets.preset.left_out, rng)
+    return corrupted(fewer, nets.preset.corruption, rng)
+
+
+def _denoising_loss(nets: Networks, noised: Noised, conditions: Folded | None) -> Tensor:
+    """Eq. 9, or with conditions eq. 11."""
+    alpha = noised.alpha[:, None, None, None]
+    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+    x0_hat = nets.x0(noised.x, noised.t, signal, noise, noised.scan, conditions)
+    scale = nets.coefficients(signal, noise).net.abs()
+    return denoising_loss(x0_hat, noised.image, scale, noised.inside, nets.preset.loss_power)
 
 
 def _shown(
@@ -192,31 +221,33 @@ def _shown(
 
 
 def _repeated(nets: Networks, batch: Batch, times: int) -> Folded:
-    """A batch's conditions, each case's repeated `times`; only the tuner has gradients."""
+    """A batch's conditions, each case's repeated `times`."""
     folded = nets.conditions(batch.depths, batch.weights)
     return [(d.repeat_interleave(times, 0), s.repeat_interleave(times, 0)) for d, s in folded]
 
 
 @torch.no_grad()
-def _eps_error(
+def _held_out(
     nets: Networks, data: Dataset, noising: Noising, setting: Setting, *, conditioned: bool
-) -> float:
-    """Mean eps-MSE over fixed cases, times and noise, read as corrupted as in training."""
+) -> dict[str, float]:
+    """PSNR of x0-hat inside the strip, dB, over fixed cases and noise: at t = T, where it is what
+    one evaluation gives, and the mean over times; read as spoiled as in training."""
     errors = []
-    for i in range(min(len(data), 8)):
-        batch = batch_of(data, np.array([i]), np.array([False]))
-        batch = corrupted(batch, nets.preset.corruption, generator(0, "held-out faults", i))
-        image = batch.image.repeat_interleave(len(HELD_OUT_TIMES), 0)
-        rng = generator(0, "held-out", i)
-        noised = noising(image, rng, torch.tensor(HELD_OUT_TIMES))
-        batch, (x, t, alpha, eps) = moved((batch, noised), setting.device)
+    for i in range(min(len(data), HELD_OUT_CASES)):
+        clear = batch_of(data, np.array([i]), np.array([False]))
+        rng, times = generator(0, "held-out", i), torch.tensor(HELD_OUT_TIMES)
+        batch = _spoiled(nets, clear, rng)
+        image, scan = (x.repeat_interleave(len(times), 0) for x in (clear.image, batch.scan))
+        batch, noised = moved((batch, noising(image, scan, rng, times)), setting.device)
         with mixed(setting.device):
-            if conditioned:
-                eps_hat = nets.eps(x, t, _repeated(nets, batch, len(HELD_OUT_TIMES)))
-            else:
-                eps_hat = nets.foundation(x, t)
-        errors.append(denoising_loss(eps_hat, eps, alpha, 0.0).item())
-    return float(np.mean(errors))
+            conditions = _repeated(nets, batch, len(times)) if conditioned else None
+            alpha = noised.alpha[:, None, None, None]
+            signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+            x0 = nets.x0(noised.x, noised.t, signal, noise, noised.scan, conditions)
+        off = (x0.clamp(-1, 1) - noised.image).square() * noised.inside
+        errors.append((off.sum((1, 2, 3)) / noised.inside.sum((1, 2, 3))).cpu())
+    decibel = 10 * torch.log10(4 / torch.stack(errors).clamp(min=1e-9)).mean(0)
+    return {"psnr_T": decibel[-1].item(), "psnr": decibel.mean().item()}
 
 
 @torch.no_grad()

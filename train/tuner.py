@@ -17,17 +17,23 @@ Folded = list[tuple[Tensor, Tensor]]  # per skip: W_down F + b_down, P F* + b_up
 
 
 class Tuner(nn.Module):
-    """One skip's tuner: f [B, C, H, W], F like f, F* [B, C*, H, W], through C / 2 channels.
+    """One skip's tuner: f [B, C, H, W], F like f, F* [B, C*, H, W], through `share` of C channels.
 
     `told` channels in place of F and F*: a label map's classes, through 1x1 projections of its own.
     """
 
     def __init__(
-        self, channels: int, star_channels: int, *, residual: bool, told: int | None = None
+        self,
+        channels: int,
+        star_channels: int,
+        *,
+        residual: bool,
+        share: float = 0.5,
+        told: int | None = None,
     ) -> None:
         super().__init__()
         self.residual = residual
-        width = max(8, channels // 2)
+        width = max(8, round(share * channels))
         self.down = nn.Conv2d(channels, width, 1)
         self.up = nn.Conv2d(width, channels, 1)
         self.star = nn.Conv2d(told or star_channels, channels, 1, bias=False)
@@ -38,7 +44,7 @@ class Tuner(nn.Module):
                 nn.init.zeros_(weight)
 
     def fold(self, feature: Tensor, star: Tensor) -> tuple[Tensor, Tensor]:
-        """The per-case constants: W_down F + b_down [B, C / 2, H, W], P F* + b_up [B, C, H, W]."""
+        """The per-case constants: W_down F + b_down [B, C', H, W], P F* + b_up [B, C, H, W]."""
         assert self.up.bias is not None
         return self.down(self.project(feature)), self.star(star) + self.up.bias[:, None, None]
 
@@ -51,9 +57,11 @@ class Tuner(nn.Module):
 class Tuners(nn.ModuleList):
     """One tuner per skip of a U-Net."""
 
-    def __init__(self, unet: UNet, *, residual: bool, told: int | None = None) -> None:
+    def __init__(
+        self, unet: UNet, *, residual: bool, share: float = 0.5, told: int | None = None
+    ) -> None:
         pairs = zip(unet.skip_channels, unet.star_channels, strict=True)
-        super().__init__(Tuner(c, s, residual=residual, told=told) for c, s in pairs)
+        super().__init__(Tuner(*x, residual=residual, share=share, told=told) for x in pairs)
 
     def fold(self, encoder: list[Tensor], decoder: list[Tensor]) -> Folded:
         pairs = zip(encoder, decoder, strict=True)

@@ -18,16 +18,21 @@ Tune = Callable[[int, Tensor], Tensor]  # (skip index, f_i) -> what the decoder 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """Size of a U-Net: base channels, their multiple at each level, residual blocks a level."""
+    """Size of a U-Net: base channels, their multiple at each level, residual blocks a level.
+
+    `patch`: blocks of so many px a side become channels first (space to depth, Shi et al. 2016), so
+    that norms and activations, which cost memory traffic, run on a coarser grid of more channels.
+    """
 
     base: int
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 2
+    patch: int = 1
 
     @property
     def factor(self) -> int:
         """Height and width must divide by this."""
-        return int(2 ** (len(self.multipliers) - 1))
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +131,21 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """x [N, 1, H, W] (and t [N] or [1]) to [N, outputs, H, W]; H and W divide by widths.factor.
+    """x [N, inputs, H, W] (and t [N] or [1]) to [N, outputs, H, W]; both divide by widths.factor.
 
-    `skip_channels` and `star_channels` are those of f_i and of what it is concatenated with.
+    `skip_channels` and `star_channels` are those of f_i and of what it is concatenated with.  With
+    `middle` the last of them is the output of the middle blocks, tuned like a skip.
     """
 
-    def __init__(self, widths: Widths, *, outputs: int, timed: bool) -> None:
+    def __init__(
+        self, widths: Widths, *, outputs: int, timed: bool, inputs: int = 1, middle: bool = False
+    ) -> None:
         super().__init__()
-        self.base = widths.base
+        self.base, self.patch, self.tunes_middle = widths.base, widths.patch, middle
         levels = [widths.base * m for m in widths.multipliers]
         time = 4 * widths.base if timed else None
         self.time = _time_mlp(widths.base, time) if time else None
-        self.stem = nn.Conv2d(1, widths.base, 3, padding=1)
+        self.stem = nn.Conv2d(inputs * widths.patch**2, widths.base, 3, padding=1)
         self.skip_channels = [widths.base]
         self.encoder = nn.ModuleList()
         here = widths.base
@@ -162,8 +170,11 @@ class UNet(nn.Module):
                 if level and i == widths.blocks:
                     self.decoder.append(Up(here))
         self.star_channels = stars[::-1]
+        if middle:
+            self.skip_channels.append(levels[-1])
+            self.star_channels.append(levels[-1])
         self.last = NormSilu(here)
-        self.out = _zeroed(nn.Conv2d(here, outputs, 3, padding=1))
+        self.out = _zeroed(nn.Conv2d(here, outputs * widths.patch**2, 3, padding=1))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,13 +190,16 @@ class UNet(nn.Module):
 
     def _run(self, x: Tensor, t: Tensor | None, tune: Tune) -> Features:
         embedding = self._embed(t, x.dtype)
-        skips = [self.stem(x)]
+        skips = [self.stem(F.pixel_unshuffle(x, self.patch))]
         for layer in self.encoder:
             h = layer(skips[-1], embedding) if isinstance(layer, Block) else layer(skips[-1])
             skips.append(h)
         h = skips[-1]
         for block in self.middle:
             h = block(h, embedding)
+        lowest = [h] if self.tunes_middle else []
+        if lowest:
+            h = tune(len(skips), h)
         stars: list[Tensor] = []
         for layer in self.decoder:
             if isinstance(layer, Up):
@@ -194,7 +208,8 @@ class UNet(nn.Module):
             stars.append(h)
             i = len(skips) - len(stars)
             h = layer(torch.cat([tune(i, skips[i]), h], dim=1), embedding)
-        return Features(self.out(self.last(h)), skips, stars[::-1])
+        image = F.pixel_shuffle(self.out(self.last(h)), self.patch)
+        return Features(image, skips + lowest, stars[::-1] + lowest)
 
     def _embed(self, t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         if self.time is None or t is None:

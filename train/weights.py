@@ -21,6 +21,7 @@ from .presets import Preset, preset_from
 from .unet import UNet
 
 State = dict[str, Tensor]
+STORED = "/stored"  # behind the name of a weight that a graph holds in float16
 PARITY = 1e-3  # largest difference allowed, relative to the largest value: float32 against float32
 
 
@@ -75,7 +76,7 @@ def start_from(nets: Networks, source: Path) -> None:
 
 def _check_kind(mine: Preset, theirs: dict[str, Any], source: Path) -> None:
     """The same shapes can mean another thing: eq. 8 with and without its residual."""
-    for field in ("residual", "conditions"):
+    for field in ("residual", "conditions", "prediction", "reads", "sigma_b"):
         value = getattr(mine, field)
         if theirs.get(field, value) != value:
             raise UsageError(
@@ -110,7 +111,9 @@ def _from_graphs(nets: Networks, bundle: Bundle) -> State:
     for name in ("conditioner", "denoiser"):
         graph = onnx.load(str(bundle.graph(name))).graph
         constants = {x.name: numpy_helper.to_array(x).copy() for x in graph.initializer}
-        held = {key: torch.from_numpy(x) for key, x in constants.items()}
+        held = {
+            key.removesuffix(STORED): torch.from_numpy(x).float() for key, x in constants.items()
+        }
         tensors |= {key: x for key, x in held.items() if key.split(".")[0] in nets.all()}
         part = "extractor" if name == "conditioner" else "foundation"
         order = _norm_order(getattr(nets, part))
@@ -145,7 +148,8 @@ def _norm_order(model: UNet) -> list[str]:
         if isinstance(module, nn.GroupNorm)
     ]
     with torch.no_grad():
-        model(torch.zeros(1, 1, 64, 64), torch.ones(1))
+        channels = model.stem.in_channels // model.patch**2
+        model(torch.zeros(1, channels, 64, 64), torch.ones(1))
     for hook in hooks:
         hook.remove()
     return called
@@ -153,24 +157,26 @@ def _norm_order(model: UNet) -> list[str]:
 
 @torch.no_grad()
 def _check_parity(nets: Networks, bundle: Bundle) -> None:
-    """Conditions and eps-hat of random input, as the bundle computes them and as `nets` does."""
+    """Conditions and x0-hat of random input, as the bundle computes them and as `nets` does."""
     frame, depths = bundle.contract.frame, len(bundle.contract.depth_weights)
     rng = np.random.default_rng(0)
     draw = lambda *n: rng.uniform(-1, 1, (1, *n, frame.height, frame.width)).astype(np.float32)
     stack, x, strip = draw(depths), draw(1), np.ones((1, 1, frame.height, frame.width), np.float32)
     weights = np.full((1, depths), 1 / depths, np.float32)
     plan = load(bundle, Device(kind="cpu", index=0), batch=1)
-    conditioned = plan.condition(stack, weights, strip)
+    scan = draw(1)
+    conditioned = plan.condition(stack, weights, strip, scan)
     mine = nets.conditions(torch.from_numpy(stack), torch.from_numpy(weights))
     held: Any = conditioned.conditions
     named = [((f"down_{i}", down), (f"star_{i}", star)) for i, (down, star) in enumerate(mine)]
     pairs = [pair for both in named for pair in both]
-    # x0-hat = (x - eps-hat) / 16 is beyond the reach of the clamp
-    rung = Rung(t=500.0, signal=16.0, noise=1.0, a=0.0, b=1.0, c=0.0)
+    rung = Rung(t=500.0, signal=0.6, noise=0.8, a=0.0, b=1.0, c=0.0)
     _, x0 = plan.step(x, np.zeros_like(x), rung, conditioned)
-    eps = nets.eps(torch.from_numpy(x), torch.full((1,), 500.0), mine)
-    theirs = [*(held[name] for name, _ in pairs), x - 16 * x0]
-    for (name, a), b in zip([*pairs, ("eps", eps)], theirs, strict=True):
+    t, signal, noise = (torch.full((1,), value) for value in (rung.t, rung.signal, rung.noise))
+    of_scan = torch.from_numpy(scan)
+    mine_x0 = nets.x0(torch.from_numpy(x), t, signal, noise, of_scan, mine).clamp(-1, 1)
+    theirs = [*(held[name] for name, _ in pairs), x0]
+    for (name, a), b in zip([*pairs, ("x0", mine_x0)], theirs, strict=True):
         off = float(np.abs(a.numpy() - b).max() / max(1e-6, np.abs(b).max()))
         if off > PARITY:
             raise BundleError(
