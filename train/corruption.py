@@ -148,7 +148,7 @@ def _ends(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 def _dashes(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Short dark dashes along rows that no voxel hit, in a band of the scan."""
     y, _ = _axes(level)
-    depths, height, width = level.shape[1:]
+    height, width = level.shape[2:]
     band = (y - dice.between(0, 1)).abs() < dice.between(0.02, 0.1)
     started = dice.between(0, 1, 1, height, width) < dice.between(0.01, 0.08)
     long = F.max_pool2d((started & band).to(level.dtype), (1, 5), stride=1, padding=(0, 2))

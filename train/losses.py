@@ -6,8 +6,8 @@ A network's output is turned into x0-hat by three coefficients, x0-hat = c_x x_t
   eq. 9 add up to the mean square of v, so eq. 9 and 11 need no weight and no cap.
 - "scan": x_t and the scan b (error sd sigma_b) are two observations of x_0.  Their best linear
   estimate is l = P (x_t sqrt(alpha) / (1 - alpha) + b / sigma_b^2), its variance
-  P = 1 / (alpha / (1 - alpha) + 1 / sigma_b^2), and x0-hat = l + sqrt(P) net: the preconditioning of
-  Karras et al. 2022 with two observations in the place of one.
+  P = 1 / (alpha / (1 - alpha) + 1 / sigma_b^2), and x0-hat = l + sqrt(P) net: the
+  preconditioning of Karras et al. 2022 with two observations in the place of one.
 """
 
 from dataclasses import dataclass

@@ -59,9 +59,9 @@ class Noising:
         if times is None:
             strata = (rng.permutation(n) + rng.random(n)) / n
             drawn = 1 + np.floor(strata * self.schedule.steps).astype(np.int64)
-            times = torch.from_numpy(
-                np.full_like(drawn, self.schedule.steps) if self.last else drawn
-            )
+            times = torch.from_numpy(drawn)
+            if self.last:
+                times = torch.full_like(times, self.schedule.steps)
         seed = int(rng.integers(2**62))
         eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
         alpha = self.alphas[times]
@@ -179,8 +179,8 @@ def _tuner(
         cases = max(1, _share(stage, setting) // stage.draws)
         clear = draw(train, cases, rng, half=half)
         batch = _spoiled(nets, clear, rng)
-        repeated = (x.repeat_interleave(stage.draws, 0) for x in (clear.image, batch.scan))
-        return batch, noising(*repeated, rng)
+        image, scan = (x.repeat_interleave(stage.draws, 0) for x in (clear.image, batch.scan))
+        return batch, noising(image, scan, rng)
 
     def loss(pair: tuple[Batch, Noised]) -> Tensor:
         batch, noised = pair
