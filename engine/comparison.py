@@ -25,10 +25,10 @@ FIGURES = {  # row: where it is in report.json, how it reads
     "batch, p95, s": ("latency.batch.p95", plain),
     "case, p50, s": ("latency.case.p50", plain),
     "most memory, MiB": ("machine.resident_mib.max", plain),
-    "CNR before, median": ("quality.cnr.before.median", decibel),
-    "CNR after, median": ("quality.cnr.after.median", decibel),
-    "SNR before, median": ("quality.snr.before.median", decibel),
-    "SNR after, median": ("quality.snr.after.median", decibel),
+    "CNR before, median, 20 log10": ("quality.cnr_log10.before.median", decibel),
+    "CNR after, median, 20 log10": ("quality.cnr_log10.after.median", decibel),
+    "SNR before, median, 20 log10": ("quality.snr_log10.before.median", decibel),
+    "SNR after, median, 20 log10": ("quality.snr_log10.after.median", decibel),
     "label agreement, median": ("quality.label_agreement.after.median", plain),
 }
 
@@ -52,7 +52,7 @@ def compared(this: Json, other: Json) -> dict[str, Any]:
 def _figures(this: Json, other: Json, path: str) -> Json:
     """`ratio`: of what is a number of things, not of decibels."""
     first, second = _at(this, path), _at(other, path)
-    known = first is not None and second is not None and second > 0 and "nr." not in path
+    known = first is not None and second is not None and second > 0 and "log10" not in path
     ratio = round(first / second, 3) if known and first and second else None
     return {"this": first, "other": second, "ratio": ratio}
 

@@ -1,7 +1,9 @@
 """How good an image is, by a label map: the paper's SNR and CNR, and label agreement.
 
-Two images are compared on one grid, the frame's, to which both were area-averaged, so that an
-identity "enhancement" scores a gain of exactly 0 dB.
+Eq. 12 and 13 are ratios here.  Their logarithm is a choice, and has its name wherever it is shown:
+the paper's "20 ln" beside the paper's figures, decibels of 20 log10 everywhere else.  Two images
+are compared on one grid, the frame's, to which both were area-averaged, so that an identity
+"enhancement" scores a gain of exactly 0.
 """
 
 import numpy as np
@@ -10,20 +12,30 @@ from scipy import ndimage
 from .frame import Image, Mask
 from .plan import Labels
 
-BONE_MARGIN_MM = 1.0  # b leaves out this much around the bone (SCIENCE.md)
-RING_MM = 4.5
+BONE_MARGIN_MM = 1.0  # left out around the bone
+RING_MM = 4.5  # from there on, b
 FALLBACK_SPACING_MM = 1.8  # of a frame px, where an archive does not say
 
 
-def snr(image: Image, signal: Mask, background: Mask) -> float:
-    """Eq. 12, dB: 20 log10((1 - mu_s) / sigma_b).  image [H, W] in [0, 1]; NaN where undefined."""
-    return _decibel(1 - _mean(image, signal), _std(image, background))
+def snr_ratio(image: Image, signal: Mask, background: Mask) -> float:
+    """Eq. 12 before its logarithm: (1 - mu_s) / sigma_b.  image [H, W] in [0, 1]."""
+    return _ratio(1 - _mean(image, signal), _std(image, background))
 
 
-def cnr(image: Image, signal: Mask, background: Mask) -> float:
-    """Eq. 13, dB: 20 log10(|mu_s - mu_b| / sqrt(sigma_s^2 + sigma_b^2)).  [H, W] in [0, 1]."""
+def cnr_ratio(image: Image, signal: Mask, background: Mask) -> float:
+    """Eq. 13 before its logarithm: |mu_s - mu_b| / sqrt(sigma_s^2 + sigma_b^2).  As `snr_ratio`."""
     contrast = abs(_mean(image, signal) - _mean(image, background))
-    return _decibel(contrast, float(np.hypot(_std(image, signal), _std(image, background))))
+    return _ratio(contrast, float(np.hypot(_std(image, signal), _std(image, background))))
+
+
+def log10_db(ratio: float) -> float:
+    """20 log10, decibels as everybody else has them."""
+    return float(20 * np.log10(ratio))
+
+
+def ln_db(ratio: float) -> float:
+    """20 ln, what the paper's tables call dB: 2.3 times 20 log10 (SCIENCE.md has the evidence)."""
+    return float(20 * np.log(ratio))
 
 
 def psnr(image: Image, reference: Image, where: Mask, data_range: float = 1.0) -> float:
@@ -49,16 +61,17 @@ def mean_dice(a: Labels, b: Labels, classes: int = 4) -> float:
 
 
 def regions(
-    bone: Mask, strip: Mask, spacing_mm: float, ring_mm: float | None = None
+    bone: Mask, strip: Mask, spacing_mm: float, ring_mm: float = RING_MM
 ) -> tuple[Mask, Mask]:
-    """(s, b): the bone, and the strip outside the bone grown by 1 mm (or only a ring around it)."""
-    distance = ndimage.distance_transform_edt(~bone) * spacing_mm if bone.any() else None
-    if distance is None:
-        return bone, strip
-    background = strip & (distance > BONE_MARGIN_MM)
-    if ring_mm is not None:
-        background &= distance <= BONE_MARGIN_MM + ring_mm
-    return bone & strip, background
+    """(s, b) of eq. 12 and 13: the bone, and the ring around it that begins 1 mm from it.
+
+    Both inside the strip, which as a whole would not do for b: it holds the dark midline.
+    """
+    if not bone.any():
+        return bone, bone
+    distance = ndimage.distance_transform_edt(~bone) * spacing_mm
+    ring = (distance > BONE_MARGIN_MM) & (distance <= BONE_MARGIN_MM + ring_mm)
+    return bone & strip, ring & strip
 
 
 def measure(
@@ -67,14 +80,11 @@ def measure(
     """Quality columns of one case.  before, after [H, W] in [0, 1]; labels before and after."""
     spacing = spacing_mm if np.isfinite(spacing_mm) else FALLBACK_SPACING_MM
     s, b = regions(labels[0] > 0, strip, spacing)
-    _, ring = regions(labels[0] > 0, strip, spacing, RING_MM)
     return {
-        "cnr_before": cnr(before, s, b),
-        "cnr_after": cnr(after, s, b),
-        "cnr_ring_before": cnr(before, s, ring),
-        "cnr_ring_after": cnr(after, s, ring),
-        "snr_before": snr(before, s, b),
-        "snr_after": snr(after, s, b),
+        "cnr_log10_before": log10_db(cnr_ratio(before, s, b)),
+        "cnr_log10_after": log10_db(cnr_ratio(after, s, b)),
+        "snr_log10_before": log10_db(snr_ratio(before, s, b)),
+        "snr_log10_after": log10_db(snr_ratio(after, s, b)),
         "label_agreement": mean_dice(*labels),
         "bone_share": float(s.sum() / max(1, strip.sum())),
     }
@@ -88,7 +98,6 @@ def _std(image: Image, where: Mask) -> float:
     return float(image[where].std(dtype=np.float64)) if where.any() else float("nan")
 
 
-def _decibel(above: float, below: float) -> float:
-    if not (np.isfinite(above) and np.isfinite(below)) or above <= 0 or below <= 0:
-        return float("nan")
-    return float(20 * np.log10(above / below))
+def _ratio(above: float, below: float) -> float:
+    """NaN where it is undefined or has no logarithm."""
+    return above / below if above > 0 and below > 0 else float("nan")

@@ -25,7 +25,7 @@ from .reasons import why
 from .tally import Tally
 from .units import parse_selection
 
-SCHEMA = 2
+SCHEMA = 3
 DATA, PAGE = f"{runs.REPORT}/report.json", f"{runs.REPORT}/index.html"
 TRACE = f"{runs.REPORT}/trace.json"
 MOST_NOTES = 40  # lines of a bundle's own words
@@ -194,7 +194,7 @@ def _name(source: Archive, *tables: list[Json]) -> None:
 def _provenance(out: Path, stored: Json) -> Json:
     contract = stored["contract"]
     notes = {key: contract.get(key) or {} for key in ("gate", "training", "parity")}
-    known = ("name", "anchoring", "licence")
+    known = ("name", "licence")
     return {
         "settings": flat(stored["settings"]),
         "bundle": flat({key: contract.get(key, "") for key in known} | notes),

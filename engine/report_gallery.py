@@ -16,8 +16,8 @@ FLAGS = {
     "cnr": "lost contrast",
 }
 PAIRS = {  # name: title, how its values read
-    "cnr": ("CNR", decibel),
-    "snr": ("SNR", decibel),
+    "cnr_log10": ("CNR, 20 log10", decibel),
+    "snr_log10": ("SNR, 20 log10", decibel),
     "uca_thoracic": ("thoracic angle", degrees),
     "uca_lumbar": ("lumbar angle", degrees),
     "levels": ("levels", figure),
@@ -25,7 +25,6 @@ PAIRS = {  # name: title, how its values read
 SINGLES = {
     "label_agreement": "label agreement",
     "mean_spread": "mean spread",
-    "trust": "kept of the scan",
 }
 ABSENT = {
     "gone": "The archive is not where it was, so the images before are not shown.",

@@ -109,7 +109,7 @@ def _resumed(work: Json) -> tuple[object, ...]:
 
 
 def _tiles(data: Json) -> Html:
-    cases, work, gain = data["cases"], data["work"], data["quality"]["cnr"]["gain"]
+    cases, work, gain = data["cases"], data["work"], data["quality"]["cnr_log10"]["gain"]
     tiles = {
         "done": figure(cases["done"]),
         **({"flagged": figure(data["flagged"]["total"])} if data["flagged"]["gate"] else {}),
@@ -117,7 +117,7 @@ def _tiles(data: Json) -> Html:
         "open": figure(cases["open"]),
         "cases an hour": figure(work["cases_per_hour"], f"{work['cases_per_hour'] or 0:,.0f}"),
         "of work": seconds(work["seconds"]),
-        "median CNR gain": decibel(gain.get("median"), "+"),
+        "median CNR gain, 20 log10": decibel(gain.get("median"), "+"),
     }
     pairs = (element("div", element("dd", v), element("dt", k)) for k, v in tiles.items())
     return element("dl", *pairs, class_="tiles")

@@ -9,8 +9,8 @@ from .report_parts import decibel, figure, table
 from .svg import Row
 
 METRICS = {  # name: title, what it is, unit
-    "cnr": ("Contrast to noise", "bone against the soft tissue around it", "dB"),
-    "snr": ("Signal to noise", "dark bone against speckle", "dB"),
+    "cnr_log10": ("Contrast to noise, 20 log10", "bone against the 4.5 mm around it", "dB"),
+    "snr_log10": ("Signal to noise, 20 log10", "dark bone against the speckle there", "dB"),
     "label_agreement": ("Label agreement", "Dice of the label maps before and after", ""),
 }
 Json = Mapping[str, Any]

@@ -18,11 +18,11 @@ from .reasons import why
 MOST_ROWS = 200  # of a table
 BINS = 32
 TAIL = 0.5  # %: what lies beyond is counted in the outer bins
-PAIRED = ("cnr", "cnr_ring", "snr")  # metrics that are there before and after, dB
+PAIRED = ("cnr_log10", "snr_log10")  # metrics that are there before and after, dB
 READ = ("uca_thoracic", "uca_lumbar", "levels")  # likewise, but not to be raised: degrees, count
 SINGLE = (
     *("label_agreement", "bone_share", "levels_lost", "levels_invented", "uca_confidence"),
-    *("mean_spread", "trust", "depth_coverage"),
+    *("mean_spread", "depth_coverage"),
 )
 COLUMNS = (*(f"{x}_{when}" for x in PAIRED + READ for when in ("before", "after")), *SINGLE)
 Floats = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def cnr_gain(self) -> Floats:
-        return self.column("cnr_after") - self.column("cnr_before")
+        return self.column("cnr_log10_after") - self.column("cnr_log10_before")
 
 
 def tally(out: Path) -> Tally:

@@ -21,6 +21,7 @@ from mcdiff_batch.train.evaluate_cli import evaluate as command
 from mcdiff_batch.train.evaluation import evaluate
 from mcdiff_batch.train.rivals import METHODS
 from mcdiff_batch.train.sources import on_frame
+from mcdiff_batch.train.tables import as_text
 
 CASES = 3
 
@@ -65,7 +66,7 @@ def means(found, group="all cases"):
 
 def test_the_original_passed_off_as_enhanced_gains_nothing(identity):
     assert identity.cases == CASES
-    for measure in ("cnr", "snr", "cnr_ring", "snr_ring", "psnr", "dice", "lost"):
+    for measure in ("cnr_ln", "snr_ln", "cnr_log10", "snr_log10", "psnr", "dice", "lost"):
         rows = means(identity)
         assert rows["enhanced"][measure] == pytest.approx(rows["original"][measure], abs=0.1)
     assert all(abs(share.value) < 0.02 for share in identity.gain_share.values())
@@ -78,8 +79,13 @@ def test_the_clean_target_passed_off_as_enhanced_has_all_of_the_ceilings_gain(tr
     assert means(found)["enhanced"]["psnr"] > 100
     assert means(found)["enhanced"]["ms_ssim"] == pytest.approx(1)
     verdicts = {bar.title: bar.verdict for bar in bars(found)}
-    assert verdicts["CNR: share of the ceiling's gain, %"] == "stretch met"
-    assert verdicts["identity run, gain in CNR, dB"] == "met"
+    assert verdicts["identity run, gain in CNR, 20 ln"] == "met"
+    for measure, ceiling in (("CNR", "cnr_ln"), ("SNR", "snr_ln")):
+        (gain,) = (x for x in bars(found) if x.title == f"{measure} over the original, 20 ln")
+        rows = means(found)
+        assert gain.measured == pytest.approx(
+            rows["clean target"][ceiling] - rows["original"][ceiling]
+        )
 
 
 def test_a_level_wiped_out_is_a_level_lost_and_the_angle_is_not_read(truth, originals, tmp_path):
@@ -110,12 +116,67 @@ def test_a_run_is_told_in_text_and_as_json(enhanced, truth):
     words = ["--run", str(enhanced), "--truth", str(truth)]
     text = CliRunner().invoke(command, words, catch_exceptions=False).output
     assert max(len(line) for line in text.splitlines()) <= 100
-    for part in (*METHODS, "TABLE II,", "TABLE III", "TABLE IV", "BARS", "the run's own label map"):
+    for part in (*METHODS, "TABLE II,", "TABLES III AND V", "TABLE IV", "BARS", "own label map"):
         assert part in text
     told = json.loads(CliRunner().invoke(command, [*words, "--json"]).output)
     assert len(told["per_case"]) == CASES
     assert told["about"]["phantom"]["seed"] == 77
     assert {"title", "measured", "bar", "verdict"} <= set(told["bars"][0])
+
+
+def test_both_logarithms_are_told_each_by_its_name_beside_the_papers_figures(originals, truth):
+    words = ["--images", str(originals), "--truth", str(truth)]
+    told = json.loads(CliRunner().invoke(command, [*words, "--json"]).output)
+    row = told["groups"]["all cases"]["original"]
+    for measure in ("cnr", "snr"):
+        assert row[f"{measure}_ln"] == pytest.approx(np.log(10) * row[f"{measure}_log10"], abs=1e-3)
+    assert told["paper"]["table_iii"]["enhanced"]["cnr_ln"] == [16.87, 0.65]
+    assert told["paper"]["table_v"]["optimal depth"]["snr_ln"] == 30.87
+    assert told["paper"]["table_iv"]["inter_rater"]["original"][1]["mad"] == 3.97
+    text = CliRunner().invoke(command, words).output
+    table = text[text.index("TABLES III AND V") : text.index("TABLE IV,")].splitlines()
+    assert "CNR, 20 ln" in table[2]
+    assert "CNR, dB" in table[2]
+    assert "20 log10" in table[0]
+    (paper,) = (x for x in table if "paper, enhanced" in x)
+    assert "16.87 (0.65)" in paper
+    (original,) = (x for x in table if x.strip().startswith("original"))
+    assert f"{row['cnr_ln']:.2f} (" in original
+    assert f"{row['cnr_log10']:.2f} (" in original
+
+
+def test_another_method_of_the_same_archive_is_a_row_and_two_bars(truth, originals, enhanced):
+    found = evaluate(truth, SHIPPED, images=truth / "clean", against=(originals, enhanced))
+    assert found.methods[-4:] == ("images", "truth", "enhanced", "clean target")
+    rows = means(found)
+    assert rows["images"]["cnr_ln"] == pytest.approx(rows["original"]["cnr_ln"], abs=0.1)
+    (cnr,) = (x for x in bars(found) if x.title == "CNR over images, 20 ln")
+    assert cnr.measured == rows["enhanced"]["cnr_ln"] - rows["images"]["cnr_ln"]
+    assert cnr.verdict == "met"
+    text = as_text(found)
+    assert text.count("\n  truth ") >= 5  # in every table
+
+
+def test_a_rival_that_is_the_same_is_not_beaten(truth, originals, identity):
+    found = evaluate(truth, SHIPPED, images=originals, against=(originals,))
+    verdicts = {bar.title: bar.verdict for bar in bars(found)}
+    assert verdicts["PSNR to clean over images, dB"] == "met"
+    assert verdicts["CNR over images, 20 ln"] == "missed"
+    assert not any(" over images" in bar.title for bar in bars(identity))
+
+
+def test_cases_that_a_rival_lacks_are_left_out_and_its_name_may_be_no_other_rows(
+    truth, originals, tmp_path
+):
+    few = tmp_path / "few"
+    few.mkdir()
+    case = open_archive(truth).read(1)
+    Image.fromarray(case.depths[case.optimal]).save(few / "1.png")
+    found = evaluate(truth, SHIPPED, images=originals, against=(few,))
+    assert [x["case"] for x in found.per_case] == [1]
+    copy = shutil.copytree(originals, tmp_path / "enhanced.zarr")
+    with pytest.raises(UsageError, match="names two rows"):
+        evaluate(truth, SHIPPED, images=originals, against=(copy,))
 
 
 def test_a_second_seed_gives_the_intra_rater_row_and_the_same_seed_is_refused(
@@ -140,7 +201,7 @@ def test_png_files_are_found_by_case_id_or_index(truth, identity, tmp_path):
     found = evaluate(truth, SHIPPED, images=tmp_path)
     assert [x["case"] for x in found.per_case] == [0, 1]
     first, whole = (x.per_case[1]["methods"]["enhanced"] for x in (found, identity))
-    assert first["cnr"] == pytest.approx(whole["cnr"], abs=1e-4)
+    assert first["cnr_ln"] == pytest.approx(whole["cnr_ln"], abs=1e-4)
 
 
 def test_an_image_may_have_the_scans_shape_a_frames_or_a_squares():

@@ -24,7 +24,7 @@ ENTRIES = st.builds(
     detail=st.text(max_size=30),
     extent=st.none() | st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
     optimal=st.none() | st.integers(0, 4),
-    quality=st.dictionaries(st.sampled_from(["cnr_after", "snr_after"]), NUMBERS),
+    quality=st.dictionaries(st.sampled_from(["cnr_log10_after", "snr_log10_after"]), NUMBERS),
 )
 RECORDS = st.builds(
     Record,

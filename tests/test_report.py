@@ -134,7 +134,7 @@ SETTINGS = Settings(
 
 
 def done(case: int, **more: float | None) -> Entry:
-    measured = {"cnr_before": 1.0, "cnr_after": 2.0, "label_agreement": 0.9} | more
+    measured = {"cnr_log10_before": 1.0, "cnr_log10_after": 2.0, "label_agreement": 0.9} | more
     return Entry(case=case, status="done", extent=(40, 16), optimal=0, quality=measured)
 
 
@@ -171,7 +171,7 @@ def test_every_figure_of_the_page_is_in_report_json(night: Path) -> None:
 
 def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
     data = stored(night)
-    assert data["schema"] == 2
+    assert data["schema"] == 3
     assert sorted(data) == [
         "cases", "failures", "flagged", "gallery", "incidents", "latency", "machine", "outcome",
         "provenance", "quality", "schema", "stages", "throughput", "timeline", "version", "work",
@@ -190,8 +190,8 @@ def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
         "cpu_percent", "gpus", "notes", "resident_mib", "samples", "seconds", "xids",
     ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
-    assert data["quality"]["cnr"]["gain"]["cases"] == CASES - 1
-    assert sum(data["quality"]["cnr"]["histogram"]["after"]) == CASES - 1
+    assert data["quality"]["cnr_log10"]["gain"]["cases"] == CASES - 1
+    assert sum(data["quality"]["cnr_log10"]["histogram"]["after"]) == CASES - 1
 
 
 def test_names_appear_only_when_asked_for_and_paths_never(night: Path) -> None:
@@ -303,7 +303,7 @@ def test_two_runs_are_set_side_by_side(source: Path, night: Path) -> None:
     data = collect(night) | {"compared": compared(collect(night), collect(other))}
     figures = data["compared"]["figures"]
     assert figures["cases done"] == {"this": 9, "other": 4, "ratio": 2.25}
-    assert figures["CNR after, median"]["ratio"] is None
+    assert figures["CNR after, median, 20 log10"]["ratio"] is None
     assert data["compared"]["settings"]["seed"] == ["0", "3"]
     assert {"seed", "cases", "unit_size"} == set(data["compared"]["settings"])
     assert "Settings that differ" in found.text

@@ -83,7 +83,7 @@ def test_the_card_says_data_split_settings_metrics_and_machine_on_one_page(toy_t
 
 
 def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, phantoms, tmp_path):
-    row = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr", "snr")}
+    row = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr_ln", "snr_ln")}
     arm = {"arm": "a <b> arm", "question": "fusion", "raw": row, "scan": row}
     document = {
         "frame": {"height": 128, "width": 32},

@@ -105,7 +105,7 @@ def test_zarr_notices_a_flipped_bit(tmp_path: Path) -> None:
 
 
 def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
-    measured: dict[str, float | None] = {"cnr_after": 9.5, "x": None}
+    measured: dict[str, float | None] = {"cnr_log10_after": 9.5, "x": None}
     done = Entry(case=0, status="done", extent=(64, 16), quality=measured, flags=("dice",))
     entries = [done, Entry(case=1, status="failed"), Entry(case=2, status="skipped")]
     entries.append(Entry(case=4, status="open"))
@@ -113,8 +113,8 @@ def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
     group = store(tmp_path, files)
     assert pixels(group, "status").tolist() == [1, 2, 3, 0, 0, 0]
     assert pixels(group, "flagged").tolist() == [1, 0, 0, 0, 0, 0]
-    assert pixels(group, "cnr_after")[0] == 9.5
-    assert np.isnan(pixels(group, "cnr_after")[1:]).all()
+    assert pixels(group, "cnr_log10_after")[0] == 9.5
+    assert np.isnan(pixels(group, "cnr_log10_after")[1:]).all()
     assert np.isnan(pixels(group, "x")).all()
     assert pixels(group, "scale")[0] == 0.5
     assert pixels(group, "left")[0] == 4

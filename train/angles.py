@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .agreement import Agreement, Values, agreement
-from .rivals import ENHANCED, METHODS
+from .rivals import ENHANCED
 
 CURVES = ("thoracic", "lumbar")
 TRUTH, INTRA, INTER = "A against the truth", "A, two noise seeds", "A against B"
@@ -34,7 +34,7 @@ def table_iv(records: list[dict[str, Any]]) -> list[Rows]:
 
 def _block(title: str, records: list[dict[str, Any]], columns: Any) -> Rows:
     found = {}
-    for method in METHODS:
+    for method in records[0]["methods"]:
         thoracic, lumbar = (agreement(*columns(records, method, k)) for k in range(2))
         found[method] = (thoracic, lumbar)
     return Rows(title=title, rows=found)

@@ -13,6 +13,13 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--images", type=PATH, help="any method's: zarr `enhanced (case, y, x)`, or PNGs")
 @click.option("--truth", type=FOLDER, required=True, help="the phantom archive that was enhanced")
 @click.option("--second", type=PATH, help="the same from another noise seed: intra-rater rows")
+@click.option(
+    "--against",
+    type=PATH,
+    multiple=True,
+    help="another method's run or images of the same archive, such as plain regression: a row of "
+    "its own, named as the path is, and bars; may be repeated",
+)
 @click.option("--bundle", type=FOLDER, help="whose frame; default: the shipped bundle")
 @click.option("--json", "as_json", is_flag=True, help="everything, per case, as JSON")
 def evaluate(
@@ -20,13 +27,15 @@ def evaluate(
     images: Path | None,
     truth: Path,
     second: Path | None,
+    against: tuple[Path, ...],
     bundle: Path | None,
     as_json: bool,
 ) -> None:
-    """Score images against the truth: the paper's tables II to IV, and what it could not measure.
+    """Score images against the truth: the paper's tables II to V, and what it could not measure.
 
-    Rows: original, floors, enhanced, ceiling.  Angles, Dice and levels are read from each image's
-    pixels by segmenters that serve evaluation alone.
+    Rows: original, floors, methods to compare with, enhanced, ceiling.  CNR and SNR are in 20 ln,
+    the paper's logarithm, beside its figures and in the bars, else in dB of 20 log10.  Angles,
+    Dice and levels are read from each image's pixels by segmenters that serve evaluation alone.
     """
     from mcdiff_batch.engine.contract import SHIPPED
     from mcdiff_batch.engine.errors import UsageError
@@ -37,7 +46,9 @@ def evaluate(
 
     if (run is None) == (images is None):
         raise UsageError("expected either --run or --images; give one of them")
-    result = evaluated(truth, bundle or SHIPPED, run=run, images=images, second=second)
+    result = evaluated(
+        truth, bundle or SHIPPED, run=run, images=images, second=second, against=against
+    )
     click.echo(told(result) if as_json else as_text(result))
 
 

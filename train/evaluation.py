@@ -1,7 +1,7 @@
 """How good images are, against the truth: enhanced beside original, floors and ceiling.
 
 Everything is measured on the bundle's frame, to which every image is area-averaged: an identity
-"enhancement" gains exactly 0 dB.  s and b are the truth's bones and the strip outside them.
+"enhancement" gains exactly 0.  s and b are the truth's bones and the 4.5 mm ring around them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +22,11 @@ from .angles import Rows, table_iv
 from .draws import Calibration, calibrated, spread_counts
 from .rater import SHIPPED, Rater, load_rater
 from .rivals import CLEAN, ENHANCED, METHODS, ORIGINAL, methods
-from .sources import Source, images_source, run_source
+from .sources import Source, any_source, images_source, run_source
 from .subject import NEEDED, VIEWS, Subject, measured, readings, subject
 
 MEASURES = (
-    *("cnr", "snr", "cnr_ring", "snr_ring", "psnr", "ms_ssim", "dice"),
+    *("cnr_ln", "snr_ln", "cnr_log10", "snr_log10", "psnr", "ms_ssim", "dice"),
     *("thoracic_off", "lumbar_off", "lost", "invented"),
 )
 THREADS = 2
@@ -41,13 +41,15 @@ class Evaluation:
 
     cases: int
     about: dict[str, Any]
+    methods: tuple[str, ...]  # rows of every table, in order
+    against: tuple[str, ...]  # those of them that were given as rivals
     groups: dict[str, Means]  # "all", halves by the original's CNR, the phantom's "difficult"
     sizes: dict[str, int]  # cases of each group
     spread_of: Means  # standard deviations over all cases
     likeness: dict[str, dict[str, dict[str, list[float]]]]  # view -> method -> measure -> [D]
     angles: list[Rows]  # table IV
-    gain_share: dict[str, Interval]  # of the ceiling's gain, by measure
-    identity_gain: dict[str, float]  # dB: the original passed off as enhanced
+    gain_share: dict[str, Interval]  # of the ceiling's gain, by measure, whatever its logarithm
+    identity_gain: dict[str, float]  # 20 ln: the original passed off as enhanced
     label_dice: float | None  # of the run's own label map
     draws: Calibration | None  # of the spread, where a run stored it
     per_case: list[Record]
@@ -60,11 +62,13 @@ def evaluate(
     run: Path | None = None,
     images: Path | None = None,
     second: Path | None = None,
+    against: tuple[Path, ...] = (),
     raters: tuple[Path, ...] = SHIPPED,
 ) -> Evaluation:
     """Scores a run, or any method's images; `second`: the same from another noise seed.
 
-    Raises ArchiveError, BundleError, UsageError.
+    against: other methods' runs or images of the same archive, each a row named as its path is;
+    cases that one of them lacks are left out.  Raises ArchiveError, BundleError, UsageError.
     """
     archive, known = open_archive(truth), load_bundle(bundle)
     group = zarr.open_group(truth, mode="r", use_consolidated=False)
@@ -77,12 +81,14 @@ def evaluate(
         bundle=known,
         source=_source(run or images, run is not None, archive, known),
         second=_source(second, run is not None, archive, known) if second else None,
+        against={path.stem: any_source(path, archive) for path in against},
         raters=(load_rater(raters[0]), load_rater(raters[1])),
     )
     if job.second:
         _check_second(job.source, job.second)
+    _check_names(against)
     with ThreadPoolExecutor(THREADS) as threads:
-        records = [x for x in threads.map(job.record, job.source.cases) if x is not None]
+        records = [x for x in threads.map(job.record, job.cases) if x is not None]
     return summary(records, _about(job))
 
 
@@ -93,7 +99,14 @@ class _Job:
     bundle: Bundle
     source: Source
     second: Source | None
+    against: dict[str, Source]  # by name
     raters: tuple[Rater, Rater]
+
+    @property
+    def cases(self) -> list[int]:
+        """Those that every method has an image of."""
+        held = (x.cases for x in self.against.values())
+        return sorted(set(self.source.cases).intersection(*held))
 
     def record(self, index: int) -> Record | None:
         """All of one case; None where the archive's data are bad."""
@@ -103,7 +116,8 @@ class _Job:
             return None
         frame = self.bundle.contract.frame
         enhanced = self.source.image(index, frame)
-        shown = methods(case.case, case.known.clean, enhanced)
+        others = {name: x.image(index, frame) for name, x in self.against.items()}
+        shown = methods(case.case, case.known.clean, others, enhanced)
         scores = {name: measured(case, image, self.raters) for name, image in shown.items()}
         return {
             "case": index,
@@ -132,7 +146,7 @@ def _identity_gain(case: Subject, original: Image) -> dict[str, float]:
     """What the original gains when it is stored as a run stores its images, in 8 bit."""
     stored = np.asarray(np.round(original * 255) / 255, np.float32)
     before, after = case.contrast(original), case.contrast(stored)
-    return {name: after[name] - before[name] for name in ("cnr", "snr")}
+    return {name: after[f"{name}_ln"] - before[f"{name}_ln"] for name in ("cnr", "snr")}
 
 
 def _source(path: Path | None, is_run: bool, archive: Archive, bundle: Bundle) -> Source:
@@ -149,6 +163,13 @@ def _check_second(first: Source, second: Source) -> None:
         )
 
 
+def _check_names(against: tuple[Path, ...]) -> None:
+    names = [*METHODS, *(x.stem for x in against)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--against: {name!r} names two rows; rename one of the paths")
+
+
 def _about(job: _Job) -> dict[str, Any]:
     frame = job.bundle.contract.frame
     return {
@@ -158,6 +179,7 @@ def _about(job: _Job) -> dict[str, Any]:
         "archive": job.archive.identity,
         "cases_of_the_archive": job.archive.cases,
         "raters": [rater.about for rater in job.raters],
+        "against": {name: x.about for name, x in job.against.items()},
     }
 
 
@@ -165,17 +187,19 @@ def summary(records: list[Record], about: dict[str, Any]) -> Evaluation:
     """Means and intervals of all; the difficult half has the lower original CNR."""
     if not records:
         raise ArchiveError("there is no case to evaluate; see `mcdiff-batch status`")
-    groups = _groups(records)
+    groups, rows = _groups(records), tuple(records[0]["methods"])
     label = [x["label_dice"] for x in records if "label_dice" in x]
     return Evaluation(
         cases=len(records),
         about=about,
+        methods=rows,
+        against=tuple(x for x in rows if x not in METHODS),
         groups={name: _over(members, np.mean) for name, members in groups.items()},
         sizes={name: len(members) for name, members in groups.items()},
         spread_of=_over(records, np.std),
-        likeness={view: {m: _likeness(records, view, m) for m in METHODS} for view in VIEWS},
+        likeness={view: {m: _likeness(records, view, m) for m in rows} for view in VIEWS},
         angles=table_iv(records),
-        gain_share={name: _gain_share(records, name) for name in ("cnr", "snr")},
+        gain_share={name: _gain_share(records, f"{name}_ln") for name in ("cnr", "snr")},
         identity_gain={
             name: float(np.nanmean([x["identity_gain"][name] for x in records]))
             for name in ("cnr", "snr")
@@ -187,7 +211,7 @@ def summary(records: list[Record], about: dict[str, Any]) -> Evaluation:
 
 
 def _groups(records: list[Record]) -> dict[str, list[Record]]:
-    order = sorted(records, key=lambda x: x["methods"][ORIGINAL]["cnr"])
+    order = sorted(records, key=lambda x: x["methods"][ORIGINAL]["cnr_ln"])
     half = len(order) // 2
     groups = {"all cases": order, "easy half": order[half:], "difficult half": order[:half]}
     groups["graded difficult"] = [x for x in order if x["difficult"]]
@@ -206,7 +230,7 @@ def _over(records: list[Record], statistic: Any) -> Means:
         finite = values[np.isfinite(values)]
         return float(statistic(finite)) if len(finite) else float("nan")
 
-    return {method: {m: one(method, m) for m in MEASURES} for method in METHODS}
+    return {method: {m: one(method, m) for m in MEASURES} for method in records[0]["methods"]}
 
 
 def _likeness(records: list[Record], view: str, method: str) -> dict[str, list[float]]:

@@ -1,4 +1,6 @@
-"""What an enhancement must beat (floors), and what it cannot (the ceiling)."""
+"""What an enhancement must beat (floors, other methods), and what it cannot (the ceiling)."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -8,18 +10,22 @@ from mcdiff_batch.engine.reader import FramedCase
 
 ORIGINAL, MEAN, NLM = "original", "depth mean", "non-local means"
 ENHANCED, CLEAN = "enhanced", "clean target"
-METHODS = (ORIGINAL, MEAN, NLM, ENHANCED, CLEAN)
+METHODS = (ORIGINAL, MEAN, NLM, ENHANCED, CLEAN)  # of every table; others stand before ENHANCED
 FLOORS = (MEAN, NLM)
 NLM_STRENGTHS = (0.01, 0.02, 0.04)  # of [0, 1]; the best by PSNR to clean: never a larger one
 
 
-def methods(case: FramedCase, clean: Image, enhanced: Image) -> dict[str, Image]:
-    """One image [H, W] in [0, 1] a method, on the frame; clean is the phantom's."""
+def methods(
+    case: FramedCase, clean: Image, others: Mapping[str, Image], enhanced: Image
+) -> dict[str, Image]:
+    """One image [H, W] in [0, 1] a method, on the frame, in the tables' order; clean is the
+    phantom's, `others` are by name."""
     unit = (case.depths + 1) / 2
     original = unit[case.optimal]
     mean = np.einsum("d,dhw->hw", case.weights, unit)
     best = best_non_local_means(original, clean, case)
-    return dict(zip(METHODS, (original, mean, best, enhanced, clean), strict=True))
+    floors = {ORIGINAL: original, MEAN: mean, NLM: best}
+    return floors | dict(others) | {ENHANCED: enhanced, CLEAN: clean}
 
 
 def best_non_local_means(image: Image, clean: Image, case: FramedCase) -> Image:

@@ -17,6 +17,7 @@ from mcdiff_batch.engine.frame import Frame, Image, nearest_to_frame, place, to_
 from mcdiff_batch.engine.pictures import read_grey
 from mcdiff_batch.engine.plan import Labels
 
+RUN = "run.json"  # what tells a run's folder from images
 KEPT = ("bundle", "solver", "ladder", "seed", "draws", "temperature", "plan", "software")
 
 
@@ -46,17 +47,20 @@ def _scan(image: npt.NDArray[Any], extent: tuple[int, int]) -> npt.NDArray[Any]:
     return image[where.top : where.top + where.height, where.left : where.left + where.width]
 
 
-def run_source(run: Path, archive: Archive, bundle: Bundle) -> Source:
-    """The done cases of a finished run.  Raises ArchiveError for a run of anything else."""
+def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
+    """The done cases of a finished run, by `bundle` or (None) by any.
+
+    Raises ArchiveError for a run of anything else.
+    """
     try:
-        settings = json.loads((run / "run.json").read_text())["settings"]
+        settings = json.loads((run / RUN).read_text())["settings"]
         output = zarr.open_group(run / "images.zarr", mode="r", use_consolidated=False)
         status = np.asarray(output["status"])
     except (OSError, KeyError, ValueError) as error:
         raise ArchiveError(
             f"{run}: is no finished run ({error}); finish it with `mcdiff-batch run`"
         ) from error
-    if settings["bundle"] != bundle.sha256:
+    if bundle is not None and settings["bundle"] != bundle.sha256:
         raise ArchiveError(
             f"{run}: was made with bundle {settings['bundle'][:12]}..., this one is "
             f"{bundle.sha256[:12]}...; name its own with --bundle"
@@ -72,6 +76,12 @@ def run_source(run: Path, archive: Archive, bundle: Bundle) -> Source:
         label=lambda case, frame: nearest_to_frame(_cut(label[case], case, archive), frame),
         spread=_reader(output["spread"], archive) if "spread" in output else None,
     )
+
+
+def any_source(path: Path, archive: Archive) -> Source:
+    """Any method's: images, or a run by whatever bundle.  Raises ArchiveError."""
+    is_run = (path / RUN).is_file()
+    return run_source(path, archive, None) if is_run else images_source(path, archive)
 
 
 def images_source(path: Path, archive: Archive) -> Source:

@@ -11,7 +11,15 @@ from mcdiff_batch.engine.archive import Archive
 from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.frame import Frame, Image, Mask, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.plan import Labels
-from mcdiff_batch.engine.quality import RING_MM, cnr, mean_dice, psnr, regions, snr
+from mcdiff_batch.engine.quality import (
+    cnr_ratio,
+    ln_db,
+    log10_db,
+    mean_dice,
+    psnr,
+    regions,
+    snr_ratio,
+)
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.spine import Spine, levels_changed, read_spine, spine_of_landmarks
 
@@ -46,11 +54,9 @@ class Subject:
     depths: dict[int, Image] = field(repr=False)  # those present
 
     @cached_property
-    def regions(self) -> tuple[Mask, Mask, Mask]:
-        """s, b, and b within the ring around the bone (SCIENCE.md)."""
-        bone, spacing = self.known.label > 0, self.case.spacing_mm[0]
-        s, b = regions(bone, self.case.strip, spacing)
-        return s, b, regions(bone, self.case.strip, spacing, RING_MM)[1]
+    def regions(self) -> tuple[Mask, Mask]:
+        """s and b, by the truth."""
+        return regions(self.known.label > 0, self.case.strip, self.case.spacing_mm[0])
 
     @cached_property
     def depth_views(self) -> dict[str, dict[int, tuple[Image, Pyramid]]]:
@@ -61,14 +67,8 @@ class Subject:
         return self.view(self.known.clean, "strip")
 
     def contrast(self, image: Image) -> Scores:
-        """Eq. 12 and 13, dB, and the same with b in the ring."""
-        s, b, ring = self.regions
-        return {
-            "cnr": cnr(image, s, b),
-            "snr": snr(image, s, b),
-            "cnr_ring": cnr(image, s, ring),
-            "snr_ring": snr(image, s, ring),
-        }
+        """Eq. 12 and 13, each in both logarithms."""
+        return contrast(image, *self.regions)
 
     def label_dice(self, label: Labels) -> float:
         return mean_dice(label, self.known.label)
@@ -76,6 +76,13 @@ class Subject:
     def view(self, image: Image, kind: str) -> tuple[Image, Pyramid]:
         seen = strip_view(image, self.case.strip) if kind == "strip" else square_view(image)
         return seen, pyramid(seen)
+
+
+def contrast(image: Image, s: Mask, b: Mask) -> Scores:
+    """Eq. 13 and 12 of image [H, W] in [0, 1]: in the paper's 20 ln, and in dB of 20 log10."""
+    ratios = {"cnr": cnr_ratio(image, s, b), "snr": snr_ratio(image, s, b)}
+    logarithms = {"ln": ln_db, "log10": log10_db}
+    return {f"{name}_{log}": of(x) for log, of in logarithms.items() for name, x in ratios.items()}
 
 
 def subject(archive: Archive, truth: Any, index: int, contract: Contract) -> Subject:

@@ -1,7 +1,7 @@
 """The evaluation as text, 100 columns, or as JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,18 +12,21 @@ from .agreement import Agreement
 from .angles import INTER, INTRA
 from .bars import Bar, bars
 from .evaluation import Evaluation
-from .rivals import CLEAN, ENHANCED, FLOORS, METHODS, ORIGINAL
+from .rivals import CLEAN, ENHANCED, FLOORS, ORIGINAL
 
 ROLES = dict.fromkeys(FLOORS, " (floor)") | {CLEAN: " (ceiling)"}
 NAME = 25  # columns of a row's name
 TITLE = 49  # of a bar's
+PAPERS = ("cnr_ln", "snr_ln")  # in the logarithm of the paper
+PAPER_TABLE_III = {"original": paper.ORIGINAL, "enhanced": paper.ENHANCED}
 PAPER_ANGLES = {INTRA: paper.INTRA_RATER, INTER: paper.INTER_RATER}
 
 
 def as_json(evaluation: Evaluation) -> str:
-    """One document: every table, every bar, every case."""
+    """One document: every table, every bar, every case, and the paper's figures."""
     told = asdict(evaluation)
     told["bars"] = [asdict(x) | {"verdict": x.verdict} for x in bars(evaluation)]
+    told["paper"] = paper.figures()
     for record in told["per_case"]:
         for name in ("px", "squares"):
             record.get("spread", {}).pop(name, None)
@@ -62,10 +65,10 @@ def _head(found: Evaluation) -> Iterator[str]:
 
 
 def _against_truth(found: Evaluation) -> Iterator[str]:
-    yield from _title("AGAINST THE TRUTH, means")
+    yield from _title("AGAINST THE TRUTH, means; CNR and SNR in dB (20 log10)")
     columns = {
-        "cnr": ("CNR", 8, 2),
-        "snr": ("SNR", 8, 2),
+        "cnr_log10": ("CNR", 8, 2),
+        "snr_log10": ("SNR", 8, 2),
         "psnr": ("PSNR", 8, 2),
         "ms_ssim": ("MS-SSIM", 9, 3),
         "dice": ("Dice", 7, 3),
@@ -77,7 +80,7 @@ def _against_truth(found: Evaluation) -> Iterator[str]:
     heads = "".join(f"{title:>{width}}" for title, width, _ in columns.values())
     for group, means in found.groups.items():
         yield f"{f'{group} ({found.sizes[group]})':<{NAME}}{heads}"
-        for method in METHODS:
+        for method in found.methods:
             row = means[method]
             cells = (_number(row[x], width, digits) for x, (_, width, digits) in columns.items())
             yield _row(_name(method), *cells)
@@ -96,7 +99,7 @@ def _table_ii(found: Evaluation) -> Iterator[str]:
     yield _row("", f"{'MS-SSIM':>{6 * len(heads)}}", f"{'PSNR, dB':>{6 * len(heads) + 2}}")
     for view, title in views.items():
         yield f"{title:<{NAME}}{both}"
-        for method in METHODS:
+        for method in found.methods:
             row = found.likeness[view][method]
             yield _row(_name(method), *_likeness(row["ms_ssim"], row["psnr"]))
     yield _row("paper, enhanced", *_likeness(paper.MS_SSIM, paper.PSNR))
@@ -111,25 +114,33 @@ def _likeness(similar: Sequence[float], peak: Sequence[float]) -> Iterator[str]:
 
 
 def _table_iii(found: Evaluation) -> Iterator[str]:
-    yield from _title("TABLE III, mean (sd), dB")
+    yield from _title(
+        "TABLES III AND V, mean (sd), in the paper's 20 ln and in dB (20 log10); gains in 20 ln"
+    )
     means, sds = found.groups["all cases"], found.spread_of
-    names = ("cnr", "snr", "cnr_ring", "snr_ring")
-    titles = ("CNR", "SNR", "CNR, ring", "SNR, ring", "gain CNR", "SNR")
-    widths = (14, 14, 14, 14, 10, 6)
-    yield _row("", *(f"{x:>{w}}" for x, w in zip(titles, widths, strict=True)))
-    for method in METHODS:
-        cells = [f"{_both(means[method][x], sds[method][x]):>14}" for x in names]
-        gains = [means[method][x] - means[ORIGINAL][x] for x in ("cnr", "snr")]
-        yield _row(_name(method), *cells, f"{gains[0]:>+10.2f}", f"{gains[1]:>+6.2f}")
-    for title, row in (("paper, original", paper.ORIGINAL), ("paper, enhanced", paper.ENHANCED)):
-        cells = [f"{_both(*row[x]):>14}" for x in ("cnr", "snr")]
-        gains = [row[x][0] - paper.ORIGINAL[x][0] for x in ("cnr", "snr")]
-        yield _row(title, *cells, " " * 28, f"{gains[0]:>+10.2f}", f"{gains[1]:>+6.2f}")
-    yield "ring: the background is the 4.5 mm around the bone alone"
+    titles = ("CNR, 20 ln", "SNR, 20 ln", "CNR, dB", "SNR, dB", "gain CNR", "SNR")
+    yield _row("", *(f"{x:>{w}}" for x, w in zip(titles, (14, 14, 14, 14, 9, 8), strict=True)))
+    for method in found.methods:
+        row = means[method]
+        cells = (_both(row[x], sds[method][x]) for x in (*PAPERS, "cnr_log10", "snr_log10"))
+        yield _row(_name(method), *cells, *_gains(row, means[ORIGINAL]))
+    original = {x: paper.ORIGINAL[x][0] for x in PAPERS}
+    for name, told in PAPER_TABLE_III.items():
+        gains = _gains({x: told[x][0] for x in PAPERS}, original)
+        yield _row(f"paper, {name}", *(_both(*told[x]) for x in PAPERS), " " * 28, *gains)
+    for name, figures in paper.TABLE_V.items():
+        means_told = (f"{figures[x]:>7.2f}{'':7}" for x in PAPERS)
+        yield _row(f"paper, {name}", *means_told, " " * 28, *_gains(figures, original))
+    yield "background: the 4.5 mm around the bone; 20 ln is 2.3 times 20 log10, and the paper's dB"
+
+
+def _gains(row: Mapping[str, float], original: Mapping[str, float]) -> Iterator[str]:
+    for name, width in zip(PAPERS, (9, 8), strict=True):
+        yield f"{row[name] - original[name]:>+{width}.2f}"
 
 
 def _both(mean: float, sd: float) -> str:
-    return f"{mean:.2f} ({sd:.2f})"
+    return f"{f'{mean:.2f} ({sd:.2f})':>14}"
 
 
 def _table_iv(found: Evaluation) -> Iterator[str]:
@@ -182,7 +193,7 @@ def _bars(found: Evaluation) -> Iterator[str]:
     for bar in bars(found):
         limits = ["" if x is None else f"{bar.sign}{x:g}" for x in (bar.bar, bar.stretch)]
         yield f"{bar.title:<{TITLE}}{_measured(bar):>19}{limits[0]:>9}{limits[1]:>9}  {bar.verdict}"
-    yield "Table V's ordering takes three bundles, and stands in the card of their training"
+    yield "Table V's order takes runs of three bundles: one as --run, the others as --against"
 
 
 def _measured(bar: Bar) -> str:
@@ -200,7 +211,7 @@ def _title(text: str) -> Iterator[str]:
 
 
 def _name(method: str) -> str:
-    return f"  {method}{ROLES.get(method, '')}"
+    return f"  {method}{ROLES.get(method, '')}"[:NAME]
 
 
 def _row(name: str, *cells: str) -> str:
