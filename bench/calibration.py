@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mcdiff_batch.engine.frame import Image, Mask
 from mcdiff_batch.engine.machine import machine
-from mcdiff_batch.engine.quality import cnr, regions, snr
+from mcdiff_batch.engine.quality import cnr_ratio, ln_db, regions, snr_ratio
 from mcdiff_batch.train.anatomy import LUMP, PROCESS, RIB, THORACIC, anatomy
 from mcdiff_batch.train.phantom import SPACING_MM, VERSION, Phantom, phantom
 from mcdiff_batch.train.texture import stream
@@ -143,7 +143,7 @@ def _row(target: Target, values: npt.NDArray[np.float64]) -> dict[str, object]:
 
 
 def _measured(seed: int, index: int) -> Values:
-    case = phantom(seed, index, raw_tone=True)
+    case = phantom(seed, index)
     image = case.depths[case.optimal_depth] / np.float32(255)
     inside = case.clean > 0
     found = describe(image, case.label, inside) | _known(seed, index, case, image)
@@ -156,8 +156,9 @@ def describe(image: Image, label: npt.NDArray[np.uint8], inside: Mask) -> Values
     found = _strip_shape(inside) | _ratios(level, label, inside) | _texture(level, label, inside)
     for name, kind in (("process", PROCESS), ("rib", RIB), ("lump", LUMP)):
         found |= _sizes(name, label == kind)
-    s, b = regions(label > 0, inside, SPACING_MM)
-    return found | {"auc": _auc(image, s, b), "bone_share": float(s.sum() / inside.sum())}
+    bone = (label > 0) & inside
+    rest = inside & ~bone
+    return found | {"auc": _auc(image, bone, rest), "bone_share": float(bone.sum() / inside.sum())}
 
 
 def equalised(image: npt.NDArray[np.generic], inside: Mask) -> Image:
@@ -238,8 +239,8 @@ def _known(seed: int, index: int, case: Phantom, image: Image) -> Values:
         "pair_distance": float(np.nanmedian(apart)) * SPACING_MM,
         "pitch": float(np.nanmedian(np.diff(row))) * SPACING_MM,
         "valley_width": _valley(seed, index, image, inside),
-        "cnr": cnr(image, s, b),
-        "snr": snr(image, s, b),
+        "cnr": ln_db(cnr_ratio(image, s, b)),
+        "snr": ln_db(snr_ratio(image, s, b)),
         "background_sd": float(image[b].std()),
         "contrast": float(image[b].mean() - image[s].mean()),
         "free": float(case.artifact_free),
@@ -282,7 +283,7 @@ def _dashes(case: Phantom, inside: Mask) -> Values:
 
 def contact_sheet(path: Path, cases: int, seed: int, beside: Path | None) -> None:
     """Writes a PNG: optimal depths, equalised above, raw tone below, after the image `beside`."""
-    drawn = [phantom(seed, index, raw_tone=True) for index in range(cases)]
+    drawn = [phantom(seed, index) for index in range(cases)]
     images = [case.depths[case.optimal_depth] for case in drawn]
     level = [_bytes(equalised(x, p.clean > 0)) for x, p in zip(images, drawn, strict=True)]
     brightest = max(float(np.quantile(image, 0.999)) for image in images)

@@ -57,6 +57,11 @@ class Anatomy:
     inside: Mask  # [y, x] the scan strip
     breath: Vector  # [y] px by which breathing moved each row sideways
 
+    @property
+    def lumbar_row(self) -> float:
+        """Where the lumbar part begins: the row of L1."""
+        return float(self.spine.row[~self.spine.thoracic()][0])
+
 
 def anatomy(rng: np.random.Generator) -> Anatomy:
     """Draws one patient and one scan of the back."""
@@ -196,7 +201,7 @@ def _strip(rng: np.random.Generator, shape: tuple[int, int], midline: Vector) ->
 def _edge(rng: np.random.Generator, rows: int) -> Field:
     """Waviness of one edge in px, sd about 3.6: steps of the hand, loss of contact, jitter."""
     slow = 3.2 * wander(rng, rows, 45.0) + 1.8 * wander(rng, rows, 14.0)
-    jitter = 0.5 * rng.standard_normal(rows, dtype=np.float32)
+    jitter = 0.3 * rng.standard_normal(rows, dtype=np.float32)
     return np.asarray(np.clip(slow, -9, 9) + jitter)
 
 
@@ -267,7 +272,7 @@ def _lump(
         high=rng.uniform(0.40, 0.52) * pitch,
         wide=rng.uniform(49, 59),
         tilt=tilt,
-        bend=rng.uniform(6, 17),
+        bend=rng.uniform(4, 12),
     )
 
 

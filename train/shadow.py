@@ -12,7 +12,7 @@ from .texture import Field
 
 DEPTHS = 5
 SOFT = {PROCESS: 2.5, RIB: 2.4, LUMP: 2.9}  # px
-STRENGTH = {PROCESS: 0.93, RIB: 1.0, LUMP: 1.0}
+STRENGTH = {PROCESS: 0.97, RIB: 1.0, LUMP: 1.0}
 
 Window = tuple[slice, slice]
 Shape = tuple[Bone, Window, Field]  # signed distance in px, positive inside, in a window
@@ -25,6 +25,9 @@ class Sight(Protocol):
     def bone(self) -> tuple[float, float]: ...  # darkness, low and high
 
     @property
+    def pale(self) -> float: ...  # by which a process pales at a depth, at most
+
+    @property
     def wander(self) -> float: ...  # depths by which a bone's best depth strays
 
     @property
@@ -33,8 +36,8 @@ class Sight(Protocol):
 
 def distances(rng: np.random.Generator, body: Anatomy) -> list[Shape]:
     """Signed distance in px, positive inside, of each bone in its own window."""
-    wobble = 2.6 * texture.smooth(rng, body.extent, (11.0, 13.0))
-    lumpy = 1.9 * texture.smooth(rng, body.extent, (6.0, 13.0))
+    wobble = 2.0 * texture.smooth(rng, body.extent, (11.0, 13.0))
+    lumpy = 1.3 * texture.smooth(rng, body.extent, (6.0, 13.0))
     wobble += 0.9 * texture.smooth(rng, body.extent, (4.0, 7.0))
     shapes = {PROCESS: _process_distance, RIB: _rib_distance, LUMP: _lump_distance}
     found = []
@@ -72,15 +75,16 @@ def _rib_distance(bone: Bone, y: Field, x: Field) -> Field:
 
 
 def _lump_distance(bone: Bone, y: Field, x: Field) -> Field:
-    """Thick in the middle, wings drooping and thinner, ends rounded."""
+    """A bell: high in the middle, wings drooping and thinner, their ends rounded."""
     sine, cosine = np.float32(np.sin(bone.tilt)), np.float32(np.cos(bone.tilt))
     u, v = (x * cosine + y * sine) / bone.wide, y * cosine - x * sine
     reach = np.abs(u)
-    thick = bone.high * (0.62 + 0.38 * np.exp(-((u / 0.42) ** 2)))
-    thick = thick * np.sqrt(np.maximum(1 - reach**6, 0))
-    axis = bone.bend * (reach**1.5 - 0.45)
+    round_off = np.sqrt(np.maximum(1 - reach**6, 0))
+    above = bone.high * (0.72 + 0.55 * np.exp(-((u / 0.45) ** 2))) * round_off
+    below = bone.high * (0.80 + 0.12 * np.cos(2 * np.pi * reach)) * round_off
+    v = v - bone.bend * (reach**1.5 - 0.45)
     flank = (1 - reach) * bone.wide
-    return np.asarray(np.minimum(thick - np.abs(v - axis), flank), dtype=np.float32)
+    return np.asarray(np.minimum(np.minimum(above + v, below - v), flank), dtype=np.float32)
 
 
 def transmission(
@@ -121,15 +125,15 @@ class Valley:
         rows, columns = body.extent
         y = np.arange(rows)
         row, thoracic = body.spine.row, body.spine.thoracic()
-        lumbar = 1 / (1 + np.exp((row[~thoracic][0] - 20 - y) / 18))
+        lumbar = 1 / (1 + np.exp((body.lumbar_row - 20 - y) / 18))
         phase = np.interp(y, row, np.arange(len(row)))
         bead = np.cos(2 * np.pi * (phase - 0.35))
         spot = np.exp(-(((y - row[thoracic][-1] - rng.normal(4, 8)) / rng.uniform(11, 16)) ** 2))
         top = np.exp(-y / 70)
         width = 9.2 + 6.0 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
         width = width * rng.uniform(0.85, 1.15) * (1 + 0.1 * texture.wander(rng, rows, 25.0))
-        depth = rng.uniform(0.28, 0.48) * (1 + 0.1 * bead + 0.13 * texture.wander(rng, rows, 40.0))
-        depth = np.clip(depth + 0.45 * spot + 0.1 * top + 0.09 * lumbar, 0.1, 0.8)
+        depth = rng.uniform(0.6, 0.78) * (1 + 0.06 * bead + 0.12 * texture.wander(rng, rows, 40.0))
+        depth = np.clip(depth + 0.3 * spot + 0.1 * top + 0.08 * lumbar, 0.45, 0.93)
         middle = body.spine.midline + body.breath + 1.2 * texture.wander(rng, rows, 30.0)
         return cls(
             middle=middle.astype(np.float32)[:, None],
@@ -144,7 +148,7 @@ class Valley:
         width = self.width * np.float32(1 + 0.12 * off if off > 0 else 1 + 0.06 * off)
         dark = self.depth * np.float32(1 - 0.07 * off)
         profile = np.exp(-0.5 * np.abs((x - self.middle) / width) ** 2.0)
-        return np.asarray(1 - np.minimum(dark, 0.85) * profile, dtype=np.float32)
+        return np.asarray(1 - np.minimum(dark, 0.93) * profile, dtype=np.float32)
 
 
 def darkness(
@@ -156,9 +160,11 @@ def darkness(
     level = np.array([bone.level for bone in bones]), np.array([bone.side for bone in bones])
     strength = strength * (1 + 0.05 * texture.smooth(rng, (18, 3), (2.5, 1.0))[level])
     strength = np.clip(strength * rng.normal(1, 0.06, count), 0.1, 0.98)[:, None]
+    weak = np.array([1.0 if bone.label == PROCESS else 0.5 for bone in bones])[:, None]
+    strength = strength * (1 - weak * sight.pale * rng.random((count, DEPTHS)))
     best = optimal + sight.wander * rng.normal(0, 0.6, count)
     off = np.arange(DEPTHS)[None, :] - best[:, None]
-    seen = np.exp(-0.5 * (off / np.where(off < 0, 1.35, 1.5)) ** 2)
+    seen = np.exp(-0.5 * (off / np.where(off < 0, 1.8, 2.1)) ** 2)
     lost = rng.random(count) < sight.hidden
     other = optimal + np.where(rng.random(count) < 0.5, -1, 1)
     other = np.where((other < 0) | (other >= DEPTHS), 2 * optimal - other, other)

@@ -52,18 +52,37 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
     A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
     """
     drawn = 5
-    grid = (shape[0], int(shape[1] / 1.5) + 5)
+    grid = (shape[0], int(shape[1] / 1.25) + 5)
     waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
     white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
-    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.5).T
-    rows = 0.95 * rows + 0.31 * np.roll(rows, 1, axis=0)
+    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.25).T
+    rows = 0.9 * rows + 0.436 * np.roll(rows, 1, axis=0)
     grain = rows * np.float32(0.5227 / np.sqrt(looks))
     return np.asarray(np.maximum(1 + grain, 0.05), dtype=np.float32)
 
 
 def row_gain(rng: np.random.Generator, shape: tuple[int, int], spread: float) -> Field:
     """Frame-to-frame gain [y, x], mean 1: B-mode frames are stacked rows, each with its own."""
-    return 1 + np.float32(spread) * smooth(rng, shape, (1.0, 70.0))
+    return 1 + np.float32(spread) * smooth(rng, shape, (1.0, 40.0))
+
+
+def combed(rng: np.random.Generator, image: Field, belts: int) -> Field:
+    """The image [y, x] with belts in which every other row is dimmer and shifted sideways."""
+    rows = len(image)
+    for _ in range(belts):
+        height = int(rng.integers(20, 120))
+        top = int(rng.integers(0, rows - height))
+        belt = slice(top + int(rng.integers(2)), top + height, 2)
+        image[belt] = np.roll(image[belt], int(rng.choice([-2, -1, 1, 2])), axis=1)
+        image[belt] *= np.float32(1 - rng.uniform(0.03, 0.16))
+    return image
+
+
+def wide(curve: NDArray[np.generic], scale: int) -> Field:
+    """A curve [y] as a column [y, 1], averaged over `scale` rows to either side."""
+    padded = np.pad(curve.astype(np.float32), scale, mode="edge")
+    window = np.ones(2 * scale + 1, dtype=np.float32) / np.float32(2 * scale + 1)
+    return np.convolve(padded, window, "valid").astype(np.float32)[:, None]
 
 
 def dashes(rng: np.random.Generator, shape: tuple[int, int], bands: int) -> Mask:
