@@ -6,10 +6,9 @@ from typing import Any
 
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.train.presets import PRESETS, Preset, Stage
-from mcdiff_batch.train.unet import Widths
 
-HALF = Frame(height=128, width=32)
-WHOLE = Frame(height=256, width=64)
+HALF = Frame(height=256, width=64)
+WHOLE = Frame(height=512, width=128)
 
 
 # The settings are those of the preset `small`, whatever they are.
@@ -24,50 +23,46 @@ class Arm:
     question: str
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the base preset
     sampled: str | None = None  # the arm whose networks these are
-    anchoring: str = "none"  # while sampling
-    temperature: float = 0.0
+    temperature: float = 1.0
     parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # of the steps
 
     def changed(self) -> Preset:
         return replace(BASE, **self.changes)
 
 
+SHARED = {"foundation": 0.25, "extractor": 0.125}  # stages I and II that ARMS have in common
+ALONE = {**SHARED, "tuner": 1.0}  # of arms whose networks are others: all three stages
+
+
+def _other(name: str, question: str, **changes: Any) -> Arm:
+    return Arm(name=name, question=question, changes=changes, parts=ALONE)
+
+
 ARMS = (  # what matters most first: a run that is cut short has scored that
     Arm(name="base", question="the preset `small` on half its frame"),
-    Arm(name="low band at the end", question="anchoring", sampled="base", anchoring="end"),
-    Arm(name="low band every step", question="anchoring", sampled="base", anchoring="every"),
-    Arm(name="from noise", question="temperature", sampled="base", temperature=1.0),
+    Arm(name="no noise", question="temperature", sampled="base", temperature=0.0),
+    _other("network reads x_t", "what the network reads", reads="x"),
+    _other("network reads both", "what the network reads", reads="both"),
+    Arm(name="tuners alone", question="what stage III trains", changes={"tunes": "tuner"}),
+    Arm(name="decoder", question="what stage III trains", changes={"tunes": "decoder"}),
+    Arm(name="width C", question="tuner width", changes={"tuner_share": 1.0}),
+    _other("condition in the middle", "middle block", middle=True),
+    _other("2 x 2 px", "patch", widths=replace(BASE.widths, patch=2)),
+    Arm(name="all depths read", question="left out", changes={"left_out": 0.0}),
+    Arm(name="no corruption", question="corruption", changes={"corruption": 0.0}),
+    Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
+    _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
+    _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
+    Arm(name="flat weights", question="loss weights", changes={"loss_power": 0.0}),
+    _other("v", "second observation", prediction="v"),
+    _other("regression", "diffusion", regression=True),
     Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
     Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
-    Arm(name="half to the optimal depth", question="fusion", changes={"optimal_share": 0.5}),
-    Arm(name="uniform weights", question="fusion", changes={"depth_weights": (0.2,) * 5}),
-    Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
-    Arm(name="no corruption", question="corruption", changes={"corruption": 0.0}),
-    Arm(name="eq. 8 as written", question="residual", changes={"residual": False}),
-    Arm(name="tuner x0 cap 0", question="cap of the x0 weight", changes={"tuner_x0_cap": 0.0}),
-    Arm(name="tuner x0 cap 5", question="cap of the x0 weight", changes={"tuner_x0_cap": 5.0}),
-    Arm(name="tuner x0 cap 50", question="cap of the x0 weight", changes={"tuner_x0_cap": 50.0}),
 )
-WHOLE_TRAINING = {"foundation": 0.75, "extractor": 0.25, "tuner": 0.5}
-FROM_SCRATCH = (  # all three stages; as many multiply-adds a step: four times the px, half as wide
-    Arm(name="128 x 32, base 16", question="frame", changes={"frame": HALF}, parts=WHOLE_TRAINING),
-    Arm(
-        name="256 x 64, base 8",
-        question="frame",
-        changes={"frame": WHOLE, "widths": Widths(base=8)},
-        parts=WHOLE_TRAINING,
-    ),
+FRAMES = (  # scored on the larger grid; as many multiply-adds a step: px four times as many
+    _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),
+    _other("512 x 128, patch 4", "frame", frame=WHOLE),
 )
-CAPS = tuple(  # stage I alone, scored by the eps and x0 errors of unconditional steps
-    Arm(
-        name=f"foundation x0 cap {cap:g}",
-        question="cap of the x0 weight",
-        changes={"x0_cap": cap, "widths": Widths(base=8)},
-        parts={"foundation": 0.5},
-    )
-    for cap in (0.0, 5.0, 20.0)
-)
-SHARED = {"foundation": 0.25, "extractor": 0.125}  # stages I and II that ARMS have in common
 
 
 def staged(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:

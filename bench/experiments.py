@@ -31,11 +31,10 @@ from mcdiff_batch.train.subject import Subject
 from mcdiff_batch.train.weights import source_sha256
 
 from . import scoring
-from .arms import ARMS, BASE, CAPS, FROM_SCRATCH, SHARED, WHOLE, Arm, staged
+from .arms import ARMS, BASE, FRAMES, SHARED, WHOLE, Arm, staged
 
 Say = Callable[[str], None]
 SEED = 0
-TIMES = (50, 200, 400, 600, 800, 950)
 EQUAL_DB = 120  # a PSNR beyond this is an image against itself
 REFERENCES = ("original", "clean target")
 
@@ -76,42 +75,37 @@ def _scored(bench: Bench) -> Iterator[str]:
         ("original", scoring.originals(cases)),
         ("clean target", scoring.targets(cases)),
     ):
-        _keep(bench, name, {"raw": scoring.measured(images, cases, rater)})
-    for arm in (*ARMS, *FROM_SCRATCH):
+        _keep(bench, name, {"": scoring.measured(images, cases, rater)})
+    for arm in (*ARMS, *FRAMES):
         if not _path(bench, arm.name).exists():
             nets = _trained(bench, arm)
             _keep(bench, arm.name, _scores(bench, arm, nets, cases, rater))
-        yield arm.name
-    for arm in CAPS:
-        if not _path(bench, arm.name).exists():
-            found = scoring.unconditional(_trained(bench, arm), scoring.originals(cases), TIMES)
-            _keep(bench, arm.name, {"errors": found})
         yield arm.name
 
 
 def _scores(
     bench: Bench, arm: Arm, nets: Networks, cases: list[Subject], rater: Rater
 ) -> dict[str, scoring.Columns]:
-    """As sampled, and anchored to the scan; arms of the frame's question on the larger one."""
-    if arm in FROM_SCRATCH:
+    """By the number of evaluations; arms of the frame's question on the larger one."""
+    own = cases
+    if arm in FRAMES:
         own = scoring.subjects(bench.held_out, nets.preset.frame)
-        images = scoring.sampled(nets, own, arm.anchoring, arm.temperature)
         cases = scoring.subjects(bench.held_out, WHOLE)
-        back = [from_frame(x, c.case.extent) for x, c in zip(images, cases, strict=True)]
-        images = [to_frame(x, WHOLE, black=-1.0) for x in back]
-    else:
-        images = scoring.sampled(nets, cases, arm.anchoring, arm.temperature)
-    return {
-        "raw": scoring.measured(images, cases, rater),
-        "scan": scoring.measured(scoring.to_scan(images, cases), cases, rater),
-    }
+    found = {}
+    for evaluations in scoring.EVALUATIONS:
+        images = scoring.sampled(nets, own, evaluations, arm.temperature)
+        if arm in FRAMES:
+            back = [from_frame(x, c.case.extent) for x, c in zip(images, cases, strict=True)]
+            images = [to_frame(x, WHOLE, black=-1.0) for x in back]
+        found[str(evaluations)] = scoring.measured(images, cases, rater)
+    return found
 
 
 def _trained(bench: Bench, arm: Arm) -> Networks:
-    """The arm's networks; stages I and II of ARMS are the shared ones, taken as they stand."""
+    """The arm's networks; stages I and II are the shared ones, unless it has its own."""
     if arm.sampled is not None:
         return _trained(bench, next(x for x in ARMS if x.name == arm.sampled))
-    if arm not in ARMS:
+    if SHARED.keys() <= arm.parts.keys():
         return _train(bench, arm.name, staged(arm.changed(), bench.steps, arm.parts))
     _train(bench, "shared", staged(BASE, bench.steps, SHARED), bench.source)
     folder = bench.work / arm.name
@@ -163,11 +157,10 @@ def _keep(bench: Bench, name: str, scores: dict[str, scoring.Columns]) -> None:
 
 def _document(bench: Bench) -> dict[str, Any]:
     """All that is scored so far."""
-    held = {x: json.loads(_path(bench, x).read_text())["raw"] for x in REFERENCES}
-    done = [x for x in (*ARMS, *FROM_SCRATCH) if _path(bench, x.name).exists()]
+    held = {x: json.loads(_path(bench, x).read_text())[""] for x in REFERENCES}
+    done = [x for x in (*ARMS, *FRAMES) if _path(bench, x.name).exists()]
     stored = {x.name: json.loads(_path(bench, x.name).read_text()) for x in done}
     base = stored.get(ARMS[0].name, {})
-    caps = [x for x in CAPS if _path(bench, x.name).exists()]
     return {
         "what": "experiments on training; means over cases with bootstrap 95 % intervals",
         "machine": machine(("torch",)) | {"threads": torch.get_num_threads()},
@@ -184,7 +177,6 @@ def _document(bench: Bench) -> dict[str, Any]:
             for name, columns in held.items()
         },
         "runs": [_row(arm, stored[arm.name], base, held) for arm in done],
-        "caps": [_errors(bench, arm) for arm in caps],
     }
 
 
@@ -201,36 +193,34 @@ def _row(
     row: dict[str, Any] = {"arm": arm.name, "question": arm.question}
     for mode, columns in found.items():
         row[mode] = {m: scoring.interval(x) for m, x in columns.items()}
-        if arm in FROM_SCRATCH:
+        if arm in FRAMES:
             continue  # on another grid than the references and the base
         over = {m: np.subtract(x, base[mode][m]).tolist() for m, x in columns.items()}
         row[f"{mode}, over base"] = {m: scoring.interval(x) for m, x in over.items()}
         row[f"{mode}, share of the ceiling's gain"] = {
             m: scoring.gain_share(columns, held["original"], held["clean target"], m)
-            for m in ("cnr", "snr")
+            for m in ("cnr_ln", "snr_ln")
         }
     return row
 
 
-def _errors(bench: Bench, arm: Arm) -> dict[str, Any]:
-    errors = json.loads(_path(bench, arm.name).read_text())["errors"]
-    means = {name: float(f"{np.mean(x):.4g}") for name, x in errors.items()}
-    return {"arm": arm.name, "question": arm.question, "errors": means}
-
-
 def as_text(document: dict[str, Any]) -> str:
-    """The tables for a person: raw beside anchored to the scan, and the errors of stage I."""
-    names = {"psnr": "PSNR", "cnr": "CNR", "snr": "SNR", "dice": "Dice", "levels": "levels"}
+    """The table for a person: a row for each number of evaluations."""
+    names = {
+        "psnr": "PSNR",
+        "cnr_ln": "CNR, ln",
+        "snr_ln": "SNR, ln",
+        "dice": "Dice",
+        "levels": "levels",
+    }
     head = "".join(f"{x:>8}" for x in names.values())
-    lines = [f"{'':<24}{head}   anchored{head}"]
+    lines = [f"{'':<28}evaluations{head}"]
     for name, means in document["references"].items():
-        lines.append(f"{name:<24}{_cells(means, names)}")
+        lines.append(f"{name:<28}{'':11}{_cells(means, names)}")
     for row in document["runs"]:
-        lines.append(
-            f"{row['arm']:<24}{_cells(row['raw'], names)}{'':11}{_cells(row['scan'], names)}"
-        )
-    for row in document["caps"]:
-        lines.append(row["arm"] + "".join(f"  {k} {v:g}" for k, v in row["errors"].items()))
+        for evaluations in map(str, document["evaluations"]):
+            cells = _cells(row[evaluations], names)
+            lines.append(f"{row['arm']:<28}{evaluations:>11}{cells}")
     return "\n".join(lines)
 
 

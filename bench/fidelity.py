@@ -28,13 +28,13 @@ from mcdiff_batch.engine.schedule import log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.solver import FITTED, SOLVERS
 from mcdiff_batch.export.fidelity import (
     Reference,
+    ends_of,
     fidelity,
-    figures,
     reference,
-    results,
     samples,
     with_truth,
 )
+from mcdiff_batch.export.recommend import figures
 from mcdiff_batch.export.steps import MEDIAN_DB, MIN_DB
 from mcdiff_batch.train.rater import SHIPPED as RATERS
 from mcdiff_batch.train.rater import Rater, load_rater
@@ -75,17 +75,14 @@ def measure(bench: Bench) -> dict[str, Any]:
         rows.append(_kept(bench, bundle, name, sampler, row))
         bench.say(as_line(rows[-1]))
     ends = _row(plan, contract, None, found, rater)
-    against_itself = ("result_psnr", "over_reference")
-    ends = {k: x for k, x in ends.items() if not any(name in k for name in against_itself)}
     times = {"conditioner_s": _conditioner_seconds(plan, found)} if bench.times else {}
     return {
         "what": "samples of few evaluations against 1000-step DDIM from the same x_T, dB, range 2, "
-        "inside the strip; of the results that a run keeps: PSNR to clean, CNR, SNR, dB, and error "
-        "of the curve angles, degrees, means over cases",
+        "inside the strip; PSNR to clean, CNR, SNR, dB, and the shares of the clean target's gain; "
+        "levels lost or invented; error of the curve angles, degrees; means over cases",
         "machine": machine(),
         "bundle": contract.name,
         "bundle_sha256": bundle.sha256,
-        "anchoring": contract.anchoring,
         "temperature": contract.sampler.temperature,
         "archive": open_archive(bench.data).identity,
         "cases": len(found),
@@ -113,7 +110,7 @@ def _published(contract: Contract, solver: str, ladder: tuple[float, ...]) -> Sa
 def _kept(bench: Bench, bundle: Bundle, name: str, sampler: Sampler, row: Callable[[], Row]) -> Row:
     """The row of an arm, from the work folder where it is there."""
     contract = bundle.contract
-    told = [contract.conditioner.sha256, contract.denoiser.sha256, contract.anchoring]
+    told = [contract.conditioner.sha256, contract.denoiser.sha256]
     told += [open_archive(bench.data).identity, str(bench.cases)]
     told += [repr((sampler.solver, sampler.ladder, sampler.weights, sampler.temperature))]
     path = bench.work / f"row-{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.json"
@@ -135,7 +132,7 @@ def _row(
     """Of a sampler; None: of the references themselves."""
     begun = time.perf_counter()
     if sampler is None:
-        images = [np.asarray(np.clip(x.image, -1, 1)) for x in found]
+        images = ends_of(found)
         row: Row = {}
     else:
         images = samples(plan, found, steps(contract, sampler))
@@ -146,14 +143,12 @@ def _row(
             "psnr_min_db": round(float(near.min()), 2),
             "denoiser_s": round(seconds, 3),
         }
-    return row | figures(contract, found, images) | _angles(contract, found, images, rater)
+    return row | figures(found, images) | _angles(found, images, rater)
 
 
-def _angles(
-    contract: Contract, found: Sequence[Reference], images: Sequence[Image], rater: Rater
-) -> Row:
+def _angles(found: Sequence[Reference], images: Sequence[Image], rater: Rater) -> Row:
     """Mean error of the curve angles that the rater reads from the results, degrees."""
-    units = [np.asarray((x[0, 0] + 1) / 2, np.float32) for x in results(contract, found, images)]
+    units = [np.asarray((x[0, 0] + 1) / 2, np.float32) for x in images]
     read = [
         readings(x.truth, unit, rater)
         for x, unit in zip(found, units, strict=True)

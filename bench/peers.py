@@ -143,7 +143,7 @@ class Field:
             torch._dynamo.mark_static_address(tensor)  # or CUDA graphs copy it every step
         told = cycle(
             [
-                (put([r.t]), put([r.signal, r.noise, r.a, r.b, r.c, r.anchor]))
+                (put([r.t]), put([r.signal, r.noise, r.a, r.b, r.c]))
                 for r in walk or self.recipe.rungs
             ]
         )
@@ -156,7 +156,7 @@ class Field:
         return step
 
     def _diffusers(self, batch: int) -> Step:
-        """eps-hat by the eager networks; the solver's arithmetic is diffusers'."""
+        """x0-hat by the eager networks; the solver's arithmetic is diffusers'."""
         from diffusers import DPMSolverMultistepScheduler
 
         alphas = self.contract.schedule.alphas()
@@ -164,10 +164,11 @@ class Field:
             num_train_timesteps=self.contract.schedule.steps,
             trained_betas=(1 - alphas[1:] / alphas[:-1]).tolist(),
             algorithm_type="dpmsolver++",
+            prediction_type="sample",
         )
         cases = self.cases(batch)
         start = torch.as_tensor(self._noise(cases), device=self.device)
-        flat = self._held(self.nets, cases)[2]
+        _, scan, flat = self._held(self.nets, cases)
         held = list(zip(flat[::2], flat[1::2], strict=True))
 
         def walk() -> Iterator[None]:
@@ -175,8 +176,10 @@ class Field:
                 solver.set_timesteps(len(self.recipe.rungs), device=self.device)
                 x = start
                 for t in solver.timesteps:
-                    eps = self.nets.eps(x, t.float()[None], held)
-                    x = solver.step(eps, t, x).prev_sample
+                    alpha = torch.tensor([alphas[int(t) + 1]], device=self.device)  # theirs from 0
+                    told = (alpha.sqrt().float(), (1 - alpha).sqrt().float())
+                    x0 = self.nets.x0(x, t.float()[None] + 1, *told, scan, held)
+                    x = solver.step(x0.clamp(-1, 1), t, x).prev_sample
                     self._wait()
                     yield
 

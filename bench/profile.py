@@ -180,11 +180,11 @@ class Denoising:
         plan = TorchPlan(nets, batch)
         weights = np.full((batch, depths), 1 / depths)
         strip = np.ones((batch, 1, frame.height, frame.width))
-        told = plan.condition(short(draw(depths)), short(weights), short(strip)).conditions
-        held: Any = told
+        images = short(strip), short(draw(1))
+        held: Any = plan.condition(short(draw(depths)), short(weights), *images).conditions
         put = lambda array: torch.as_tensor(short(array), device=self.device)
         x, x0, t = put(draw(1)), put(draw(1)), put([500.0])
-        scalars = put([0.7, 0.7, 0.5, 0.5, 0.1, 1.0])
+        scalars = put([0.7, 0.7, 0.5, 0.5, 0.1])
         return lambda: plan.denoiser(x, x0, t, scalars, *held)
 
 

@@ -6,26 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import zarr
 
-from mcdiff_batch.engine import anchor
 from mcdiff_batch.engine.archive import open_archive
+from mcdiff_batch.engine.conditioner import scans, strips
 from mcdiff_batch.engine.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.frame import Frame, Image
 from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.quality import cnr, psnr, snr
+from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.reader import fusion_weights
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder
-from mcdiff_batch.engine.solver import anchored, rungs
+from mcdiff_batch.engine.solver import rungs
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import Preset
 from mcdiff_batch.train.rater import Rater
 from mcdiff_batch.train.subject import Subject, readings, subject
 
-EVALUATIONS = 8
+EVALUATIONS = (1, 4, 10)
 CASES = 48  # the first of the held-out archive
 BATCH = 16
 RESAMPLED = 2000
@@ -40,19 +39,19 @@ def subjects(path: Path, frame: Frame) -> list[Subject]:
 
 
 def sampled(
-    nets: Networks, cases: Sequence[Subject], anchoring: str, temperature: float
+    nets: Networks, cases: Sequence[Subject], evaluations: int, temperature: float
 ) -> list[Image]:
     """An image [H, W] in [-1, 1] of each case, by the engine's own sampler."""
     schedule = Schedule()
-    ladder = log_snr_ladder(schedule, EVALUATIONS)
-    walk = anchored(rungs("dpmpp_2m", schedule, ladder), anchoring)
+    ladder = log_snr_ladder(schedule, evaluations)
+    walk = rungs("dpmpp_2m", schedule, ladder)
     images: list[Image] = []
     for first in range(0, len(cases), BATCH):
         batch = [x.case for x in cases[first : first + BATCH]]
         plan = TorchPlan(nets, len(batch))
         told = np.stack([told_weights(nets.preset, x.weights > 0, x.optimal) for x in batch])
-        strip = np.stack([x.strip for x in batch])[:, None].astype(np.float32)
-        conditioned = plan.condition(np.stack([x.depths for x in batch]), told, strip)
+        stack = np.stack([x.depths for x in batch])
+        conditioned = plan.condition(stack, told, strips(batch), scans(batch))
         noise = np.stack([gaussian(0, x.key, (1, *x.strip.shape)) for x in batch])
         found = sample(plan, np.float32(temperature) * noise, conditioned, walk)
         images += list(np.clip(found[:, 0], -1, 1))
@@ -67,12 +66,6 @@ def told_weights(
     return fusion_weights(preset.depth_weights, present, optimal, share)
 
 
-def to_scan(images: Sequence[Image], cases: Sequence[Subject]) -> list[Image]:
-    """As a run with anchoring "scan" leaves them."""
-    pairs = zip(images, (x.case for x in cases), strict=True)
-    return [anchor.anchored(image, x.depths[x.optimal], x.strip)[0] for image, x in pairs]
-
-
 def originals(cases: Sequence[Subject]) -> list[Image]:
     return [x.case.depths[x.case.optimal] for x in cases]
 
@@ -82,19 +75,18 @@ def targets(cases: Sequence[Subject]) -> list[Image]:
 
 
 def measured(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) -> Columns:
-    """PSNR to clean, CNR and SNR (dB), and by the rater Dice and levels lost or invented."""
+    """PSNR to clean, dB, CNR and SNR, 20 ln, and by the rater Dice and levels lost or invented."""
     rows = [_measured(image, x, rater) for image, x in zip(images, cases, strict=True)]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _measured(image: Image, case: Subject, rater: Rater) -> dict[str, float]:
     unit = np.asarray((image + 1) / 2, np.float32)
-    s, b, _ = case.regions
-    read = readings(case, unit, rater)
+    contrast, read = case.contrast(unit), readings(case, unit, rater)
     return {
         "psnr": psnr(unit, case.known.clean, case.case.strip),
-        "cnr": cnr(unit, s, b),
-        "snr": snr(unit, s, b),
+        "cnr_ln": contrast["cnr_ln"],
+        "snr_ln": contrast["snr_ln"],
         "dice": float(read["dice"]),
         "levels": float(read["lost"] + read["invented"]),
     }
@@ -118,20 +110,3 @@ def gain_share(found: Columns, original: Columns, ceiling: Columns, measure: str
     share = lambda i: (a[i] - b[i]).mean(-1) / (c[i] - b[i]).mean(-1)
     low, high = np.quantile(share(drawn), (0.025, 0.975))
     return [round(float(v), 3) for v in (share(np.arange(len(a))), low, high)]
-
-
-@torch.no_grad()
-def unconditional(nets: Networks, images: Sequence[Image], times: Sequence[int]) -> Columns:
-    """eps-MSE and x0-MSE at each t, clamped as a step clamps, of every image [H, W]."""
-    alphas = Schedule().alphas()
-    found: Columns = {}
-    stack = torch.from_numpy(np.stack(images))[:, None]
-    eps = torch.from_numpy(np.stack([gaussian(1, str(i), x.shape) for i, x in enumerate(images)]))
-    for t in times:
-        signal, noise = float(np.sqrt(alphas[t])), float(np.sqrt(1 - alphas[t]))
-        x = signal * stack + noise * eps[:, None]
-        eps_hat = nets.foundation(x, torch.full((1,), float(t)))
-        x0 = ((x - noise * eps_hat) / signal).clamp(-1, 1)
-        for name, off in (("eps", eps_hat - eps[:, None]), ("x0", x0 - stack)):
-            found[f"{name} {t}"] = off.square().mean((1, 2, 3)).tolist()
-    return found

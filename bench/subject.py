@@ -116,9 +116,9 @@ class Timed:
     def _add(self, stage: str, start: float) -> None:
         self.spent[stage] += perf_counter() - start  # type: ignore[assignment]
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
         start = perf_counter()
-        found = self.plan.condition(depths, weights, strip)
+        found = self.plan.condition(depths, weights, strip, scan)
         self._add("condition", start)
         return found
 

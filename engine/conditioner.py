@@ -14,9 +14,14 @@ def strips(batch: Sequence[FramedCase]) -> Image:
     return np.stack([case.strip for case in batch])[:, None].astype(np.float32)
 
 
+def scans(batch: Sequence[FramedCase]) -> Image:
+    """[B, 1, H, W]: the optimal depth of each, the second observation of its image."""
+    return np.stack([case.depths[case.optimal] for case in batch])[:, None]
+
+
 def condition(plan: Plan, batch: Sequence[FramedCase]) -> Conditioned:
     """`batch` is full: as many cases as the plan was made for."""
     assert len(batch) == plan.batch, "pad the batch first"
     depths = np.stack([case.depths for case in batch])
     weights = np.stack([case.weights for case in batch])
-    return plan.condition(depths, weights, strips(batch))
+    return plan.condition(depths, weights, strips(batch), scans(batch))

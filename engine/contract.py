@@ -11,7 +11,7 @@ from .frame import Frame
 from .gate import Gate
 from .schedule import Schedule
 
-SCHEMA = 1
+SCHEMA = 2
 SHIPPED = Path(__file__).parent / "bundles" / "small"
 
 
@@ -61,9 +61,10 @@ class Contract:
     """Everything the engine has to know of a model.
 
     Graph `conditioner`: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W]
-        -> conditions (one or more tensors), label [B, H, W] u1, low [B, 1, H, W].
-    Graph `denoiser`: x [B, 1, H, W], previous [B, 1, H, W], t [1], coefficients [6] (signal, noise,
-        a, b, c, anchor), strip, low, conditions -> x, x0.
+        -> label [B, H, W] u1, conditions (one or more tensors).
+    Graph `denoiser`: x [B, 1, H, W], previous [B, 1, H, W], t [1], coefficients [5] (signal, noise,
+        a, b, c), strip, scan [B, 1, H, W] (the optimal depth, in [-1, 1]), conditions
+        -> x_next, x0; x0 is clamped, and -1 outside the strip.
     """
 
     name: str
@@ -72,7 +73,6 @@ class Contract:
     classes: tuple[str, ...]
     schedule: Schedule
     sampler: Sampler  # the recommended one
-    anchoring: str  # "none"; low band at the "end" or "every" step; the result to the "scan"
     conditioner: Graph
     denoiser: Graph
     half: Half | None = None
@@ -80,8 +80,9 @@ class Contract:
     parity: dict[str, Any] = field(default_factory=dict)
     gate: Gate | None = None  # None: no case is flagged
     licence: str = ""
-    ladders: tuple[Sampler, ...] = ()  # fitted, for other numbers of evaluations
+    ladders: tuple[Sampler, ...] = ()  # for other numbers of evaluations
     optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
+    scores: tuple[dict[str, Any], ...] = ()  # of every way down that was tried, and the reference
     schema: int = SCHEMA
 
     @property
@@ -92,7 +93,7 @@ class Contract:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the tensors that go from the conditioner to every step."""
-        return tuple(x.name for x in self.conditioner.outputs if x.name not in ("label", "low"))
+        return tuple(x.name for x in self.conditioner.outputs if x.name != "label")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,7 @@ def _contract(raw: dict[str, Any]) -> Contract:
         "schedule": Schedule(**raw["schedule"]),
         "sampler": _sampler(raw["sampler"]),
         "ladders": tuple(_sampler(x) for x in raw.get("ladders", ())),
+        "scores": tuple(raw.get("scores", ())),
         "conditioner": _graph(raw["conditioner"]),
         "denoiser": _graph(raw["denoiser"]),
         "half": _half(raw["half"]) if raw.get("half") else None,
@@ -201,7 +203,7 @@ def _check_frame(path: Path, contract: Contract) -> None:
     expected = (contract.frame.height, contract.frame.width)
     for graph in contract.graphs:
         for tensor in graph.inputs:
-            framed = tensor.name in ("depths", "x", "strip", "low")
+            framed = tensor.name in ("depths", "x", "strip", "scan")
             if framed and tensor.shape[2:] != expected:
                 raise BundleError(
                     f"{path}: {tensor.name} is {tensor.shape[2:]} px, the contract's frame is "

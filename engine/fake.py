@@ -69,8 +69,8 @@ class FakePlan:
     delay: float = 0.0  # s per step
     faults: tuple[Fault, ...] = ()
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
-        assert len(depths) == len(weights) == len(strip) == self.batch
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+        assert len(depths) == len(weights) == len(strip) == len(scan) == self.batch
         wrong = tuple(self._fault(name(stack)) for stack in depths)
         mean = (depths * weights[:, :, None, None]).sum(axis=1, keepdims=True)
         return Conditioned(conditions=Held(mean=mean, wrong=wrong), label=labels(mean))
@@ -156,7 +156,6 @@ def contract(frame: Frame, depths: int = 5) -> Contract:
         sampler=Sampler(
             solver="ddim", ladder=ladder, nfe=STEPS, psnr_median_db=0, psnr_min_db=0, cases=0
         ),
-        anchoring="none",
         conditioner=none,
         denoiser=none,
     )

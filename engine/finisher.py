@@ -28,7 +28,6 @@ class Sampled:
     before: Labels
     after: Labels
     spread: Image | None = None  # standard deviation over draws, of [-1, 1]
-    trust: Image | None = None  # 0..1: how far the image is the scan's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +122,6 @@ def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
         found["mean_spread"] = (
             float(done.spread[case.strip].mean(dtype=np.float64)) / 2
         )  # of [0, 1]
-    if done.trust is not None:
-        found["trust"] = float(done.trust[case.strip].mean(dtype=np.float64))
     return {name: round(x, 4) if np.isfinite(x) else None for name, x in found.items()}
 
 

@@ -15,7 +15,7 @@ from .frame import Image, Mask
 
 Quality = Mapping[str, float | None]  # columns of one case; None or NaN: undefined
 
-TOO_LOW = ("agreement", "trust", "coverage")  # checks that flag below their threshold
+TOO_LOW = ("agreement", "coverage")  # checks that flag below their threshold
 TOO_HIGH = ("levels", "angle", "spread")  # and above
 
 
@@ -24,7 +24,6 @@ class Gate:
     """A threshold of each check, or None where the check is not made."""
 
     agreement: float | None = None  # least mean Dice of the label maps before and after
-    trust: float | None = None  # least mean agreement with the scan (anchoring "scan" only)
     coverage: float | None = None  # least share of the strip that each depth present must show
     levels: float | None = None  # most vertebral levels lost and invented, together
     angle: float | None = None  # most change of a curve angle, degrees
@@ -47,7 +46,6 @@ def measures(quality: Quality) -> dict[str, float]:
     )
     return {
         "agreement": _column(quality, "label_agreement"),
-        "trust": _column(quality, "trust"),
         "coverage": _column(quality, "depth_coverage"),
         "levels": _column(quality, "levels_lost") + _column(quality, "levels_invented"),
         "angle": float(np.fmax(thoracic, lumbar)),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from . import schedule
 from .contract import Contract, Sampler
 from .errors import UsageError
-from .solver import FITTED, Rung, anchored, rungs
+from .solver import FITTED, Rung, rungs
 
 UNFITTED = 32  # evaluations where nothing was fitted: far on the safe side
 Way = tuple[str, tuple[float, ...]]  # solver, ladder
@@ -17,17 +17,16 @@ def recommended(contract: Contract) -> list[Rung]:
 
 
 def walk(contract: Contract, solver: str, ladder: Sequence[float]) -> list[Rung]:
-    """The rungs of a way, anchored as the contract says; fitted weights are looked up there."""
+    """The rungs of a way; fitted weights are looked up in the contract."""
     for known in _known(contract):
         if (solver, tuple(ladder)) == (known.solver, known.ladder):
             return steps(contract, known)
-    return anchored(rungs(solver, contract.schedule, ladder), contract.anchoring)
+    return rungs(solver, contract.schedule, ladder)
 
 
 def steps(contract: Contract, sampler: Sampler) -> list[Rung]:
     """As `walk`, of a sampler that need not be in the contract."""
-    way = rungs(sampler.solver, contract.schedule, sampler.ladder, sampler.weights)
-    return anchored(way, contract.anchoring)
+    return rungs(sampler.solver, contract.schedule, sampler.ladder, sampler.weights)
 
 
 def automatic(contract: Contract, temperature: float) -> Way:

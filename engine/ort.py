@@ -99,11 +99,11 @@ class OrtPlan:
     pool: ThreadPoolExecutor
     hands: int  # threads of `pool`
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
-        names = ["label", "low", *self.condition_names]
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+        names = ["label", *self.condition_names]
         feed = {"depths": depths, "weights": weights, "strip": strip}
         label, *rest = self._run(self.conditioner, names, feed)
-        held = dict(zip(names[1:], rest, strict=True)) | {"strip": strip}
+        held = dict(zip(names[1:], rest, strict=True)) | {"strip": strip, "scan": scan}
         return Conditioned(conditions=held, label=np.asarray(label, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
@@ -144,11 +144,11 @@ class BoundPlan:
     batch: int
     device: Device
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
-        inside = self._put(strip)
-        feed = {"depths": depths, "weights": weights, "strip": inside}
-        label, *rest = self._run(self.conditioner, feed, ["label", "low", *self.condition_names])
-        held = dict(zip(["low", *self.condition_names], rest, strict=True)) | {"strip": inside}
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+        images = {"strip": self._put(strip), "scan": self._put(scan)}
+        feed = {"depths": depths, "weights": weights, "strip": images["strip"]}
+        label, *rest = self._run(self.conditioner, feed, ["label", *self.condition_names])
+        held = dict(zip(self.condition_names, rest, strict=True)) | images
         return Conditioned(conditions=held, label=np.asarray(label, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:

@@ -34,7 +34,7 @@ class OnDevice:
 
 def numbers(rung: Rung) -> dict[str, Image]:
     """A rung as the denoiser's inputs."""
-    scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c, rung.anchor]
+    scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c]
     return {"t": np.array([rung.t], np.float32), "coefficients": np.array(scalars, np.float32)}
 
 
@@ -44,8 +44,9 @@ class Plan(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
-        """depths [B, D, H, W] in [-1, 1], weights [B, D], strip [B, 1, H, W] of 0 and 1."""
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+        """depths [B, D, H, W] in [-1, 1], weights [B, D]; strip of 0 and 1 and scan, the optimal
+        depth, [B, 1, H, W], are for the steps too."""
         ...
 
     def relabel(self, images: Image, strip: Image) -> Labels:

@@ -6,7 +6,6 @@ from .markup import clean
 
 WORDS = {  # by check of the gate
     "agreement": "label map changed: Dice {agreement:.2f}",
-    "trust": "little of the scan is kept: {trust:.2f}",
     "coverage": "a depth shows only {coverage:.0%} of the scan",
     "levels": "levels: {levels_lost:.0f} lost, {levels_invented:.0f} invented",
     "angle": "curve angle changed by {angle:.1f}°",

@@ -22,7 +22,7 @@ STAGES = {
     "host-to-device": "copy to device",
     "batch": "batch up",
     "condition": "condition",
-    "sample": "noise and anchor",
+    "sample": "draw noise",
     "step": "denoise",
     "compute": "kernels, waited for",
     "device-to-host": "copy from device",

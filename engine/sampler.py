@@ -35,7 +35,7 @@ class Drawn:
     """What several starting noises come to; [B, 1, H, W] in units of [-1, 1]."""
 
     mean: Image  # of the samples
-    spread: Image | None  # standard deviation (n - 1) of what is kept of each; None of one
+    spread: Image | None  # standard deviation (n - 1); None of one
 
 
 def draws(
@@ -45,21 +45,16 @@ def draws(
     ladder: Sequence[Rung],
     *,
     tick: Callable[[], None] = lambda: None,
-    keep: Callable[[Image], Image] = lambda x: x,
 ) -> Drawn:
     """`sample`, clipped, from each of `noises` in turn.
 
-    The spread is that of results, `keep` of each sample: samples themselves differ most in tone,
-    which anchoring takes from the scan.  Holds three sums, however many draws there are, in
-    float64, so that the mean of one is that one.
+    Holds two sums, however many draws there are, in float64, so that the mean of one is that one.
     """
-    count, samples, total, squares = 0, *np.zeros((3, 1))
+    count, total, squares = 0, *np.zeros((2, 1))
     for noise in noises:
-        x = np.clip(sample(plan, noise, conditioned, ladder, tick), -1, 1)
-        result = keep(x).astype(np.float64)
-        count, samples = count + 1, samples + x
-        total, squares = total + result, squares + result * result
-    mean = np.asarray(samples / count, np.float32)
+        x = np.clip(sample(plan, noise, conditioned, ladder, tick), -1, 1).astype(np.float64)
+        count, total, squares = count + 1, total + x, squares + x * x
+    mean = np.asarray(total / count, np.float32)
     if count == 1:
         return Drawn(mean=mean, spread=None)
     variance = np.maximum(squares - total * total / count, 0) / (count - 1)

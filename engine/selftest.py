@@ -72,7 +72,8 @@ def _results(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
     depths, shape = len(contract.depth_weights), (contract.frame.height, contract.frame.width)
     stacks = np.stack([_stack(int(case), depths, shape) for case in cases])
     weights = np.tile(np.asarray(contract.depth_weights, np.float32), (len(stacks), 1))
-    conditioned = plan.condition(stacks, weights, np.ones((len(stacks), 1, *shape), np.float32))
+    strip, scan = np.ones((len(stacks), 1, *shape), np.float32), stacks[:, depths // 2, None]
+    conditioned = plan.condition(stacks, weights, strip, scan)
     x = np.stack([gaussian(0, f"self-test {case}", (1, *shape)) for case in cases])
     return sample(plan, x, conditioned, recommended(contract))
 

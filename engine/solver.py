@@ -5,7 +5,7 @@ step itself, with x0-hat clamped to [-1, 1] and eps recomputed from it, is insid
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +25,6 @@ class Rung:
     a: float  # weight of x
     b: float  # weight of x0-hat
     c: float  # weight of the previous x0-hat
-    anchor: float = 0.0  # 1: replace the low band of x0-hat by that of the depths (SCIENCE.md)
 
 
 def ddim(t: float, alpha: float, alpha_next: float) -> Rung:
@@ -105,12 +104,3 @@ def _fitted_rungs(
         Rung(t=t, signal=np.sqrt(alpha), noise=np.sqrt(1 - alpha), a=a, b=b, c=c)
         for t, alpha, (a, b, c) in zip(times, alphas, weights, strict=False)
     ]
-
-
-def anchored(walk: Sequence[Rung], mode: str) -> list[Rung]:
-    """The rungs, with those marked at which the contract's `anchoring` replaces the low band."""
-    never = len(walk)
-    first = {"none": never, "scan": never, "end": len(walk) - 1, "every": 0}.get(mode)
-    if first is None:
-        raise BundleError(f"anchoring is {mode!r}, expected none, end, every or scan; export again")
-    return [replace(rung, anchor=float(i >= first)) for i, rung in enumerate(walk)]

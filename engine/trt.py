@@ -249,8 +249,9 @@ class TrtPlan:
         buffer = self.denoiser.buffers[name]
         return OnDevice(buffer, partial(self.queue.download, buffer))
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
         self.held = object()
+        self.queue.upload(self.denoiser.buffers["scan"], scan)
         label = self._labelled(self.conditioner, depths, weights, strip)
         return Conditioned(conditions=self.held, label=label)
 

@@ -20,7 +20,6 @@ from typing import cast
 import numpy as np
 
 from . import finisher
-from .anchor import kept
 from .archive import Archive, open_archive
 from .batcher import batches, padded
 from .conditioner import condition, strips
@@ -219,24 +218,19 @@ def _enhanced(plan: Plan, batch: Batch, recipe: Recipe, pulse: Pulse) -> list[Sa
         pulse.beat()
     with span("sample"):
         noises = (noise(full, recipe, draw) for draw in range(recipe.draws))
-        keep = lambda x: kept(x, full, recipe.contract.anchoring)
-        drawn = draws(
-            plan, noises, conditioned, recipe.rungs, tick=pulse.beat, keep=lambda x: keep(x)[0]
-        )
-        x, trust = keep(drawn.mean)
+        drawn = draws(plan, noises, conditioned, recipe.rungs, tick=pulse.beat)
     with span("relabel"):
         strip = strips(full)
-        images = np.where(strip > 0, np.clip(x, -1, 1), np.float32(-1))
+        images = np.where(strip > 0, drawn.mean, np.float32(-1))
         after = plan.relabel(images, strip)
     pulse.computed(len(batch))
     return [
         Sampled(
             case=case,
-            image=x[row, 0],
+            image=drawn.mean[row, 0],
             before=conditioned.label[row],
             after=after[row],
             spread=None if drawn.spread is None else drawn.spread[row, 0],
-            trust=None if trust is None else trust[row, 0],
         )
         for row, case in enumerate(batch)
     ]

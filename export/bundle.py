@@ -5,11 +5,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mcdiff_batch.engine.contract import (
@@ -21,27 +19,23 @@ from mcdiff_batch.engine.contract import (
     write_contract,
 )
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.ladder import walk
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device, Plan
 from mcdiff_batch.engine.reader import FramedCase
-from mcdiff_batch.engine.schedule import Schedule, log_snr_ladder
-from mcdiff_batch.engine.solver import SOLVERS
+from mcdiff_batch.engine.schedule import Schedule
 from mcdiff_batch.train.networks import CLASSES, Networks, halved
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import preset_from
 from mcdiff_batch.train.weights import read_weights, start_from
 
-from .fidelity import Reference, Scores, fidelity, framed, reference, samples
+from .fidelity import Reference, framed, reference, with_truth
 from .onnx import write_conditioner, write_denoiser
 from .parity import half_parity, parity
-from .steps import MEDIAN_DB
+from .recommend import published, recommended, said, scored
 
 Say = Callable[[str], None]
 
 HALF_CASES = 2  # PyTorch takes seconds for a step in float16 on a CPU
-EVALUATIONS = (6, 8, 10, 12, 16, 20, 25, 32)
-LAST_LAMBDAS = (2.5, 3.0, 3.5, 4.0)
 LICENCE = "Synthetic phantoms only; research use. Not a medical device."
 
 
@@ -49,7 +43,6 @@ LICENCE = "Synthetic phantoms only; research use. Not a medical device."
 class Choice:
     """How the bundle is to be sampled, beside its ladder."""
 
-    anchoring: str  # as in the contract
     temperature: float
     optimal_share: float | None = None  # None: as trained
 
@@ -59,7 +52,7 @@ def export_bundle(
 ) -> Bundle:
     """Writes the bundle `output` from the training folder `trained`.
 
-    `data` are held-out cases: half choose the ladder, the other half score it.  Raises BundleError
+    `data` are held-out cases, by which the way down is chosen (recommend.py).  Raises BundleError
     where ONNX Runtime and PyTorch disagree.  Nothing is left at `output` unless all went well.
     """
     if output.exists():
@@ -77,14 +70,15 @@ def export_bundle(
         say("writing graphs")
         contract = _contract(nets, card, folder, choice)
         plan = _plan(contract, folder)
-        unseen = [case for case, _ in framed(data, contract, cases)]
+        unseen = list(with_truth(data, contract, cases))
         say("checking parity with PyTorch")
-        contract = dataclasses.replace(contract, parity=parity(nets, plan, unseen[0]))
+        found = parity(nets, plan, contract, unseen[0][0])
+        contract = dataclasses.replace(contract, parity=found)
         say(f"walking {len(unseen)} cases down 1000 steps")
-        references = [reference(plan, contract, case) for case in unseen]
-        contract = dataclasses.replace(contract, sampler=recommend(plan, contract, references, say))
+        references = [reference(plan, contract, case, truth=truth) for case, truth in unseen]
+        contract = _recommended(plan, contract, references, say)
         say("checking float16 against float32")
-        contract = _with_half(contract, nets, folder, plan, unseen)
+        contract = _with_half(contract, nets, folder, plan, [case for case, _ in unseen])
         write_contract(contract, folder)
         folder.rename(output)
     return load_bundle(output)
@@ -130,12 +124,22 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice
             cases=0,
             temperature=choice.temperature,
         ),
-        anchoring=choice.anchoring,
         conditioner=write_conditioner(nets, folder / "conditioner.onnx"),
         denoiser=write_denoiser(nets, folder / "denoiser.onnx"),
         training={k: v for k, v in card.items() if k != "experiments"} | {"stages": _brief(card)},
         licence=LICENCE,
     )
+
+
+def _recommended(
+    plan: Plan, contract: Contract, references: Sequence[Reference], say: Say
+) -> Contract:
+    """With the best of the published ways down."""
+    found = []
+    for x in published(contract):
+        found.append(scored(plan, contract, x, references))
+        say(said(found[-1]))
+    return recommended(contract, found, references)
 
 
 def _with_half(
@@ -161,42 +165,3 @@ def _brief(card: dict[str, Any]) -> dict[str, Any]:
 def _plan(contract: Contract, folder: Path, *, half: bool = False) -> Plan:
     write_contract(contract, folder)
     return load(load_bundle(folder), Device(kind="cpu", index=0), batch=1, half=half)
-
-
-def recommend(plan: Plan, contract: Contract, references: Sequence[Reference], say: Say) -> Sampler:
-    """The fewest evaluations that reach the bar on the fitting half, scored on the other half.
-
-    Where none does, the most faithful is taken and its figures say so.
-    """
-    fitting, scoring = references[::2], references[1::2] or references
-    best: tuple[float, str, tuple[float, ...]] = (-np.inf, "", ())
-    for evaluations in EVALUATIONS:
-        for solver, last in product(SOLVERS, LAST_LAMBDAS):
-            ladder = log_snr_ladder(contract.schedule, evaluations, last=last)
-            median = float(np.median(_scores(plan, contract, fitting, solver, ladder)))
-            best = max(best, (median, solver, ladder))
-        say(f"{evaluations} evaluations: {best[0]:.1f} dB against 1000-step DDIM")
-        if best[0] >= MEDIAN_DB + 1:
-            break
-    _, solver, ladder = best
-    scores = _scores(plan, contract, scoring, solver, ladder)
-    return dataclasses.replace(
-        contract.sampler,
-        solver=solver,
-        ladder=ladder,
-        nfe=len(ladder),
-        psnr_median_db=round(float(np.median(scores)), 2),
-        psnr_min_db=round(float(scores.min()), 2),
-        cases=len(scores),
-    )
-
-
-def _scores(
-    plan: Plan,
-    contract: Contract,
-    references: Sequence[Reference],
-    solver: str,
-    ladder: Sequence[float],
-) -> Scores:
-    images = samples(plan, references, walk(contract, solver, ladder))
-    return fidelity(references, images)

@@ -14,17 +14,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--data",
     type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="archive of held-out cases for parity and for choosing the sampler",
+    help="archive of held-out phantoms for parity and for choosing the sampler",
 )
 @click.option(
     "--cases", type=click.IntRange(min=2), default=12, show_default=True, help="of --data to use"
-)
-@click.option(
-    "--anchoring",
-    type=click.Choice(["none", "end", "every", "scan"]),
-    default="scan",
-    show_default=True,
-    help="what ties a result to its scan: nothing, its low band, or tone and agreeing px",
 )
 @click.option(
     "--temperature",
@@ -43,7 +36,6 @@ def export(
     output: Path,
     data: Path,
     cases: int,
-    anchoring: str,
     temperature: float,
     optimal_share: float | None,
 ) -> None:
@@ -51,8 +43,9 @@ def export(
 
     TRAINED may be a bundle too: it is written again as it is, with float16 graphs beside.
 
-    Every case is walked down the 1000-step reference once, which takes about a minute each on two
-    cores for the preset `small`.
+    Ways down of 1 to 10 evaluations are scored on --data, by the truth where phantoms tell it, and
+    the best is recommended. Every case is walked down the 1000-step reference once, which takes
+    about a minute each on two cores for the preset `small`.
     """
     from .bundle import Choice, add_half, export_bundle
 
@@ -60,7 +53,7 @@ def export(
         half = add_half(trained, output, data, click.echo).contract.half
         click.echo(f"{output}: {half.parity if half else None}")
         return
-    choice = Choice(anchoring=anchoring, temperature=temperature, optimal_share=optimal_share)
+    choice = Choice(temperature=temperature, optimal_share=optimal_share)
     bundle = export_bundle(trained, output, data, cases, choice, click.echo)
     sampler = bundle.contract.sampler
     click.echo(
@@ -112,7 +105,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     "--held-out",
     type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="archive to score on; phantoms are scored for the task too",
+    help="archive to score on; phantoms, to be scored by the truth",
 )
 @click.option("--output", type=FOLDER, required=True, help="bundle folder to write")
 @click.option(
@@ -146,9 +139,10 @@ def fit_steps(
     evaluations: tuple[int, ...],
     calls: int,
 ) -> None:
-    """Fit step times and weights to a bundle, and recommend the fewest that are faithful.
+    """Fit step times and weights to a bundle, score all ways down, and recommend the best.
 
-    OUTPUT is BUNDLE with other ladders in its contract; a search begins from the one that BUNDLE
+    OUTPUT is BUNDLE with other ladders in its contract, and the table of their quality to clean and
+    likeness to 1000 steps; a search begins from the one that BUNDLE
     has, and those for other counts stay, scored on the same cases. Each held-out case is walked
     down 1000 steps once, about a minute on two cores for the preset `small`; what was walked and
     fitted stays in OUTPUT.work, and the same command again goes on from there.

@@ -1,4 +1,4 @@
-"""How near a walk of few evaluations comes to the reference's end, and what it keeps of the task.
+"""How near a walk of few evaluations comes to the reference's end.
 
 The reference is DDIM in 1000 steps from the same x_T (SCIENCE.md).  It takes minutes a case, so its
 ends are kept in a work folder and read again.
@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from mcdiff_batch.engine.anchor import kept
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.conditioner import condition
 from mcdiff_batch.engine.contract import Contract
@@ -31,7 +30,6 @@ from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.train.subject import NEEDED, Subject, subject
 
 Scores = npt.NDArray[np.float64]
-MEASURES = ("psnr", "cnr", "snr")  # of a kept result, against the clean target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ def reference(
 def _name(contract: Contract, case: FramedCase, noise: Image) -> str:
     """By all that the end depends on."""
     graphs = (contract.conditioner.sha256, contract.denoiser.sha256)
-    told = [*graphs, contract.anchoring, contract.schedule, case.weights.tolist()]
+    told = [*graphs, contract.schedule, case.weights.tolist(), case.optimal]
     found = hashlib.sha256(repr(told).encode())
     for array in (case.depths, case.strip, noise):
         found.update(np.ascontiguousarray(array).tobytes())
@@ -118,49 +116,15 @@ def samples(plan: Plan, references: Sequence[Reference], rungs: Sequence[Rung]) 
 
 def fidelity(references: Sequence[Reference], images: Sequence[Image]) -> Scores:
     """PSNR in dB (range 2, inside the strip) of each sample against the reference's end."""
-    pairs = zip(references, images, strict=True)
-    return np.array([_between(x.image, image, x) for x, image in pairs])
+    ends = ends_of(references)
+    return np.array(
+        [
+            psnr(end[0, 0], image[0, 0], x.case.strip, data_range=2.0)
+            for x, end, image in zip(references, ends, images, strict=True)
+        ]
+    )
 
 
-def results(
-    contract: Contract, references: Sequence[Reference], images: Sequence[Image]
-) -> list[Image]:
-    """What a run keeps of the samples."""
-    pairs = zip(references, images, strict=True)
-    return [kept(image, [x.case], contract.anchoring)[0] for x, image in pairs]
-
-
-def _between(a: Image, b: Image, x: Reference) -> float:
-    return psnr(np.clip(a[0, 0], -1, 1), b[0, 0], x.case.strip, data_range=2.0)
-
-
-def figures(
-    contract: Contract, references: Sequence[Reference], images: Sequence[Image]
-) -> dict[str, Any]:
-    """Of what a run keeps: PSNR to what it keeps of the references' ends, dB; of phantoms also
-    PSNR to clean, CNR and SNR, dB, mean over cases, and how far the reference's own are below."""
-    ends = [np.asarray(np.clip(x.image, -1, 1)) for x in references]
-    mine, theirs = (results(contract, references, x) for x in (images, ends))
-    near = [_between(b, a, x) for a, b, x in zip(mine, theirs, references, strict=True)]
-    found: dict[str, Any] = {
-        "result_psnr_median_db": round(float(np.median(near)), 2),
-        "result_psnr_min_db": round(float(min(near)), 2),
-    }
-    if all(x.truth is not None for x in references):
-        after, before = (tasks(references, x) for x in (mine, theirs))
-        found |= {f"{k}_db": round(v, 3) for k, v in after.items()}
-        found |= {f"{k}_over_reference_db": round(v - before[k], 3) for k, v in after.items()}
-    return found
-
-
-def tasks(references: Sequence[Reference], kept_images: Sequence[Image]) -> dict[str, float]:
-    """MEASURES of results, dB, mean over the phantoms."""
-    rows = [_task(x, image) for x, image in zip(references, kept_images, strict=True)]
-    return {name: float(np.nanmean([row[name] for row in rows])) for name in MEASURES}
-
-
-def _task(x: Reference, image: Image) -> dict[str, float]:
-    assert x.truth is not None
-    unit = np.asarray((image[0, 0] + 1) / 2, np.float32)
-    near = psnr(unit, x.truth.known.clean, x.case.strip)
-    return {"psnr": near, **x.truth.contrast(unit)}
+def ends_of(references: Sequence[Reference]) -> list[Image]:
+    """The references' own images, clipped as a run clips."""
+    return [np.asarray(np.clip(x.image, -1, 1)) for x in references]

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.engine import finisher
-from mcdiff_batch.engine.anchor import kept
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import condition, strips
+from mcdiff_batch.engine.conditioner import condition, scans, strips
 from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
 from mcdiff_batch.engine.errors import CaseError, UsageError
 from mcdiff_batch.engine.finisher import Sampled
@@ -62,23 +61,20 @@ class Bench:
         shape = (1, *case.strip.shape)
         scale = np.float32(self.contract.sampler.temperature)
         noises = (scale * gaussian(0, case.key, shape, i)[None] for i in range(self.count))
-        keep = lambda x: kept(x, [case], self.contract.anchoring)
-        drawn = draws(self.plan, noises, conditioned, self.walk, keep=lambda x: keep(x)[0])
-        image, trust = keep(drawn.mean)
+        drawn = draws(self.plan, noises, conditioned, self.walk)
         label = conditioned.label[0]
         return self.relabelled(
             Sampled(
                 case=case,
-                image=image[0, 0],
+                image=drawn.mean[0, 0],
                 before=label,
                 after=label,
                 spread=None if drawn.spread is None else drawn.spread[0, 0],
-                trust=None if trust is None else trust[0, 0],
             )
         )
 
     def relabelled(self, done: Sampled) -> Sampled:
-        black = np.where(done.case.strip, np.clip(done.image, -1, 1), np.float32(-1))
+        black = np.where(done.case.strip, done.image, np.float32(-1))
         return replace(done, after=self.plan.relabel(black[None, None], strips([done.case]))[0])
 
 
@@ -122,8 +118,10 @@ def trials(
 def _failures(
     bench: Bench, case: FramedCase, other: FramedCase, own: Conditioned
 ) -> Iterator[tuple[str, Sampled]]:
-    """What needs a walk of its own.  A missing depth is black, though present by its word."""
-    theirs = condition(bench.plan, [other])
+    """What needs a walk of its own: conditions of another case over this one's scan; a depth that
+    is black, though present by its word."""
+    stack, weights = other.depths[None], other.weights[None]
+    theirs = bench.plan.condition(stack, weights, strips([case]), scans([case]))
     yield "wrong conditions", bench.result(case, replace(theirs, label=own.label))
     present = [int(x) for x in np.flatnonzero(case.weights)]
     if len(present) < 2:

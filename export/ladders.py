@@ -1,6 +1,5 @@
-"""Fitted ladders into a bundle: fit, score on cases held out, recommend what reaches the bar."""
+"""Fitted ladders into a bundle: fit, score on cases held out, recommend the best way down."""
 
-import dataclasses
 import hashlib
 import shutil
 import tempfile
@@ -15,27 +14,16 @@ from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.conditioner import condition
 from mcdiff_batch.engine.contract import Bundle, Contract, Sampler, load_bundle, write_contract
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.ladder import steps
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device, Plan
 from mcdiff_batch.engine.schedule import half_log_snr
 from mcdiff_batch.engine.solver import FITTED, Rung
 
-from .fidelity import (
-    MEASURES,
-    Reference,
-    fidelity,
-    figures,
-    framed,
-    reference,
-    samples,
-    started,
-    with_truth,
-)
-from .steps import MEDIAN_DB, MIN_DB, School, Way, fit, grown, lesson
+from .fidelity import framed, reference, started, with_truth
+from .recommend import published, recommended, said, scored
+from .steps import School, Way, fit, grown, lesson
 
 Say = Callable[[str], None]
-TASK_DB = 0.1  # how far a measure may be from that of the 1000-step results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +48,12 @@ class Fitting:
 def fit_steps(job: Fitting, say: Say) -> Bundle:
     """Writes `job.output`: the source's graphs, and a contract with ladders fitted and scored.
 
-    Raises UsageError where output exists, or the bundle's anchoring is inside its steps.
+    Raises UsageError where output exists.
     """
     if job.output.exists():
         raise UsageError(f"{job.output}: exists already; write to a new folder or remove it")
     bundle = load_bundle(job.source)
     contract = bundle.contract
-    if contract.anchoring not in ("none", "scan"):
-        raise UsageError(
-            f"{job.source}: its anchoring {contract.anchoring!r} is inside the steps, for which no "
-            'ladder can be fitted; export with --anchoring "scan" or "none"'
-        )
     plan = load(bundle, Device(kind="cpu", index=0), batch=1)
     job.work.mkdir(parents=True, exist_ok=True)
     ways = _ways(job, contract, plan, say)
@@ -81,10 +64,11 @@ def fit_steps(job: Fitting, say: Say) -> Bundle:
     ]
     fitted = [_sampler(contract, way) for way in ways]
     others = [x for n, x in known(contract).items() if n not in job.evaluations]
-    found = [scored(plan, contract, x, unseen) for x in (*others, *fitted)]
-    for x in found:
-        say(said(x))
-    return _written(job, with_ladders(contract, found))
+    found = []
+    for x in (*published(contract), *others, *fitted):
+        found.append(scored(plan, contract, x, unseen))
+        say(said(found[-1]))
+    return _written(job, recommended(contract, found, unseen))
 
 
 def known(contract: Contract) -> dict[int, Sampler]:
@@ -143,49 +127,6 @@ def _sampler(contract: Contract, way: Way) -> Sampler:
         psnr_min_db=0,
         cases=0,
         temperature=contract.sampler.temperature,
-    )
-
-
-def scored(
-    plan: Plan, contract: Contract, sampler: Sampler, unseen: Sequence[Reference]
-) -> Sampler:
-    """With its figures over the cases."""
-    images = samples(plan, unseen, steps(contract, sampler))
-    near = fidelity(unseen, images)
-    return dataclasses.replace(
-        sampler,
-        psnr_median_db=round(float(np.median(near)), 2),
-        psnr_min_db=round(float(near.min()), 2),
-        cases=len(near),
-        figures=figures(contract, unseen, images),
-    )
-
-
-def reaches(sampler: Sampler) -> bool:
-    """Whether it is as faithful as the bar asks, and loses nothing of the task."""
-    off = [sampler.figures.get(f"{name}_over_reference_db", 0.0) for name in MEASURES]
-    faithful = sampler.psnr_median_db >= MEDIAN_DB and sampler.psnr_min_db >= MIN_DB
-    return faithful and all(abs(x) <= TASK_DB for x in off)
-
-
-def with_ladders(contract: Contract, found: Sequence[Sampler]) -> Contract:
-    """The fewest evaluations that reach the bar are recommended; where none do, what was."""
-    best = min((x for x in found if reaches(x)), key=lambda x: x.nfe, default=contract.sampler)
-    every = (contract.sampler, *contract.ladders)
-    published = [x for x in every if x.solver != FITTED]
-    others = tuple(x for x in (*published, *found) if x is not best)
-    return dataclasses.replace(contract, sampler=best, ladders=others)
-
-
-def said(x: Sampler) -> str:
-    task = ", ".join(
-        f"{name.upper()} {x.figures[key]:+.2f}"
-        for name in MEASURES
-        if (key := f"{name}_over_reference_db") in x.figures
-    )
-    return (
-        f"{x.nfe:>3} evaluations: median {x.psnr_median_db} dB, minimum {x.psnr_min_db} dB from "
-        f"1000-step DDIM over {x.cases} cases{f'; {task} dB over its' if task else ''}"
     )
 
 

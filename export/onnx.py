@@ -7,6 +7,7 @@ import warnings
 from ast import literal_eval
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from mcdiff_batch.engine.contract import Graph, file_sha256
 from mcdiff_batch.engine.contract import Tensor as Described
 from mcdiff_batch.train.graphs import Conditioner, Denoiser, condition_names
 from mcdiff_batch.train.networks import Networks
+from mcdiff_batch.train.weights import STORED
 
 OPSET = 18  # ONNX Runtime's CPU kernels are twice as slow on the GroupNormalization of 21
 SCOPES = "pkg.torch.onnx.name_scopes"
 HALF_OPSET = 21  # from which TensorRT makes one kernel of GroupNorm and SiLU
+FEW = 1024  # elements of a weight that is not worth that
 
 
 def write_conditioner(nets: Networks, path: Path) -> Graph:
@@ -32,7 +35,7 @@ def write_conditioner(nets: Networks, path: Path) -> Graph:
     )
     batch, free = torch.export.Dim("batch"), torch.export.Dim("depths")
     shapes = ({0: batch, 1: free}, {0: batch, 1: free}, {0: batch})
-    names = ["label", "low", *condition_names(nets)]
+    names = ["label", *condition_names(nets)]
     told = ["depths", "weights", "strip"]
     return _write(Conditioner(nets), inputs, shapes, told, names, path, _opset(nets))
 
@@ -44,13 +47,13 @@ def write_denoiser(nets: Networks, path: Path) -> Graph:
     even = torch.full((2, depths), 1 / depths)
     with torch.no_grad():
         seen = image().expand(-1, depths, -1, -1)
-        _, _, *conditions = Conditioner(nets)(seen, even, torch.ones(2, 1, height, width))
-    coefficients = torch.tensor([0.5, 0.8, 0.1, 0.9, 0.0, 0.0])
+        _, *conditions = Conditioner(nets)(seen, even, torch.ones(2, 1, height, width))
+    coefficients = torch.tensor([0.5, 0.8, 0.1, 0.9, 0.0])
     scalars = (torch.tensor([500.0]), coefficients)
     inputs = (image(), image(), *scalars, image(), image(), list(conditions))
     first = {0: torch.export.Dim("batch")}
     shapes = (first, first, None, None, first, first, [first] * len(conditions))
-    names = ["x", "previous", "t", "coefficients", "strip", "low", *condition_names(nets)]
+    names = ["x", "previous", "t", "coefficients", "strip", "scan", *condition_names(nets)]
     made = ["x_next", "x0"]
     return _write(Denoiser(nets), inputs, shapes, names, made, path, _opset(nets))
 
@@ -82,7 +85,7 @@ def _write(
             verbose=False,
         )
     assert program is not None
-    model = _named(program.model_proto)
+    model = _short(_named(program.model_proto))
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return Graph(
@@ -111,6 +114,34 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
+    return model
+
+
+def _short(model: onnx.ModelProto) -> onnx.ModelProto:
+    """float32 weights stored in float16, each behind a Cast that runtimes fold when they load.
+
+    Those that this would change are left as they are: trained weights were rounded once, when the
+    training ended.
+    """
+    graph, casts = model.graph, []
+    for weight in graph.initializer:
+        value = onnx.numpy_helper.to_array(weight)
+        if value.dtype != np.float32 or value.size < FEW:
+            continue
+        with np.errstate(over="ignore"):
+            half = value.astype(np.float16)
+        if not np.array_equal(half, value):
+            continue
+        name = weight.name
+        weight.CopyFrom(onnx.numpy_helper.from_array(half, name + STORED))
+        casts.append(
+            onnx.helper.make_node(
+                "Cast", [weight.name], [name], f"{name}/cast", to=onnx.TensorProto.FLOAT
+            )
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcdiff_batch.engine.conditioner import condition
+from mcdiff_batch.engine.conditioner import condition, scans
 from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.errors import BundleError
 from mcdiff_batch.engine.frame import Image, Mask
@@ -16,18 +16,18 @@ from mcdiff_batch.engine.plan import Conditioned, Plan
 from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.reader import FramedCase
 from mcdiff_batch.engine.sampler import sample
-from mcdiff_batch.engine.solver import Rung
+from mcdiff_batch.engine.solver import Rung, rungs
 from mcdiff_batch.train.graphs import condition_names
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
 
 TIMES = (5.0, 60.0, 180.0, 350.0, 520.0, 700.0, 880.0, 990.0)
 PARITY_DB = 90.0  # float32 against float32: far above what an 8-bit image can show
-HALF_EPS_DB, HALF_RUN_DB = 65.0, 55.0  # PERFORMANCE.md
+HALF_X0_DB, HALF_RUN_DB = 65.0, 55.0  # PERFORMANCE.md
 
 
-def parity(nets: Networks, plan: Plan, case: FramedCase) -> dict[str, Any]:
-    """ONNX Runtime against PyTorch: conditions, and eps-hat at eight t.  Range 2, in dB.
+def parity(nets: Networks, plan: Plan, contract: Contract, case: FramedCase) -> dict[str, Any]:
+    """ONNX Runtime against PyTorch: conditions, and x0-hat at eight t.  Range 2, in dB.
 
     Raises BundleError below PARITY_DB.
     """
@@ -35,15 +35,15 @@ def parity(nets: Networks, plan: Plan, case: FramedCase) -> dict[str, Any]:
     mine, theirs = condition(plan, [case]), condition(torch_plan, [case])
     held: Any = mine.conditions
     told: Any = theirs.conditions
-    pairs = zip(["low", *condition_names(nets)], [told[1], *told[2]], strict=True)
-    eps = {t: _eps_between(plan, torch_plan, t, case, mine, theirs) for t in TIMES}
+    pairs = zip(condition_names(nets), told[-1], strict=True)
+    x0 = {t: _x0_between(plan, torch_plan, contract, t, case, mine, theirs) for t in TIMES}
     found = {
         "against": f"torch {torch.__version__} eager float32",
         "conditions_max_abs": max(float(np.abs(held[n] - x.numpy()).max()) for n, x in pairs),
         "labels_equal": bool((theirs.label == mine.label).all()),
-        "eps_psnr_db": _rounded(eps),
+        "x0_psnr_db": _rounded(x0),
     }
-    if min(eps.values()) < PARITY_DB:
+    if min(x0.values()) < PARITY_DB:
         raise BundleError(f"ONNX Runtime and PyTorch disagree: {found}; expected {PARITY_DB} dB")
     return found
 
@@ -51,7 +51,7 @@ def parity(nets: Networks, plan: Plan, case: FramedCase) -> dict[str, Any]:
 def half_parity(
     graphs: Plan, torch_half: Plan, whole: Plan, contract: Contract, cases: Sequence[FramedCase]
 ) -> dict[str, Any]:
-    """float16 against `whole`, which is float32, over held-out cases: eps-hat at eight t, and the
+    """float16 against `whole`, which is float32, over held-out cases: x0-hat at eight t, and the
     result of the recommended walk from no noise and from all of it.  dB, range 2; the lowest.
 
     `torch_half` rounds after every operator, as GPUs do.  `graphs`, the float16 graphs on ONNX
@@ -59,42 +59,49 @@ def half_parity(
     take one case.  Raises BundleError below the bars.
     """
     walk = recommended(contract)
-    eps: dict[float, float] = dict.fromkeys(TIMES, float("inf"))
+    x0: dict[float, float] = dict.fromkeys(TIMES, float("inf"))
     run: dict[float, float] = dict.fromkeys((0.0, 1.0), float("inf"))
     for case in cases:
         told = condition(whole, [case])
         for plan in (graphs, torch_half):
             mine = condition(plan, [case])
             for t in TIMES:
-                eps[t] = min(eps[t], _eps_between(plan, whole, t, case, mine, told))
+                x0[t] = min(x0[t], _x0_between(plan, whole, contract, t, case, mine, told))
         for heat in run:
             found = _run_between(torch_half, whole, walk, heat, case, mine, told)
             run[heat] = min(run[heat], found)
     report = {
         "against": "ONNX Runtime CPU float32",
         "cases": len(cases),
-        "eps_psnr_db": _rounded(eps),
+        "x0_psnr_db": _rounded(x0),
         "run_psnr_db_at_temperature": _rounded(run),
     }
-    if min(eps.values()) < HALF_EPS_DB or min(run.values()) < HALF_RUN_DB:
+    if min(x0.values()) < HALF_X0_DB or min(run.values()) < HALF_RUN_DB:
         raise BundleError(
-            f"float16 is too far from float32: {report}; expected {HALF_EPS_DB:g} dB of eps-hat "
+            f"float16 is too far from float32: {report}; expected {HALF_X0_DB:g} dB of x0-hat "
             f"and {HALF_RUN_DB:g} dB of a run; look for activations beyond 65504"
         )
     return report
 
 
-def _eps_between(
-    first: Plan, second: Plan, t: float, case: FramedCase, mine: Conditioned, theirs: Conditioned
+def _x0_between(
+    first: Plan,
+    second: Plan,
+    contract: Contract,
+    t: float,
+    case: FramedCase,
+    mine: Conditioned,
+    theirs: Conditioned,
 ) -> float:
-    """Of eps-hat, read from x0-hat = (x - eps-hat) / 16, which the clamp then leaves alone."""
-    x = gaussian(0, f"parity/{t}", (1, 1, *case.strip.shape))
-    rung = Rung(t=t, signal=16.0, noise=1.0, a=0.0, b=1.0, c=0.0)
+    """Of x0-hat, where x_t is the scan itself, noised."""
+    (rung,) = rungs("ddim", contract.schedule, (t,))
+    eps = gaussian(0, f"parity/{t}", (1, 1, *case.strip.shape))
+    x = np.float32(rung.signal) * scans([case]) + np.float32(rung.noise) * eps
     a, b = (
-        16 * plan.step(x, np.zeros_like(x), rung, held)[1]
+        np.asarray(plan.step(x, np.zeros_like(x), rung, held)[1])[0, 0]
         for plan, held in ((first, mine), (second, theirs))
     )
-    return _decibel(a, b, np.ones(x.shape, np.bool_))
+    return _decibel(a, b, case.strip)
 
 
 def _run_between(

@@ -132,7 +132,6 @@ def contract(
         sampler=Sampler(
             solver="ddim", ladder=(500.0,), nfe=1, psnr_median_db=0, psnr_min_db=0, cases=0
         ),
-        anchoring="none",
         conditioner=graph,
         denoiser=graph,
     )

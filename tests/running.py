@@ -93,19 +93,18 @@ def image(output: Path, case: int, name: str = "enhanced") -> bytes:
 CONDITIONER = """<ir_version: 8, opset_import: ["" : 18]>
 conditioner (float[batch, depths, 32, 16] depths, float[batch, depths] weights,
              float[batch, 1, 32, 16] strip)
-    => (uint8[batch, 32, 16] label, float[batch, 1, 32, 16] low, float[batch, 1, 32, 16] mean)
+    => (uint8[batch, 32, 16] label, float[batch, 1, 32, 16] mean)
     <int64[2] last = {2, 3}, int64[1] one = {1}, float dark = {0.0}> {
     spread = Unsqueeze(weights, last)
     weighted = Mul(depths, spread)
     mean = ReduceSum<keepdims = 1>(weighted, one)
-    low = Identity(mean)
     flat = Squeeze(mean, one)
     below = Less(flat, dark)
     label = Cast<to = 2>(below)
 }"""
 DENOISER = """<ir_version: 8, opset_import: ["" : 18]>
 denoiser (float[batch, 1, 32, 16] x, float[batch, 1, 32, 16] previous, float[1] t,
-          float[6] coefficients, float[batch, 1, 32, 16] strip, float[batch, 1, 32, 16] low,
+          float[5] coefficients, float[batch, 1, 32, 16] strip, float[batch, 1, 32, 16] scan,
           float[batch, 1, 32, 16] mean)
     => (float[batch, 1, 32, 16] x_next, float[batch, 1, 32, 16] x0)
     <int64 ia = {2}, int64 ib = {3}, int64 ic = {4}, float little = {0.02}, float bottom = {-1.0},

@@ -12,7 +12,7 @@ from mcdiff_batch.engine.errors import BundleError, DeviceError
 from mcdiff_batch.engine.kernels import Kernel, summary
 from mcdiff_batch.engine.plans import BUILD, plans
 from mcdiff_batch.export.bundle import Choice, export_bundle
-from mcdiff_batch.export.parity import HALF_EPS_DB, HALF_RUN_DB
+from mcdiff_batch.export.parity import HALF_RUN_DB, HALF_X0_DB
 from mcdiff_batch.train import checkpoint
 
 from .crafting import command
@@ -139,7 +139,7 @@ def test_a_kernel_that_only_casts_is_counted_as_a_move():
 def test_half_is_near_float32_and_its_parity_is_on_record(toy_bundle):
     half = load_bundle(toy_bundle).contract.half
     assert half is not None
-    assert min(half.parity["eps_psnr_db"].values()) >= HALF_EPS_DB
+    assert min(half.parity["x0_psnr_db"].values()) >= HALF_X0_DB
     assert min(half.parity["run_psnr_db_at_temperature"].values()) >= HALF_RUN_DB
 
 
@@ -150,7 +150,7 @@ def test_an_overflow_of_half_ends_the_export(toy_training, phantoms, tmp_path):
     stem = tensors["foundation.stem.weight"].float()
     tensors["foundation.stem.weight"] = stem * (60000 / stem.abs().max())
     checkpoint.save(folder / "weights", tensors, about)
-    choice = Choice(anchoring="none", temperature=1)
+    choice = Choice(temperature=1)
     with pytest.raises(BundleError, match="float16 is too far"):
         export_bundle(folder, tmp_path / "bundle", phantoms, 2, choice, print)
     assert not (tmp_path / "bundle").exists()

@@ -14,7 +14,6 @@ import pytest
 import zarr
 
 from mcdiff_batch.engine import verifier
-from mcdiff_batch.engine.anchor import agreement, anchored, toned
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
@@ -49,7 +48,6 @@ from .running import (
 
 CASES, DRAWS = 5, 3
 STEPS = 1  # more, and the fake plan's draws come to one image
-SCAN = replace(CONTRACT, anchoring="scan")
 COLD = replace(CONTRACT, sampler=replace(CONTRACT.sampler, temperature=0.0))
 STRICT = replace(CONTRACT, gate=Gate(agreement=0.99))
 Floats = npt.NDArray[np.float64]
@@ -87,7 +85,7 @@ def drawn(framed: FramedCase, draw: int, temperature: float = 1.0) -> Floats:
     """One sample [H, W] of the fake plan, clipped, from the noise of its name."""
     strip = framed.strip[None, None].astype(np.float32)
     plan = FakeMaker()(Device(kind="cpu", index=0), 1)
-    conditioned = plan.condition(framed.depths[None], framed.weights[None], strip)
+    conditioned = plan.condition(framed.depths[None], framed.weights[None], strip, strip)
     walk = rungs("ddim", CONTRACT.schedule, chosen(CONTRACT, 1.0, "ddim", STEPS)[1])
     noise = np.float32(temperature) * gaussian(0, framed.key, (1, *framed.strip.shape), draw)
     return np.clip(sample(plan, noise[None], conditioned, walk)[0, 0], -1, 1).astype(np.float64)
@@ -127,26 +125,6 @@ def test_the_image_is_the_mean_of_the_draws_and_the_spread_their_deviation(
         assert np.mean(stored(whole, case, "spread") == levels) > 0.99
         inside = float(sd[framed.strip].mean()) / 2
         assert column(whole, "mean_spread")[case] == pytest.approx(inside, abs=1e-4)
-
-
-def test_the_mean_is_anchored_as_one_result_is_and_the_spread_is_that_of_results(
-    source: Path, tmp_path: Path
-) -> None:
-    out = run(source, tmp_path / "out", SCAN)
-    framed = frame_case(open_archive(source).read(1), SCAN)
-    mean = np.mean([drawn(framed, draw) for draw in range(DRAWS)], axis=0).astype(np.float32)
-    original = framed.depths[framed.optimal]
-    samples = [drawn(framed, draw).astype(np.float32) for draw in range(DRAWS)]
-    kept, _ = anchored(mean, original, framed.strip)
-    np.testing.assert_array_equal(stored(out, 1, "enhanced"), grey(kept, framed.strip))
-    trust = agreement(toned(mean, original, framed.strip), original, framed.strip)
-    expected = float(trust[framed.strip].mean())
-    assert column(out, "trust")[1] == pytest.approx(expected, abs=1e-4)
-    results = [anchored(x, original, framed.strip)[0] for x in samples]
-    sd = np.std(np.asarray(results, np.float64), axis=0, ddof=1)
-    levels = np.where(framed.strip, np.rint(127.5 * sd), 0)
-    assert levels.any()
-    assert np.abs(stored(out, 1, "spread") - levels).max() <= 1  # where rint is on edge
 
 
 def test_the_first_draw_is_the_only_one_of_a_single_draw(source: Path, tmp_path: Path) -> None:
@@ -254,7 +232,6 @@ def test_every_done_case_has_its_spine_in_the_columns(source: Path, whole: Path)
     gained = column(whole, "levels_after") - column(whole, "levels_before")
     changed = column(whole, "levels_invented") - column(whole, "levels_lost")
     assert gained.tolist() == changed.tolist()
-    assert not (whole / "images.zarr/trust").exists()  # the fake bundle anchors nothing
 
 
 @pytest.fixture(scope="module")
@@ -299,12 +276,11 @@ def test_flags_that_nobody_knows_are_shown_as_they_are() -> None:
 
     measured: dict[str, float | None] = {
         "levels_lost": 2, "levels_invented": 0, "uca_lumbar_before": 20, "uca_lumbar_after": 31,
-        "uca_thoracic_after": None, "mean_spread": 0.061, "depth_coverage": 0.5, "trust": 0.2,
+        "uca_thoracic_after": None, "mean_spread": 0.061, "depth_coverage": 0.5,
     }  # fmt: skip
-    known = ("trust", "coverage", "levels", "angle", "spread", "{made} up")
+    known = ("coverage", "levels", "angle", "spread", "{made} up")
     entry = Entry(case=0, status="done", quality=measured, flags=known)
     assert why(entry) == [
-        "little of the scan is kept: 0.20",
         "a depth shows only 50% of the scan",
         "levels: 2 lost, 0 invented",
         "curve angle changed by 11.0°",

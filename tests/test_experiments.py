@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mcdiff_batch.bench.arms import ARMS, BASE, CAPS, FROM_SCRATCH, staged
+from mcdiff_batch.bench.arms import ARMS, BASE, FRAMES, staged
 from mcdiff_batch.bench.scoring import gain_share, interval
 
 
 def test_every_arm_changes_one_thing_or_only_how_it_is_sampled():
-    names = [x.name for x in (*ARMS, *FROM_SCRATCH, *CAPS)]
+    names = [x.name for x in (*ARMS, *FRAMES)]
     assert len(set(names)) == len(names)
     for arm in ARMS[1:]:
-        sampling = (arm.anchoring != "none") + (arm.temperature != 0)
+        sampling = arm.temperature != ARMS[0].temperature
         assert len(arm.changes) + sampling == 1, arm.name
         assert (arm.sampled in names) if sampling else arm.sampled is None
         assert (arm.changed() != BASE) == bool(arm.changes), arm.name

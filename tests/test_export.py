@@ -22,12 +22,12 @@ def inputs(contract, cases, depths=5):
     grid = (contract.frame.height, contract.frame.width)
     stack = rng.random((cases, depths, *grid), dtype=np.float32) * 2 - 1
     weights = np.full((cases, depths), 1 / depths, np.float32)
-    return stack, weights, np.ones((cases, 1, *grid), np.float32)
+    return stack, weights, np.ones((cases, 1, *grid), np.float32), stack[:, 2, None]
 
 
 def test_the_contract_names_every_tensor_and_records_parity_and_fidelity(toy_bundle):
     contract = load_bundle(toy_bundle).contract
-    assert min(contract.parity["eps_psnr_db"].values()) >= PARITY_DB
+    assert min(contract.parity["x0_psnr_db"].values()) >= PARITY_DB
     assert contract.parity["labels_equal"]
     assert contract.sampler.nfe == len(contract.sampler.ladder)
     assert contract.sampler.cases == 1
@@ -69,16 +69,16 @@ def everything(plan, rung, given) -> dict[str, np.ndarray]:
 
 def test_one_image_is_labelled_by_the_same_graph_as_a_stack(toy_bundle):
     bundle = load_bundle(toy_bundle)
-    depths, _, strip = inputs(bundle.contract, 2)
+    depths, _, strip, scan = inputs(bundle.contract, 2)
     plan = load(bundle, CPU, 2)
     only_first = np.tile(np.array([1, 0, 0, 0, 0], np.float32), (2, 1))
     assert (
-        plan.relabel(depths[:, :1], strip) == plan.condition(depths, only_first, strip).label
+        plan.relabel(depths[:, :1], strip) == plan.condition(depths, only_first, strip, scan).label
     ).all()
 
 
 def test_export_does_not_overwrite_and_leaves_nothing_half_made(toy_training, toy_bundle, phantoms):
-    choice = Choice(anchoring="none", temperature=1)
+    choice = Choice(temperature=1)
     with pytest.raises(UsageError, match="exists already"):
         export_bundle(toy_training, toy_bundle, phantoms, 2, choice, print)
     assert not list(toy_bundle.parent.glob(".export-*"))

@@ -24,10 +24,9 @@ SOUND = {
     "uca_lumbar_before": 10.0,
     "uca_lumbar_after": 9.0,
     "mean_spread": 0.01,
-    "trust": 0.8,
     "depth_coverage": 0.95,
 }
-GATE = Gate(agreement=0.8, trust=0.5, coverage=0.5, levels=1.5, angle=5.0, spread=0.05)
+GATE = Gate(agreement=0.8, coverage=0.5, levels=1.5, angle=5.0, spread=0.05)
 
 
 def test_a_sound_case_has_no_flag():
@@ -42,7 +41,6 @@ def test_a_sound_case_has_no_flag():
         ({"uca_thoracic_after": 14.0}, "angle"),
         ({"uca_lumbar_after": 16.0}, "angle"),
         ({"mean_spread": 0.06}, "spread"),
-        ({"trust": 0.4}, "trust"),
         ({"depth_coverage": 0.0}, "coverage"),
     ],
 )
@@ -51,8 +49,8 @@ def test_each_threshold_that_is_broken_is_named(change, flag):
 
 
 def test_every_broken_threshold_is_named():
-    bad = SOUND | {"label_agreement": 0.1, "trust": 0.1, "levels_lost": 9}
-    assert flags(GATE, bad) == ("agreement", "trust", "levels")
+    bad = SOUND | {"label_agreement": 0.1, "depth_coverage": 0.1, "levels_lost": 9}
+    assert flags(GATE, bad) == ("agreement", "coverage", "levels")
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan")])
@@ -90,7 +88,7 @@ def test_one_check_is_enough_where_it_tells_failures_apart():
     found += [trial(i, "swapped case", 0.3 + 0.001 * i) for i in range(40)]
     gate = chosen(found)
     assert 0.35 < gate.agreement < 0.9
-    assert (gate.trust, gate.coverage, gate.levels, gate.angle, gate.spread) == (None,) * 5
+    assert (gate.coverage, gate.levels, gate.angle, gate.spread) == (None,) * 4
     assert gate.figures["caught"] == "20 of 20"
     assert gate.figures["false_alarms"] == "0 of 20"
 
@@ -108,11 +106,13 @@ def test_checks_are_added_until_every_kind_of_failure_is_caught():
 
 
 def test_a_check_with_room_to_spare_is_preferred_to_one_that_only_just_tells():
-    found = [trial(i, SOUND_CASE, 0.900 + 0.002 * i, trust=0.7 + 0.004 * i) for i in range(40)]
-    found += [trial(i, "wrong conditions", 0.899, trust=0.3) for i in range(40)]
+    found = [
+        trial(i, SOUND_CASE, 0.900 + 0.002 * i, depth_coverage=0.7 + 0.004 * i) for i in range(40)
+    ]
+    found += [trial(i, "wrong conditions", 0.899, depth_coverage=0.3) for i in range(40)]
     gate = chosen(found)
     assert gate.agreement is None
-    assert 0.4 < gate.trust < 0.6
+    assert 0.4 < gate.coverage < 0.6
 
 
 def test_a_failure_that_looks_sound_does_not_buy_false_alarms():

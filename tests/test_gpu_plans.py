@@ -45,11 +45,11 @@ def bundle(toy_bundle):
 
 
 def stack(bundle, seed):
-    """Depths, weights and strip of a batch."""
+    """Depths, weights, strip and scan of a batch."""
     rng, frame = np.random.default_rng(seed), bundle.contract.frame
     depths = rng.uniform(-1, 1, (BATCH, 5, frame.height, frame.width)).astype(np.float32)
     strip = np.ones((BATCH, 1, frame.height, frame.width), np.float32)
-    return depths, np.full((BATCH, 5), 0.2, np.float32), strip
+    return depths, np.full((BATCH, 5), 0.2, np.float32), strip, depths[:, 2, None]
 
 
 def walked(plan, bundle):
@@ -57,8 +57,8 @@ def walked(plan, bundle):
     contract, found = bundle.contract, []
     walk = rungs("dpmpp_2m", contract.schedule, contract.sampler.ladder)
     for seed in (0, 1):
-        depths, weights, strip = stack(bundle, seed)
-        conditioned = plan.condition(depths, weights, strip)
+        depths, weights, strip, scan = stack(bundle, seed)
+        conditioned = plan.condition(depths, weights, strip, scan)
         found.append(conditioned.label)
         for draw in range(2):
             noise = gaussian(draw, "case", strip.shape)
@@ -88,9 +88,9 @@ def test_conditions_of_another_batch_are_refused(bundle, tmp_path):
     cuda = Cuda()
     folder = plan_folder(bundle, BATCH, tmp_path / "plans")
     plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), folder, BATCH)
-    depths, weights, strip = stack(bundle, 0)
-    first = plan.condition(depths, weights, strip)
-    plan.condition(depths, weights, strip)
+    strip = stack(bundle, 0)[2]
+    first = plan.condition(*stack(bundle, 0))
+    plan.condition(*stack(bundle, 0))
     (rung, *_) = rungs("ddim", bundle.contract.schedule, (500.0,))
     with pytest.raises(AssertionError, match="another batch"):
         plan.step(strip, strip, rung, first)

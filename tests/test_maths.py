@@ -5,8 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcdiff_batch.engine.anchor import anchored as anchored_to_scan
-from mcdiff_batch.engine.anchor import toned
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.frame import (
     Frame,
@@ -18,9 +16,18 @@ from mcdiff_batch.engine.frame import (
     to_frame,
 )
 from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.quality import cnr, dice, measure, psnr, regions, snr
+from mcdiff_batch.engine.quality import (
+    cnr_ratio,
+    dice,
+    ln_db,
+    log10_db,
+    measure,
+    psnr,
+    regions,
+    snr_ratio,
+)
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, uniform_ladder
-from mcdiff_batch.engine.solver import anchored, rungs
+from mcdiff_batch.engine.solver import rungs
 
 SPREAD = 0.5  # standard deviation of the data whose denoiser is known exactly
 
@@ -100,23 +107,6 @@ def test_a_ladder_that_does_not_fall_inside_the_schedule_is_refused(ladder):
         rungs("ddim", Schedule(), ladder)
 
 
-def test_anchoring_marks_no_step_the_last_or_every_one():
-    walk = rungs("ddim", Schedule(), (900, 500, 100))
-    gates = {m: [r.anchor for r in anchored(walk, m)] for m in ("none", "scan", "end", "every")}
-    assert gates == {"none": [0] * 3, "scan": [0] * 3, "end": [0, 0, 1], "every": [1] * 3}
-
-
-def test_tone_is_fitted_inside_the_strip_and_never_inverted():
-    rng = np.random.default_rng(0)
-    image = rng.random((32, 8), dtype=np.float32) - 0.5
-    strip = np.zeros((32, 8), bool)
-    strip[4:28, 2:6] = True
-    original = np.where(strip, 0.4 * image + 0.2, -1).astype(np.float32)
-    assert toned(image, original, strip)[strip] == pytest.approx(original[strip], abs=1e-6)
-    assert (toned(image, -original, strip) == image).all()
-    assert (toned(np.zeros_like(image), original, strip) == 0).all()
-
-
 def test_noise_is_named_by_seed_case_and_draw():
     first = gaussian(0, "a", (64, 64))
     assert (gaussian(0, "a", (64, 64)) == first).all()
@@ -168,10 +158,16 @@ def test_snr_and_cnr_are_equations_12_and_13():
     image[5:] = np.tile([0.1, 0.3], (5, 5))
     bright = np.zeros((10, 10), bool)
     bright[:5] = True
-    assert snr(image, ~bright, bright) == pytest.approx(20 * np.log10((1 - 0.2) / 0.1), abs=1e-4)
-    assert cnr(image, ~bright, bright) == pytest.approx(
-        20 * np.log10(0.4 / np.hypot(0.1, 0.1)), abs=1e-4
-    )
+    assert snr_ratio(image, ~bright, bright) == pytest.approx((1 - 0.2) / 0.1)
+    assert cnr_ratio(image, ~bright, bright) == pytest.approx(0.4 / np.hypot(0.1, 0.1))
+    assert cnr_ratio(1 - image, ~bright, bright) == pytest.approx(0.4 / np.hypot(0.1, 0.1))
+
+
+def test_the_papers_logarithm_is_the_natural_one_and_a_decibel_is_not():
+    assert log10_db(10) == pytest.approx(20)
+    assert ln_db(np.e) == pytest.approx(20)
+    assert np.isnan(log10_db(float("nan")))
+    assert np.isnan(ln_db(float("nan")))
 
 
 def test_an_identity_enhancement_gains_exactly_nothing():
@@ -179,28 +175,44 @@ def test_an_identity_enhancement_gains_exactly_nothing():
     image = rng.random((64, 16), dtype=np.float32)
     label = (rng.random((64, 16)) < 0.1).astype(np.uint8)
     found = measure(image, image, (label, label), np.ones((64, 16), bool), 1.8)
-    assert found["cnr_after"] == found["cnr_before"]
-    assert found["snr_after"] == found["snr_before"]
+    assert found["cnr_log10_after"] == found["cnr_log10_before"]
+    assert found["snr_log10_after"] == found["snr_log10_before"]
     assert found["label_agreement"] == 1
 
 
-def test_the_background_leaves_out_the_bone_and_a_millimetre_around_it():
-    bone = np.zeros((21, 21), bool)
-    bone[10, 10] = True
-    s, b = regions(bone, np.ones_like(bone), spacing_mm=0.5)
+def test_the_background_is_a_ring_of_4_5_mm_beyond_a_millimetre_around_the_bone():
+    bone = np.zeros((41, 41), bool)
+    bone[20, 20] = True
+    strip = np.ones_like(bone)
+    strip[:, :16] = False
+    s, b = regions(bone, strip, spacing_mm=0.5)
     assert s.sum() == 1
-    assert not b[10, 8:13].any()
-    assert b[10, 13]
-    _, ring = regions(bone, np.ones_like(bone), spacing_mm=0.5, ring_mm=1.0)
-    assert ring[10, 14]
-    assert not ring[10, 15]
+    assert not b[20, 18:23].any()  # 1 mm
+    assert b[20, 23:32].all()  # then 4.5 mm
+    assert not b[20, 32:].any()
+    assert b[20, 17]
+    assert not b[:, :16].any()
+
+
+def test_the_columns_see_the_ring_around_the_bone_and_not_the_rest_of_the_strip():
+    label = np.zeros((40, 16), np.uint8)
+    label[4:8] = 1
+    image = np.tile(np.float32([0.6, 0.8]), (40, 8))
+    image[4:8] = 0.2
+    far = image.copy()
+    far[20:] = 0.1
+    measured = [measure(x, x, (label, label), np.ones(x.shape, bool), 1.0) for x in (image, far)]
+    assert measured[0] == measured[1]
+    ratio = 0.5 / 0.1  # mu_s 0.2 of sigma 0, mu_b 0.7 of sigma 0.1
+    assert measured[0]["cnr_log10_after"] == pytest.approx(20 * np.log10(ratio), abs=1e-4)
+    assert measured[0]["snr_log10_after"] == pytest.approx(20 * np.log10(8), abs=1e-4)
 
 
 def test_measures_without_bone_are_nan_and_not_a_crash():
     blank = np.zeros((16, 8), np.uint8)
     image = np.full((16, 8), 0.5, np.float32)
     found = measure(image, image, (blank, blank), np.ones((16, 8), bool), float("nan"))
-    assert np.isnan(found["cnr_before"])
+    assert np.isnan(found["cnr_log10_before"])
     assert found["label_agreement"] == 1
 
 
@@ -211,16 +223,3 @@ def test_dice_and_psnr_by_hand():
     assert np.isnan(dice(a, b)[2])
     image, other = np.zeros((2, 2), np.float32), np.full((2, 2), 0.1, np.float32)
     assert psnr(image, other, np.ones((2, 2), bool)) == pytest.approx(20, abs=1e-4)
-
-
-def test_the_scan_stands_where_the_model_agrees_and_the_model_where_bone_was_lost():
-    rng = np.random.default_rng(0)
-    strip = np.ones((256, 64), bool)
-    model = np.tile(np.sin(np.arange(256) / 10)[:, None], (1, 64)).astype(np.float32) * 0.6
-    original = model + rng.normal(0, 0.02, model.shape).astype(np.float32)
-    lost = np.s_[40:56, 24:40]  # dark in the model, bright in the scan
-    original[lost] = 0.6
-    result, _ = anchored_to_scan(model, original, strip)
-    near_model, near_scan = (np.abs(result - x)[lost].mean() for x in (model, original))
-    assert near_model < 0.2 * near_scan
-    assert np.abs(result - original)[100:].mean() < np.abs(result - model)[100:].mean()

@@ -179,10 +179,10 @@ def test_a_copy_to_a_device_is_a_stage_of_its_own(tmp_path: Path) -> None:
 class Copying(FakePlan):
     """A plan with a device of its own."""
 
-    def condition(self, depths: Image, weights: Image, strip: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
         with span("host-to-device"):
             sleep(0.02)
-        return super().condition(depths, weights, strip)
+        return super().condition(depths, weights, strip, scan)
 
 
 def test_time_is_in_no_file_that_is_compared(tmp_path: Path) -> None:
