@@ -37,17 +37,22 @@ def _case(archive: Any, group: Any, output: Any, index: int) -> Pixels:
     clean = to_frame(group["clean"][index][:y, :x], frame, black=0.0).round().astype(np.uint8)
     where = place((y, x), frame)
     inside = np.s_[:, where.left : where.left + where.width]
-    panels = [_grey(original), _grey(enhanced), _grey(clean), _overlaid(enhanced, label)]
-    return np.concatenate(_spaced([_large(p[inside]) for p in panels], GAP), axis=1)
+    panels = [grey(original), grey(enhanced), grey(clean), overlaid(enhanced, label)]
+    return beside([p[inside] for p in panels])
 
 
-def _grey(image: Pixels) -> Pixels:
+def beside(panels: Sequence[Pixels]) -> Pixels:
+    """[y, x, 3] each, enlarged, white between them."""
+    return np.concatenate(_spaced([_large(p) for p in panels], GAP), axis=1)
+
+
+def grey(image: Pixels) -> Pixels:
     return np.repeat(image[..., None], 3, axis=-1)
 
 
-def _overlaid(image: Pixels, label: Pixels) -> Pixels:
-    mixed = 0.45 * _grey(image) + 0.55 * COLOURS[label]
-    return np.where(label[..., None] > 0, mixed, _grey(image)).astype(np.uint8)
+def overlaid(image: Pixels, label: Pixels) -> Pixels:
+    mixed = 0.45 * grey(image) + 0.55 * COLOURS[label]
+    return np.where(label[..., None] > 0, mixed, grey(image)).astype(np.uint8)
 
 
 def _large(image: Pixels) -> Pixels:

@@ -24,6 +24,7 @@ from mcdiff_batch.engine.quality import (
     measure,
     psnr,
     regions,
+    roc_area,
     snr_ratio,
 )
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, uniform_ladder
@@ -168,6 +169,13 @@ def test_the_papers_logarithm_is_the_natural_one_and_a_decibel_is_not():
     assert ln_db(np.e) == pytest.approx(20)
     assert np.isnan(log10_db(float("nan")))
     assert np.isnan(ln_db(float("nan")))
+
+
+def test_the_roc_area_counts_pairs_in_which_bone_is_the_darker_and_ties_half():
+    image = np.array([[0.1, 0.4, 0.2, 0.4, 0.9]], np.float32)
+    bone = np.array([[True, True, False, False, False]])
+    # against 0.2, 0.4, 0.9: 0.1 is darker than 3, 0.4 than 1 and ties once
+    assert roc_area(image, bone, ~bone) == pytest.approx(4.5 / 6)
 
 
 def test_an_identity_enhancement_gains_exactly_nothing():

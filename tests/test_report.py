@@ -194,6 +194,13 @@ def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
     assert sum(data["quality"]["cnr_log10"]["histogram"]["after"]) == CASES - 1
 
 
+def test_contrast_and_signal_to_noise_name_their_logarithm(night: Path) -> None:
+    text = read(night / "report/index.html").text
+    for said in ("Contrast to noise, 20 log10", "Signal to noise, 20 log10", "CNR, 20 log10"):
+        assert said in text
+    assert "median CNR gain, 20 log10" in text
+
+
 def test_names_appear_only_when_asked_for_and_paths_never(night: Path) -> None:
     for name in ("index.html", "report.json"):
         text = (night / "report" / name).read_text()

@@ -11,15 +11,7 @@ from mcdiff_batch.engine.archive import Archive
 from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.frame import Frame, Image, Mask, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.plan import Labels
-from mcdiff_batch.engine.quality import (
-    cnr_ratio,
-    ln_db,
-    log10_db,
-    mean_dice,
-    psnr,
-    regions,
-    snr_ratio,
-)
+from mcdiff_batch.engine.quality import contrast, mean_dice, psnr, regions
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.spine import Spine, levels_changed, read_spine, spine_of_landmarks
 
@@ -76,13 +68,6 @@ class Subject:
     def view(self, image: Image, kind: str) -> tuple[Image, Pyramid]:
         seen = strip_view(image, self.case.strip) if kind == "strip" else square_view(image)
         return seen, pyramid(seen)
-
-
-def contrast(image: Image, s: Mask, b: Mask) -> Scores:
-    """Eq. 13 and 12 of image [H, W] in [0, 1]: in the paper's 20 ln, and in dB of 20 log10."""
-    ratios = {"cnr": cnr_ratio(image, s, b), "snr": snr_ratio(image, s, b)}
-    logarithms = {"ln": ln_db, "log10": log10_db}
-    return {f"{name}_{log}": of(x) for log, of in logarithms.items() for name, x in ratios.items()}
 
 
 def subject(archive: Archive, truth: Any, index: int, contract: Contract) -> Subject:

@@ -30,15 +30,15 @@ def as_json(evaluation: Evaluation) -> str:
     for record in told["per_case"]:
         for name in ("px", "squares"):
             record.get("spread", {}).pop(name, None)
-    return json.dumps(_rounded(told))
+    return json.dumps(rounded(told))
 
 
-def _rounded(found: Any) -> Any:
+def rounded(found: Any) -> Any:
     """Figures to four decimals; what is undefined is null."""
     if isinstance(found, dict):
-        return {name: _rounded(x) for name, x in found.items()}
+        return {name: rounded(x) for name, x in found.items()}
     if isinstance(found, list | tuple):
-        return [_rounded(x) for x in found]
+        return [rounded(x) for x in found]
     if isinstance(found, float):
         return round(found, 4) if np.isfinite(found) else None
     return found
