@@ -201,7 +201,7 @@ def _strip(rng: np.random.Generator, shape: tuple[int, int], midline: Vector) ->
 def _edge(rng: np.random.Generator, rows: int) -> Field:
     """Waviness of one edge in px, sd about 3.6: steps of the hand, loss of contact, jitter."""
     slow = 3.2 * wander(rng, rows, 45.0) + 1.8 * wander(rng, rows, 14.0)
-    jitter = 0.3 * rng.standard_normal(rows, dtype=np.float32)
+    jitter = 0.15 * rng.standard_normal(rows, dtype=np.float32)
     return np.asarray(np.clip(slow, -9, 9) + jitter)
 
 
@@ -245,7 +245,7 @@ def _process(
 
 def _rib(rng: np.random.Generator, process: Bone) -> Bone:
     """Joined outside the process, rising towards the strip's edge; the lowest one falls."""
-    rise = rng.uniform(0.5, 1.1) if process.level == THORACIC - 1 else rng.normal(-0.42, 0.22)
+    rise = rng.uniform(0.4, 0.9) if process.level == THORACIC - 1 else rng.normal(-0.26, 0.2)
     return Bone(
         label=RIB,
         level=process.level,

@@ -65,7 +65,7 @@ class Grade:
 EASY = Grade(
     share=0.35,
     bone=(0.79, 0.84),
-    clutter=(0.05, 0.15),
+    clutter=(0.07, 0.18),
     pale=0.05,
     looks=(150, 250),
     rows=0.012,
@@ -79,8 +79,8 @@ EASY = Grade(
 AVERAGE = Grade(
     share=0.35,
     bone=(0.78, 0.84),
-    clutter=(0.15, 0.3),
-    pale=0.2,
+    clutter=(0.12, 0.29),
+    pale=0.25,
     looks=(80, 160),
     rows=0.02,
     wander=0.35,
@@ -93,7 +93,7 @@ AVERAGE = Grade(
 DIFFICULT = Grade(
     share=0.30,
     bone=(0.72, 0.83),
-    clutter=(0.3, 0.7),
+    clutter=(0.24, 0.58),
     pale=0.45,
     looks=(45, 100),
     rows=0.028,
@@ -131,7 +131,7 @@ def phantom(seed: int, index: int) -> Phantom:
 class _Scan:
     depths: list[Field]  # [y, x] each, 1 is white
     clean: Field
-    dead: Mask
+    dead: Field  # gain of lost rows, 0 where black
     distances: list[Shape]
 
 
@@ -142,7 +142,7 @@ def _grade(rng: np.random.Generator) -> Grade:
 def _scan(seed: int, index: int, body: Anatomy, grade: Grade, optimal: int) -> _Scan:
     draw = partial(stream, seed, index)
     bones = distances(draw("wobble"), body)
-    grain = 1 + 0.08 * texture.smooth(draw("grain"), body.extent, (5.0, 12.0))
+    grain = 1 + 0.09 * texture.smooth(draw("grain"), body.extent, (7.0, 11.0))
     tissue = Tissue.drawn(draw("tissue"), body)
     defects = draw("defects")
     dead = texture.dashes(defects, body.extent, _count(defects, grade.bands))
@@ -180,17 +180,17 @@ def _exposed(rng: np.random.Generator, image: Field, grade: Grade, off: float) -
 
 def _tone_curve(rng: np.random.Generator) -> Image:
     """One monotone curve [TONES] for a whole stack, of the tone that all scans share."""
-    gamma = 1.25 ** rng.uniform(-1, 1)
-    x = np.linspace(0, WHITE, TONES) * rng.uniform(0.95, 1.05)
+    gamma = 1.1 * 1.25 ** rng.uniform(-1, 1)
+    x = np.linspace(0, WHITE, TONES) * rng.uniform(1.02, 1.12)
     shoulder = x / (1 + x**5) ** 0.2
     return np.asarray(np.rint(255 * np.clip(shoulder**gamma, 0, 1)), dtype=np.uint8)
 
 
-def _developed(raw: Field, curve: Image, inside: Mask, dead: Mask | None = None) -> Image:
+def _developed(raw: Field, curve: Image, inside: Mask, dead: Field | None = None) -> Image:
     """Through the tone curve to grey levels: at least 1 inside the strip, 0 elsewhere."""
     tones = np.asarray(np.clip(raw / WHITE, 0, 1) * (TONES - 1), dtype=np.uint16)
     image = np.maximum(curve[tones], 1) * inside
-    return image if dead is None else image * ~dead
+    return image if dead is None else np.asarray(np.rint(image * dead), dtype=np.uint8)
 
 
 def _label(body: Anatomy, distances: list[Shape]) -> Image:

@@ -71,7 +71,8 @@ def _process_distance(bone: Bone, y: Field, x: Field) -> Field:
 def _rib_distance(bone: Bone, y: Field, x: Field) -> Field:
     out = x * bone.side
     axis = bone.bend * np.maximum(out, 0)
-    return np.asarray(np.minimum(bone.high - np.abs(y - axis), out - 4), dtype=np.float32)
+    high = bone.high * (0.78 + 0.4 * np.clip(out / 50, 0, 1))
+    return np.asarray(np.minimum(high - np.abs(y - axis), out - 4), dtype=np.float32)
 
 
 def _lump_distance(bone: Bone, y: Field, x: Field) -> Field:
@@ -80,8 +81,8 @@ def _lump_distance(bone: Bone, y: Field, x: Field) -> Field:
     u, v = (x * cosine + y * sine) / bone.wide, y * cosine - x * sine
     reach = np.abs(u)
     round_off = np.sqrt(np.maximum(1 - reach**6, 0))
-    above = bone.high * (0.72 + 0.55 * np.exp(-((u / 0.45) ** 2))) * round_off
-    below = bone.high * (0.80 + 0.12 * np.cos(2 * np.pi * reach)) * round_off
+    above = bone.high * (0.6 + 0.7 * np.exp(-((u / 0.45) ** 2))) * round_off
+    below = bone.high * (0.85 - 0.1 * np.exp(-((u / 0.4) ** 2))) * round_off
     v = v - bone.bend * (reach**1.5 - 0.45)
     flank = (1 - reach) * bone.wide
     return np.asarray(np.minimum(np.minimum(above + v, below - v), flank), dtype=np.float32)

@@ -85,30 +85,32 @@ def wide(curve: NDArray[np.generic], scale: int) -> Field:
     return np.convolve(padded, window, "valid").astype(np.float32)[:, None]
 
 
-def dashes(rng: np.random.Generator, shape: tuple[int, int], bands: int) -> Mask:
-    """Dead pixels: rows that no voxel hit, black dashes on lines sloping 1 row per 30 px."""
-    dead = np.zeros(shape, dtype=bool)
+def dashes(rng: np.random.Generator, shape: tuple[int, int], bands: int) -> Field:
+    """Rows that no voxel hit [y, x]: dashes of gain 0 to 0.75 on lines sloping 1 row per 30 px."""
+    gain = np.ones(shape, dtype=np.float32)
     for _ in range(bands):
-        _dash_band(rng, dead)
-    return dead
+        _dash_band(rng, gain)
+    return gain
 
 
-def _dash_band(rng: np.random.Generator, dead: Mask) -> None:
-    rows, columns = dead.shape
-    height = int(rng.integers(6, 31))
+def _dash_band(rng: np.random.Generator, gain: Field) -> None:
+    rows, columns = gain.shape
+    height = int(rng.integers(6, 40))
     top = int(rng.integers(40, rows - height - 60))
     slope = rng.choice([-1, 1]) / rng.uniform(25, 35)
     peak = rng.uniform(0.25, 0.6)
     x = np.arange(columns)
     shift = np.rint(slope * (x - columns / 2)).astype(int)
-    for row in range(0, height, int(rng.integers(2, 4))):
+    for row in range(0, height, int(rng.integers(1, 4))):
         fill = peak * np.sin(np.pi * (row + 0.5) / height) * rng.uniform(0.3, 1.0)
-        dead[np.clip(top + row + shift, 0, rows - 1), x] |= _dash_row(rng, columns, fill)
+        dim = 0.0 if rng.random() < 0.4 else rng.uniform(0.2, 0.75)  # a line is 0.4 px high
+        dashed = np.where(_dash_row(rng, columns, fill), np.float32(dim), np.float32(1))
+        gain[np.clip(top + row + shift, 0, rows - 1), x] *= dashed
 
 
 def _dash_row(rng: np.random.Generator, columns: int, fill: float) -> Mask:
     """One dashed line: runs of median 2 px, p90 8 px (5 and 21 px at 0.18 mm), `fill` of them."""
-    runs = np.maximum(np.rint(rng.lognormal(0.75, 1.25, columns)), 1).astype(int)
+    runs = np.maximum(np.rint(rng.lognormal(0.75, 1.1, columns)), 1).astype(int)
     gaps = np.maximum(np.rint(rng.exponential(3.5 * (1 - fill) / fill, columns)), 1).astype(int)
     edges = np.stack([gaps, runs], axis=1).ravel()
     return np.repeat(np.tile([False, True], columns), edges)[:columns]

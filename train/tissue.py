@@ -9,9 +9,9 @@ from . import texture
 from .anatomy import Anatomy
 from .texture import Field
 
-CALM = 0.35  # part of the light's unevenness that is left in the clean target
+CALM = 0.28  # part of the light's unevenness that is left in the clean target
 STREAKED = 80  # rows
-LEVEL = 0.82  # mean tone of muscle in good light
+LEVEL = 0.79  # mean tone of muscle in good light
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Tissue:
     def drawn(cls, rng: np.random.Generator, body: Anatomy) -> Self:
         shape = body.extent
         lumbar = _lumbar(body)
-        log = 0.11 * texture.smooth(rng, shape, (60.0, 40.0))
+        log = 0.10 * texture.smooth(rng, shape, (60.0, 40.0))
         log += (0.07 + 0.03 * lumbar) * texture.smooth(rng, shape, (14.0, 16.0))
         log += 0.05 * texture.smooth(rng, shape, (4.0, 6.0))
         log += 0.03 * texture.smooth(rng, shape, (1.5, 2.5))
@@ -43,10 +43,17 @@ class Tissue:
         """One depth's own view [y, x] of it; `amount` of clutter as in `Grade`."""
         shape = self.calm.shape
         own = np.float32(0.34 * amount) * texture.smooth(rng, shape, (55.0, 30.0))
-        mottle = np.float32(amount) * (0.08 + 0.22 * self.lumbar)
+        mottle = np.float32(amount) * (0.1 + 0.34 * self.lumbar)
         own += mottle * texture.smooth(rng, shape, (13.0, 15.0))
-        share = np.float32(min(1.0, 0.15 + 1.6 * amount))
-        return np.asarray(self.calm * np.exp(share * self.blotches + own), dtype=np.float32)
+        own += (
+            np.float32(amount)
+            * (0.06 + 0.12 * self.lumbar)
+            * texture.smooth(rng, shape, (5.0, 6.0))
+        )
+        share = np.float32(min(1.0, 2.2 * amount))
+        gain = np.float32(0.22 * amount)  # the fuller of clutter, the brighter
+        log = share * self.blotches + own + gain
+        return np.asarray(self.calm * np.exp(log), dtype=np.float32)
 
 
 def _streaks(rng: np.random.Generator, columns: int) -> Field:
@@ -82,7 +89,7 @@ def _to_edge(body: Anatomy) -> Field:
     x = np.arange(body.extent[1], dtype=np.float32)[None, :]
     left = texture.wide(body.inside.argmax(1), 6)
     right = texture.wide(body.extent[1] - body.inside[:, ::-1].argmax(1), 6)
-    return np.maximum(np.minimum(x - left, right - x), 0)
+    return np.asarray(np.maximum(np.minimum(x - left, right - x), 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
