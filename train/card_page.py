@@ -18,10 +18,15 @@ OWN_STYLE = """
 .shot img { height: 256px; max-width: 100%; object-fit: contain; object-position: left;
   image-rendering: pixelated; }
 """
-METRICS = {"loss": "training loss", "held_out": "held-out eps error", "dice": "held-out Dice"}
+METRICS = {
+    "loss": "training loss",
+    "psnr": "held-out PSNR of x0-hat over times, dB",
+    "psnr_T": "held-out PSNR of one evaluation, dB",
+    "dice": "held-out Dice",
+}
 WHAT = {
-    "foundation": "images drawn from noise alone",
-    "tuner": "of each case: mean of its depths, optimal depth, sample",
+    "foundation": "of each case: mean of its depths, optimal depth, 1 and 4 evaluations from that",
+    "tuner": "of each case: mean of its depths, optimal depth, 1 and 4 evaluations from all",
 }
 
 
@@ -136,11 +141,11 @@ def _experiments(found: Json | None) -> Iterator[Html]:
     """Each arm as sampled, and what its one change makes of anchored results, with its interval."""
     if found is None:
         return
-    names = {"psnr": "PSNR", "cnr": "CNR"}
+    names = {"psnr": "PSNR", "cnr_ln": "CNR, 20 ln"}
     rows = [
         (
             row["arm"],
-            *(decibel(row["raw"][m][0]) for m in names),
+            *(decibel(row["raw"].get(m, (None,))[0]) for m in names),
             *(_difference(row.get("scan, over base", {}).get(m)) for m in names),
         )
         for row in found["runs"]
