@@ -15,7 +15,10 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 @click.command()
 @click.option("--data", type=ARCHIVE, required=True, help="archive with labels and flags")
 @click.option(
-    "--preset", default="small", show_default=True, help="toy, small, small-gpu, tall or paper"
+    "--preset",
+    default="small",
+    show_default=True,
+    help="toy, small, small-gpu, small-regression, small-paper-way or paper",
 )
 @click.option(
     "--output", type=FOLDER, required=True, help="folder of checkpoints, samples and card"

@@ -104,7 +104,9 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=512, width=128),
     widths=Widths(base=32, multipliers=(1, 2, 3), blocks=1, patch=4),
-    stages=_stages((2400, 1600), (1000, 600), (9600, 6400), batch=16),
+    stages=_stages((1000, 700), (600, 400), (6300, 4200), batch=24),
+    reads="both",
+    middle=True,
 )
 PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
     "prediction": "v",

@@ -30,16 +30,17 @@ from mcdiff_batch.engine.quality import mean_dice
 from mcdiff_batch.engine.reader import standardised
 
 from .rater import load_rater
+from .step import mixed
 from .unet import UNet, Widths
 
-FRAME = Frame(height=256, width=64)
-WIDTHS = Widths(base=8, blocks=1)
+FRAME = Frame(height=512, width=128)
+WIDTHS = Widths(base=16, multipliers=(1, 2, 3), blocks=1, patch=4)
 BATCH = 8
 LEARNING_RATE = 3e-3
 WARMUP = 50
 HELD_OUT = 16  # one case in so many, the last of each
 OPSET = 18
-CLASSES, BLOCK = 4, 2
+CLASSES = 4
 EVERY = 25  # steps between two lines
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,22 +57,6 @@ class Examples:
     def subset(self, where: npt.NDArray[np.bool_]) -> "Examples":
         chosen = {x: getattr(self, x)[where] for x in ("original", "clean", "label")}
         return Examples(**chosen, origin=self.origin)
-
-
-class Segmenter(nn.Module):
-    """image [B, 1, H, W] in [-1, 1] to logits [B, 4, H, W]; H and W divide by 16.
-
-    The extractor's U-Net on blocks of 2 x 2 px, which are its channels (Shi et al. 2016): nothing
-    of the frame is lost, at a quarter of the cost.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = UNet(WIDTHS, outputs=CLASSES * BLOCK**2, timed=False)
-        self.body.stem = nn.Conv2d(BLOCK**2, WIDTHS.base, 3, padding=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.body(F.pixel_unshuffle(image, BLOCK)), BLOCK)
 
 
 def read_examples(path: Path) -> Examples:
@@ -105,7 +90,7 @@ def train_segmenter(
     if not last.any():
         raise ArchiveError(f"{data}: has {len(last)} cases, expected {HELD_OUT} or more")
     torch.manual_seed(seed)
-    net = Segmenter()
+    net = UNet(WIDTHS, outputs=CLASSES, timed=False)
     _fit(net, examples.subset(~last), np.random.default_rng(seed), steps, say)
     model = _exported(net)
     about = examples.origin | {"seed": str(seed), "steps": str(steps), "batch": str(BATCH)}
@@ -129,7 +114,9 @@ def _fit(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for step in range(steps):
         image, label = _batch(examples, rng)
-        loss = F.cross_entropy(net(image.to(memory_format=torch.channels_last)), label)
+        with mixed(torch.device("cpu")):
+            logits = net(image.to(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), label)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
