@@ -127,8 +127,8 @@ def figures(references: Sequence[Reference], images: Sequence[Image]) -> Figures
 def quality(truths: Sequence[Subject], images: Sequence[Image]) -> Figures:
     """Of images [H, W] in [0, 1] of phantoms, means over cases.
 
-    psnr_db: to clean; cnr_db, snr_db (eq. 12, 13); cnr_share, snr_share: of the clean target's gain
-    over the optimal depth; levels: lost or invented, as the first rater reads them.
+    psnr_db: to clean; cnr_db, snr_db: eq. 13 and 12, of 20 log10; cnr_share, snr_share: of the
+    clean target's gain over the optimal depth; levels: lost or invented, as the first rater reads.
     """
     rows = [_contrasts(x, image) for x, image in zip(truths, images, strict=True)]
     near = [

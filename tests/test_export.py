@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from mcdiff_batch.engine.contract import load_bundle
@@ -12,6 +13,7 @@ from mcdiff_batch.engine.ladder import recommended
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.export.bundle import Choice, export_bundle
+from mcdiff_batch.export.onnx import FEW
 from mcdiff_batch.export.parity import PARITY_DB
 
 CPU = Device(kind="cpu", index=0)
@@ -30,11 +32,24 @@ def test_the_contract_names_every_tensor_and_records_parity_and_fidelity(toy_bun
     assert min(contract.parity["x0_psnr_db"].values()) >= PARITY_DB
     assert contract.parity["labels_equal"]
     assert contract.sampler.nfe == len(contract.sampler.ladder)
-    assert contract.sampler.cases == 1
+    assert contract.sampler.cases == 2
     assert {x.name for x in contract.denoiser.inputs} >= {"x", "t", *contract.conditions}
     assert contract.training["seed"] == 0
     assert (contract.optimal_share, contract.training["preset"]["optimal_share"]) == (0.25, 0)
     assert "Not a medical device" in contract.licence
+    assert [x["evaluations"] for x in contract.scores][-3:] == [10, 10, 1000]
+    assert contract.sampler.figures["recommended_by"] == "quality to clean"
+
+
+def test_weights_are_stored_in_float16_and_computed_in_float32(toy_bundle):
+    for file in ("conditioner.onnx", "denoiser.onnx"):
+        graph = onnx.load(str(toy_bundle / file)).graph
+        long = [x for x in graph.initializer if np.prod(x.dims) >= FEW]
+        assert long
+        assert {x.data_type for x in long} == {onnx.TensorProto.FLOAT16}
+        assert not any(
+            x.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for x in graph.input
+        )
 
 
 def test_the_graphs_hold_no_path_of_the_machine_that_made_them(toy_bundle):

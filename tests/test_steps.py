@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from mcdiff_batch.bench.cli import fidelity
-from mcdiff_batch.engine.contract import SHIPPED, Sampler, load_bundle, write_contract
+from mcdiff_batch.engine import fake
+from mcdiff_batch.engine.contract import Sampler, load_bundle, write_contract
 from mcdiff_batch.engine.errors import BundleError, FingerprintError, UsageError
+from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.job import resolve
 from mcdiff_batch.engine.ladder import chosen, recommended, walk
 from mcdiff_batch.engine.plan import Conditioned
@@ -19,8 +21,9 @@ from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.schedule import Schedule, half_log_snr, log_snr_ladder, time_of
 from mcdiff_batch.engine.solver import FITTED, rungs
 from mcdiff_batch.export.cli import fit_steps
+from mcdiff_batch.export.fidelity import with_truth
 from mcdiff_batch.export.ladders import known as ladders
-from mcdiff_batch.export.ladders import reaches, with_ladders
+from mcdiff_batch.export.recommend import best, quality
 from mcdiff_batch.export.steps import School, Way, fair, fit, followed, grown, lesson, margin
 from mcdiff_batch.train.phantom_archive import write_phantoms
 
@@ -96,15 +99,33 @@ def test_without_noise_an_unfitted_count_is_walked_by_ddim_and_with_noise_by_the
     assert len(walk(MODEL, *chosen(MODEL, 1.0, None, 9))) == 9
 
 
-def test_the_fewest_evaluations_that_reach_the_bar_are_recommended() -> None:
+def test_without_the_truth_the_fewest_evaluations_that_are_faithful_are_recommended() -> None:
     sound = [fitted(4, psnr_min_db=41.9), fitted(6), fitted(8)]
-    kept = with_ladders(CONTRACT, sound)
-    assert kept.sampler.nfe == 6
-    assert [x.nfe for x in kept.ladders] == [CONTRACT.sampler.nfe, 4, 8]
-    assert with_ladders(kept, []).sampler.nfe == 6
-    assert not reaches(fitted(6, figures={"cnr_over_reference_db": -0.2}))
-    unchanged = with_ladders(CONTRACT, sound[:1])
-    assert (unchanged.sampler, unchanged.ladders) == (CONTRACT.sampler, (sound[0],))
+    assert best(sound).nfe == 6
+    assert best(sound).figures == {"recommended_by": "likeness to 1000-step DDIM"}
+    far = [fitted(2, psnr_median_db=30.0), fitted(4, psnr_median_db=40.0)]
+    assert best(far).nfe == 4
+
+
+def test_with_the_truth_quality_decides_and_not_likeness_to_a_thousand_steps() -> None:
+    figures = {"psnr_db": 25.0, "cnr_share": 0.6, "snr_share": 0.6, "levels": 0.05}
+    of = lambda n, **more: fitted(n, psnr_median_db=20.0 + n, figures=figures | more)
+    found = best([of(1), of(4), of(10)])
+    assert (found.nfe, found.figures["recommended_by"]) == (1, "quality to clean")
+    assert best([of(1), of(4, cnr_share=0.63), of(10)]).nfe == 1  # 1.5 points
+    assert best([of(1), of(4, cnr_share=0.67), of(10)]).nfe == 4  # 3.5 points
+    assert best([of(1, psnr_db=24.8), of(4), of(10)]).nfe == 4  # 4 points
+    assert best([of(1, levels=0.2), of(4), of(10)]).nfe == 4  # 3 points
+
+
+def test_the_original_has_no_share_of_the_gain_and_the_clean_target_all(phantoms: Path) -> None:
+    contract = fake.contract(Frame(height=256, width=64))
+    truths = [x for _, x in with_truth(phantoms, contract, 3) if x is not None]
+    original = quality(truths, [x.depths[x.case.optimal] for x in truths])
+    clean = quality(truths, [x.known.clean for x in truths])
+    shares = [(x["cnr_share"], x["snr_share"]) for x in (original, clean)]
+    assert shares == [(0, 0), (1, 1)]
+    assert original["psnr_db"] < clean["psnr_db"] == float("inf")
 
 
 def test_time_is_the_inverse_of_half_log_snr() -> None:
@@ -193,10 +214,10 @@ def test_the_hardest_case_counts_more_than_its_px() -> None:
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped bundle on a schedule of 20 steps, so that references are cheap."""
+def short(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy bundle on a schedule of 20 steps, so that references are cheap."""
     folder = tmp_path_factory.mktemp("short") / "bundle"
-    shutil.copytree(SHIPPED, folder)
+    shutil.copytree(toy_bundle, folder)
     contract = load_bundle(folder).contract
     schedule = replace(contract.schedule, steps=20)
     ladder = (20.0, 15.0, 9.0, 2.0)
@@ -230,8 +251,11 @@ def test_fit_steps_changes_nothing_but_the_contract(stepped: Path, short: Path) 
     there = ladders(after)
     assert sorted(there) == [2, 3]
     assert all(x.cases == 2 and len(x.weights) == x.nfe for x in there.values())
-    assert {"psnr_over_reference_db", "result_psnr_min_db"} <= set(there[2].figures)
-    assert replace(after, sampler=before.sampler, ladders=()) == before
+    assert {"psnr_db", "levels"} <= set(there[2].figures)
+    counts = [x["evaluations"] for x in after.scores]
+    assert sorted(counts) == [1, 2, 2, 2, 3, 3, 3, 4, 4, 6, 6, 10, 10, 20]
+    same = {"sampler": before.sampler, "ladders": (), "scores": before.scores}
+    assert replace(after, **same) == before
 
 
 def test_ladders_that_are_not_fitted_again_are_scored_on_the_same_cases(
@@ -254,7 +278,7 @@ def test_a_contract_of_before_has_no_ladders(stepped: Path, tmp_path: Path) -> N
     path = write_contract(contract, tmp_path)
     assert load_bundle(tmp_path).contract == contract
     raw = json.loads(path.read_text())
-    del raw["ladders"], raw["sampler"]["weights"], raw["sampler"]["figures"]
+    del raw["ladders"], raw["scores"], raw["sampler"]["weights"], raw["sampler"]["figures"]
     path.write_text(json.dumps(raw))
     assert load_bundle(tmp_path).contract.ladders == ()
 
