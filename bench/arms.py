@@ -71,7 +71,7 @@ def staged(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:
         Stage(
             name=name,
             steps=round(part * steps),
-            half_steps=0,
+            crop_steps=0,
             batch=8,
             learning_rate=1e-3,
             draws=4 if name == "tuner" else 1,

@@ -19,7 +19,7 @@ def test_every_arm_changes_one_thing_or_only_how_it_is_sampled():
 
 def test_equal_budgets_are_equal_steps():
     preset = staged(BASE, 40, {"foundation": 0.5, "tuner": 1.0})
-    assert [(x.name, x.steps, x.half_steps) for x in preset.stages] == [
+    assert [(x.name, x.steps, x.crop_steps) for x in preset.stages] == [
         ("foundation", 20, 0),
         ("tuner", 40, 0),
     ]

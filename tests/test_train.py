@@ -108,7 +108,7 @@ def test_a_budget_scales_every_stage():
     half = altered(PRESETS["small"], 0.5, {"residual": False, "conditions": None})
     for whole, stage in zip(PRESETS["small"].stages, half.stages, strict=True):
         assert stage.steps == round(whole.steps / 2)
-        assert stage.half_steps == round(whole.half_steps / 2)
+        assert stage.crop_steps == round(whole.crop_steps / 2)
     assert not half.residual
     assert half.conditions == "depths"
 

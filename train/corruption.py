@@ -23,21 +23,24 @@ COARSE = 4  # px of the grid on which veils are drawn
 Knots = tuple[int, int]  # of a smooth field, over the height and the width of a frame
 
 
-def corrupted(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
-    """The batch with the depths of about `share` of its cases corrupted; image and label stay."""
+def corrupted(batch: Batch, share: float, rng: np.random.Generator, tall: int) -> Batch:
+    """The batch with the depths of about `share` of its cases corrupted; image and label stay.
+
+    tall: rows of the whole frame, of which a batch may be a crop.
+    """
     chosen = torch.from_numpy(rng.random(len(batch.depths)) < share)
     draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
     if not chosen.any():
         return batch
     depths = batch.depths.clone()
-    depths[chosen] = corrupt(depths[chosen], draw)
+    depths[chosen] = corrupt(depths[chosen], draw, tall)
     return batch._replace(depths=depths)
 
 
-def corrupt(depths: Tensor, draw: torch.Generator) -> Tensor:
+def corrupt(depths: Tensor, draw: torch.Generator, tall: int) -> Tensor:
     """Every case of depths [B, D, H, W] in [-1, 1] corrupted; black outside the strip stays."""
     strip = (depths > -1 + 1e-3).any(dim=1, keepdim=True)
-    dice = Dice(draw, len(depths))
+    dice = Dice(draw, len(depths), tall)
     level = _veiled((depths + 1) / 2, strip, dice)
     for fault in (_shading, _speckle, _tone, _wedge, _dropout, _ends, _dashes):
         level = torch.where(dice.often(), fault(level, strip, dice), level)
@@ -50,6 +53,7 @@ class Dice:
 
     draw: torch.Generator
     cases: int
+    tall: int  # rows of the whole frame
 
     def often(self) -> Tensor:
         return self.between(0, 1) < OFTEN
@@ -63,18 +67,19 @@ class Dice:
         return torch.randn((self.cases, *more), generator=self.draw)
 
     def field(self, depths: int, knots: Knots, size: tuple[int, int]) -> Tensor:
-        """[B, depths, *size], Gaussian of about unit variance, linear between knots."""
-        coarse = self.normal(depths, *knots)
-        if knots[0] >= size[0]:
-            return self.normal(depths, *size)
+        """[B, depths, *size], Gaussian of about unit variance, linear between knots.
+
+        knots: on the whole frame, of which `size` is a part on the grid of COARSE px.
+        """
+        rows = max(2, round(knots[0] * size[0] * COARSE / self.tall))
+        coarse = self.normal(depths, min(rows, size[0]), min(knots[1], size[1]))
         return 1.5 * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
 
-
-def _axes(level: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [1, 1, H, 1] and columns [1, 1, 1, W], each 0..1."""
-    height, width = level.shape[2:]
-    y, x = (torch.arange(n) + 0.5 for n in (height, width))
-    return (y / height)[None, None, :, None], (x / width)[None, None, None, :]
+    def rows(self, level: Tensor) -> tuple[Tensor, float]:
+        """Of each row [1, 1, H, 1], in heights of the whole frame; and that of the last."""
+        height = level.shape[2]
+        y = (torch.arange(height) + 0.5) / self.tall
+        return y[None, None, :, None], height / self.tall
 
 
 def _veiled(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
@@ -117,39 +122,39 @@ def _tone(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 def _wedge(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Contact lost from one edge of the strip inwards, narrowing to a point."""
-    y, _ = _axes(level)
+    y, last = dice.rows(level)
     inside = strip.to(level.dtype)
     left, wide = inside.cumsum(3), inside.sum(3, keepdim=True).clamp(min=1)
     reached = left / wide
     reached = torch.where(dice.between(0, 1) < 0.5, reached, 1 - reached)
     half = dice.between(0.02, 0.08)
-    front = dice.between(0.2, 0.6) * (1 - (y - dice.between(0, 1)).abs() / half)
+    front = dice.between(0.2, 0.6) * (1 - (y - dice.between(0, last)).abs() / half)
     return level * (1 - dice.between(0.5, 1) * torch.sigmoid((front - reached) / 0.04))
 
 
 def _dropout(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Dark bands right across, where the probe moved too fast."""
-    y, _ = _axes(level)
+    y, last = dice.rows(level)
     gain = torch.ones(())
     for _ in range(2):
-        band = torch.exp(-(((y - dice.between(0, 1)) / dice.between(0.003, 0.02)) ** 4))
+        band = torch.exp(-(((y - dice.between(0, last)) / dice.between(0.003, 0.02)) ** 4))
         gain = gain * (1 - dice.between(0.2, 0.9) * band)
     return level * gain
 
 
 def _ends(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """The top or the bottom of the scan, or a section of it, is dim."""
-    y, _ = _axes(level)
-    middle = torch.where(dice.between(0, 1) < 0.7, 1.0, dice.between(0, 1))
+    y, last = dice.rows(level)
+    middle = torch.where(dice.between(0, 1) < 0.7, last, dice.between(0, last))
     dim = torch.sigmoid((dice.between(0.05, 0.3) - (y - middle).abs()) / 0.03)
     return level * (1 - dice.between(0.2, 0.7) * dim)
 
 
 def _dashes(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Short dark dashes along rows that no voxel hit, in a band of the scan."""
-    y, _ = _axes(level)
+    y, last = dice.rows(level)
     height, width = level.shape[2:]
-    band = (y - dice.between(0, 1)).abs() < dice.between(0.02, 0.1)
+    band = (y - dice.between(0, last)).abs() < dice.between(0.02, 0.1)
     started = dice.between(0, 1, 1, height, width) < dice.between(0.01, 0.08)
     long = F.max_pool2d((started & band).to(level.dtype), (1, 5), stride=1, padding=(0, 2))
     return level * (1 - dice.between(0.4, 1) * long)

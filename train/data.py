@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 import zarr
 from torch import Tensor
-from torch.nn import functional as F
 
 from mcdiff_batch.engine.archive import Archive, Case, open_archive
 from mcdiff_batch.engine.devices import cores
@@ -24,6 +23,7 @@ from mcdiff_batch.engine.reader import fusion_weights, standardised
 Bytes = npt.NDArray[np.uint8]
 NEEDED = ("label", "artifact_free")
 PART = 100  # cases that a process reads at a time
+CROP = 4  # a crop is so many times lower than the frame
 Told = Callable[[Case], npt.NDArray[np.float32]]  # fusion weights of a case
 
 
@@ -165,23 +165,34 @@ class Batch(NamedTuple):
         return self.depths[torch.arange(len(self.depths)), self.optimal][:, None]
 
 
-def draw(data: Dataset, size: int, rng: np.random.Generator, *, half: bool = False) -> Batch:
-    """`size` random cases, each flipped left to right or not, all its depths and label together."""
-    chosen = rng.integers(len(data), size=size)
-    return batch_of(data, chosen, rng.random(size) < 0.5, half=half)
+def draw(data: Dataset, size: int, rng: np.random.Generator, *, crop: bool = False) -> Batch:
+    """`size` random cases, each flipped left to right or not, all its depths and label together.
+
+    crop: of each a part of all rows, the frame's height / CROP.
+    """
+    chosen, height = rng.integers(len(data), size=size), data.depths.shape[2]
+    rows = np.arange(height)[None]
+    if crop:
+        rows = rng.integers(height - height // CROP + 1, size=(size, 1)) + rows[:, : height // CROP]
+    return batch_of(data, chosen, rng.random(size) < 0.5, rows)
 
 
 def batch_of(
-    data: Dataset, chosen: npt.NDArray[Any], flips: npt.NDArray[np.bool_], *, half: bool = False
+    data: Dataset,
+    chosen: npt.NDArray[Any],
+    flips: npt.NDArray[np.bool_],
+    rows: npt.NDArray[Any] | None = None,
 ) -> Batch:
-    """The cases `chosen`, as tensors; `half`: on a frame of half the size."""
-    depths = torch.from_numpy(data.depths[chosen]).float() / 127.5 - 1
-    label = torch.from_numpy(data.label[chosen])
+    """The cases `chosen`, as tensors; `rows` of each [N or 1, H], or all."""
+    if rows is None:
+        rows = np.arange(data.depths.shape[2])[None]
+    at = chosen[:, None]
+    cut = data.depths.transpose(0, 2, 1, 3)[at, rows].transpose(0, 2, 1, 3)
+    depths = torch.from_numpy(np.ascontiguousarray(cut)).float() / 127.5 - 1
+    label = torch.from_numpy(data.label[at, rows])
     mirrored = torch.from_numpy(flips)
     depths = torch.where(mirrored[:, None, None, None], depths.flip(-1), depths)
     label = torch.where(mirrored[:, None, None], label.flip(-1), label)
-    if half:
-        depths, label = F.avg_pool2d(depths, 2), label[:, ::2, ::2]
     optimal = torch.from_numpy(data.optimal[chosen])
     image = depths[torch.arange(len(chosen)), optimal][:, None]
     return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label, optimal)

@@ -25,7 +25,9 @@ from . import checkpoint
 from .presets import Stage
 from .step import Loss, Stepper
 
-Prepare = Callable[[np.random.Generator, bool], Any]  # (generator, half-size) -> what `loss` takes
+Prepare = Callable[
+    [np.random.Generator, bool], Any
+]  # (generator, whether cropped) -> what `loss` takes
 Score = Callable[[], dict[str, float]]  # held-out metrics of the model as it stands
 Show = Callable[[int], None]  # draws what the model does, named by its step
 
@@ -133,15 +135,15 @@ def train_stage(
 
 
 class _Steps(Dataset[Any]):
-    """What steps take, by (step, whether at half size)."""
+    """What steps take, by (step, whether cropped)."""
 
     def __init__(self, stage: Stage, prepare: Prepare, setting: Setting) -> None:
         self.stage, self.prepare, self.setting = stage, prepare, setting
 
     def __getitem__(self, at: tuple[int, bool]) -> Any:
-        step, half = at
+        step, crop = at
         rng = generator(self.setting.seed, self.stage.name, step, self.setting.rank)
-        return self.prepare(rng, half)
+        return self.prepare(rng, crop)
 
 
 def _prepared(
@@ -151,7 +153,7 @@ def _prepared(
 
     def asked() -> Iterator[tuple[int, bool]]:
         for step in count(first):
-            yield step, max(share(), step / stage.steps) < stage.half_steps / stage.steps
+            yield step, max(share(), step / stage.steps) < stage.crop_steps / stage.steps
 
     loader = DataLoader(
         _Steps(stage, prepare, setting),

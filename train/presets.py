@@ -17,11 +17,11 @@ PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage's budget: the first `half_steps` of `steps` run on frames of half the size."""
+    """One stage's budget: the first `crop_steps` of `steps` run on crops (data.py)."""
 
     name: str
     steps: int
-    half_steps: int
+    crop_steps: int
     batch: int
     learning_rate: float
     draws: int = 1  # (t, eps) pairs for each case of a batch; batch counts the pairs
@@ -63,19 +63,19 @@ def _stages(
     batch: int,
     warmup: int = 100,
 ) -> tuple[Stage, ...]:
-    """The paper's three stages from (steps, of which at half size) of each."""
+    """The paper's three stages from (steps, of which on crops) of each."""
     budgets = {"foundation": foundation, "extractor": extractor, "tuner": tuner}
     return tuple(
         Stage(
             name=name,
             steps=steps,
-            half_steps=half,
+            crop_steps=crops,
             batch=batch,
             learning_rate=1e-3,
             draws=3 if name == "tuner" else 1,
             warmup=warmup,
         )
-        for name, (steps, half) in budgets.items()
+        for name, (steps, crops) in budgets.items()
     )
 
 
@@ -92,7 +92,7 @@ def scaled(preset: Preset, budget: float) -> Preset:
         replace(
             x,
             steps=times(x.steps),
-            half_steps=times(x.half_steps) if x.half_steps else 0,
+            crop_steps=times(x.crop_steps) if x.crop_steps else 0,
             warmup=min(x.warmup, times(x.steps)),
         )
         for x in preset.stages

@@ -122,9 +122,9 @@ def _foundation(
         raise ArchiveError("no artifact-free case to train the foundation on; flag some")
     noising = Noising(last=nets.preset.regression)
 
-    def prepare(rng: np.random.Generator, half: bool) -> Noised:
-        clear = draw(images, _share(stage, setting), rng, half=half)
-        return noising(clear.image, corrupted(clear, nets.preset.corruption, rng).scan, rng)
+    def prepare(rng: np.random.Generator, crop: bool) -> Noised:
+        clear = draw(images, _share(stage, setting), rng, crop=crop)
+        return noising(clear.image, _corrupted(nets, clear, rng).scan, rng)
 
     def loss(noised: Noised) -> Tensor:
         return _denoising_loss(nets, noised, None)
@@ -145,9 +145,9 @@ def _extractor(
     the optimal one hides may show.  `any_depth` gives half the batch another depth of its case.
     """
 
-    def prepare(rng: np.random.Generator, half: bool) -> tuple[Tensor, Tensor]:
-        clear = draw(train, _share(stage, setting), rng, half=half)
-        batch = corrupted(clear, nets.preset.corruption, rng)
+    def prepare(rng: np.random.Generator, crop: bool) -> tuple[Tensor, Tensor]:
+        clear = draw(train, _share(stage, setting), rng, crop=crop)
+        batch = _corrupted(nets, clear, rng)
         which = other_depth(batch, rng) if nets.preset.any_depth else batch.optimal
         return batch.depths[torch.arange(len(which)), which][:, None], batch.label
 
@@ -175,9 +175,9 @@ def _tuner(
         held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     noising = Noising(last=nets.preset.regression)
 
-    def prepare(rng: np.random.Generator, half: bool) -> tuple[Batch, Noised]:
+    def prepare(rng: np.random.Generator, crop: bool) -> tuple[Batch, Noised]:
         cases = max(1, _share(stage, setting) // stage.draws)
-        clear = draw(train, cases, rng, half=half)
+        clear = draw(train, cases, rng, crop=crop)
         batch = _spoiled(nets, clear, rng)
         image, scan = (x.repeat_interleave(stage.draws, 0) for x in (clear.image, batch.scan))
         return batch, noising(image, scan, rng)
@@ -194,8 +194,11 @@ def _tuner(
 
 
 def _spoiled(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
-    fewer = without_optimal(clear, nets.preset.left_out, rng)
-    return corrupted(fewer, nets.preset.corruption, rng)
+    return _corrupted(nets, without_optimal(clear, nets.preset.left_out, rng), rng)
+
+
+def _corrupted(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
+    return corrupted(clear, nets.preset.corruption, rng, nets.preset.frame.height)
 
 
 def _denoising_loss(nets: Networks, noised: Noised, conditions: Folded | None) -> Tensor:
