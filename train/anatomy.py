@@ -200,9 +200,9 @@ def _strip(rng: np.random.Generator, shape: tuple[int, int], midline: Vector) ->
 
 def _edge(rng: np.random.Generator, rows: int) -> Field:
     """Waviness of one edge in px, sd about 3.6: steps of the hand, loss of contact, jitter."""
-    slow = 3.2 * wander(rng, rows, 45.0) + 1.8 * wander(rng, rows, 14.0)
+    slow = 4.6 * wander(rng, rows, 45.0) + 1.8 * wander(rng, rows, 14.0)
     jitter = 0.15 * rng.standard_normal(rows, dtype=np.float32)
-    return np.asarray(np.clip(slow, -9, 9) + jitter)
+    return np.asarray(np.clip(slow, -12, 12) + jitter)
 
 
 def _bones(rng: np.random.Generator, spine: Spine) -> list[Bone]:
@@ -269,7 +269,7 @@ def _lump(
         side=0,
         y=row,
         x=middle + rng.normal(0, 2),
-        high=rng.uniform(0.40, 0.52) * pitch,
+        high=rng.uniform(0.37, 0.46) * pitch,
         wide=rng.uniform(49, 59),
         tilt=tilt,
         bend=rng.uniform(4, 12),

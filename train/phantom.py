@@ -51,7 +51,7 @@ class Grade:
     share: float  # of all cases
     bone: tuple[float, float]  # darkness of bone, low and high
     clutter: tuple[float, float]  # how much of it veils a depth, low and high
-    pale: float  # by which a process pales at a depth, at most; other bone half as much
+    pale: float  # by which a process pales at a depth, at most; other bone less
     looks: tuple[float, float]  # independent speckle patterns that a projection averages
     rows: float  # spread of the row gain
     wander: float  # depths by which a bone's best depth strays from the case's
@@ -78,9 +78,9 @@ EASY = Grade(
 )
 AVERAGE = Grade(
     share=0.35,
-    bone=(0.78, 0.84),
-    clutter=(0.12, 0.29),
-    pale=0.25,
+    bone=(0.79, 0.85),
+    clutter=(0.1, 0.22),
+    pale=0.18,
     looks=(80, 160),
     rows=0.02,
     wander=0.35,
@@ -93,14 +93,14 @@ AVERAGE = Grade(
 DIFFICULT = Grade(
     share=0.30,
     bone=(0.72, 0.83),
-    clutter=(0.24, 0.58),
+    clutter=(0.21, 0.52),
     pale=0.45,
-    looks=(45, 100),
-    rows=0.028,
+    looks=(85, 170),
+    rows=0.017,
     wander=0.45,
     hidden=0.09,
-    combs=(0, 3),
-    bands=(1, 3),
+    combs=(0, 2),
+    bands=(1, 4),
     wedges=(1, 4),
     drops=(2, 5),
 )
@@ -142,10 +142,10 @@ def _grade(rng: np.random.Generator) -> Grade:
 def _scan(seed: int, index: int, body: Anatomy, grade: Grade, optimal: int) -> _Scan:
     draw = partial(stream, seed, index)
     bones = distances(draw("wobble"), body)
-    grain = 1 + 0.09 * texture.smooth(draw("grain"), body.extent, (7.0, 11.0))
+    grain = 1 + 0.08 * texture.smooth(draw("grain"), body.extent, (7.0, 11.0))
     tissue = Tissue.drawn(draw("tissue"), body)
     defects = draw("defects")
-    dead = texture.dashes(defects, body.extent, _count(defects, grade.bands))
+    dead = lost_rows(defects, body.extent, grade)
     loss = texture.contact_loss(defects, body.inside, _count(defects, grade.wedges))
     loss *= texture.dropout(defects, body.extent[0], _count(defects, grade.drops))
     dark = darkness(draw("bone"), body.bones, optimal, grade)
@@ -157,11 +157,16 @@ def _scan(seed: int, index: int, body: Anatomy, grade: Grade, optimal: int) -> _
     for depth in range(DEPTHS):
         rng, off = draw(f"depth {depth}"), float(depth - optimal)
         image = tissue.spoiled(rng, amount) * transmission(grain, bones, dark[:, depth], off)
-        groove = valley.light(off)
+        groove = valley.light(off, min(1.0, 2 * amount))
         image = clutter.over(rng, image * groove, off, tissue.light**0.8 * groove**0.85)
         depths.append(_exposed(rng, image * loss, grade, off))
     clean = tissue.calm * transmission(grain, bones, ideal, 0.0) * valley.light(0.0)
     return _Scan(depths=depths, clean=clean, dead=dead, distances=bones)
+
+
+def lost_rows(rng: np.random.Generator, extent: tuple[int, int], grade: Grade) -> Field:
+    """Gain [y, x] of rows that no voxel hit; the first thing drawn of a case's defects."""
+    return texture.dashes(rng, extent, _count(rng, grade.bands))
 
 
 def _count(rng: np.random.Generator, span: tuple[int, int]) -> int:

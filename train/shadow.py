@@ -12,7 +12,8 @@ from .texture import Field
 
 DEPTHS = 5
 SOFT = {PROCESS: 2.5, RIB: 2.4, LUMP: 2.9}  # px
-STRENGTH = {PROCESS: 0.97, RIB: 1.0, LUMP: 1.0}
+STRENGTH = {PROCESS: 0.97, RIB: 1.0, LUMP: 1.1}
+PALE = {PROCESS: 1.0, RIB: 0.5, LUMP: 0.2}  # part of the paling that a bone suffers
 
 Window = tuple[slice, slice]
 Shape = tuple[Bone, Window, Field]  # signed distance in px, positive inside, in a window
@@ -96,7 +97,7 @@ def transmission(
 ) -> Field:
     """Transmission [y, x] of the bones at `off` depths from the optimal one: blurred when off."""
     out = np.ones(grain.shape, dtype=np.float32)
-    blur = 1.0 * max(-off, 0.0) + 2.2 * max(off, 0.0)
+    blur = 1.0 * max(-off, 0.0) + 1.8 * max(off, 0.0)
     grown = 2.2 + 0.5 * max(off, 0.0)
     for (bone, window, distance), dark in zip(bones, darkness, strict=True):
         soft = SOFT[bone.label] + blur
@@ -118,6 +119,7 @@ class Valley:
     middle: Field  # [y, 1] px
     width: Field  # [y, 1] px, sd of the profile
     depth: Field  # [y, 1] darkness at the middle
+    lumbar: Field  # [y, 1] 0 above, 1 below
     columns: int
 
     @classmethod
@@ -131,23 +133,29 @@ class Valley:
         bead = np.cos(2 * np.pi * (phase - 0.35))
         spot = np.exp(-(((y - row[thoracic][-1] - rng.normal(4, 8)) / rng.uniform(11, 16)) ** 2))
         top = np.exp(-y / 70)
-        width = 9.2 + 6.0 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
+        width = 9.2 + 3.5 * lumbar + 4.5 * spot + 4 * top + 0.8 * bead
         width = width * rng.uniform(0.85, 1.15) * (1 + 0.1 * texture.wander(rng, rows, 25.0))
-        depth = rng.uniform(0.6, 0.78) * (1 + 0.06 * bead + 0.12 * texture.wander(rng, rows, 40.0))
-        depth = np.clip(depth + 0.3 * spot + 0.1 * top + 0.08 * lumbar, 0.45, 0.93)
+        depth = rng.uniform(0.63, 0.81) * (1 + 0.06 * bead + 0.12 * texture.wander(rng, rows, 40.0))
+        depth = np.clip(depth + 0.3 * spot + 0.1 * top, 0.45, 0.94)
         middle = body.spine.midline + body.breath + 1.2 * texture.wander(rng, rows, 30.0)
         return cls(
             middle=middle.astype(np.float32)[:, None],
             width=width.astype(np.float32)[:, None],
             depth=depth.astype(np.float32)[:, None],
+            lumbar=lumbar.astype(np.float32)[:, None],
             columns=columns,
         )
 
-    def light(self, off: float) -> Field:
-        """Transmission [y, x]: narrow and dark above the optimal depth, broad below."""
+    def light(self, off: float, scatter: float = 0.0) -> Field:
+        """Transmission [y, x]: narrow and dark above the optimal depth, broad below.
+
+        `scatter`, 0 to 1, widens and darkens the lumbar part, where bone lies deep.
+        """
         x = np.arange(self.columns, dtype=np.float32)[None, :]
         width = self.width * np.float32(1 + 0.12 * off if off > 0 else 1 + 0.06 * off)
-        dark = self.depth * np.float32(1 - 0.07 * off)
+        low = np.float32(scatter) * self.lumbar
+        width = width * (1 + 0.35 * low)
+        dark = self.depth * np.float32(1 - 0.07 * off) + 0.15 * low
         profile = np.exp(-0.5 * np.abs((x - self.middle) / width) ** 2.0)
         return np.asarray(1 - np.minimum(dark, 0.93) * profile, dtype=np.float32)
 
@@ -160,8 +168,8 @@ def darkness(
     strength = np.array([STRENGTH[bone.label] for bone in bones]) * rng.uniform(*sight.bone)
     level = np.array([bone.level for bone in bones]), np.array([bone.side for bone in bones])
     strength = strength * (1 + 0.05 * texture.smooth(rng, (18, 3), (2.5, 1.0))[level])
-    strength = np.clip(strength * rng.normal(1, 0.06, count), 0.1, 0.98)[:, None]
-    weak = np.array([1.0 if bone.label == PROCESS else 0.5 for bone in bones])[:, None]
+    strength = np.clip(strength * rng.normal(1, 0.045, count), 0.1, 0.93)[:, None]
+    weak = np.array([PALE[bone.label] for bone in bones])[:, None]
     strength = strength * (1 - weak * sight.pale * rng.random((count, DEPTHS)))
     best = optimal + sight.wander * rng.normal(0, 0.6, count)
     off = np.arange(DEPTHS)[None, :] - best[:, None]

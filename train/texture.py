@@ -51,11 +51,11 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
 
     A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
     """
-    drawn = 5
-    grid = (shape[0], int(shape[1] / 1.25) + 5)
+    drawn = 3
+    grid = (shape[0], int(shape[1] / 1.12) + 5)
     waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
     white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
-    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.25).T
+    rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.12).T
     rows = 0.9 * rows + 0.436 * np.roll(rows, 1, axis=0)
     grain = rows * np.float32(0.5227 / np.sqrt(looks))
     return np.asarray(np.maximum(1 + grain, 0.05), dtype=np.float32)
@@ -86,7 +86,7 @@ def wide(curve: NDArray[np.generic], scale: int) -> Field:
 
 
 def dashes(rng: np.random.Generator, shape: tuple[int, int], bands: int) -> Field:
-    """Rows that no voxel hit [y, x]: dashes of gain 0 to 0.75 on lines sloping 1 row per 30 px."""
+    """Rows that no voxel hit [y, x]: dashes of gain 0 to 0.8 on lines sloping 1 row per 30 px."""
     gain = np.ones(shape, dtype=np.float32)
     for _ in range(bands):
         _dash_band(rng, gain)
@@ -98,12 +98,12 @@ def _dash_band(rng: np.random.Generator, gain: Field) -> None:
     height = int(rng.integers(6, 40))
     top = int(rng.integers(40, rows - height - 60))
     slope = rng.choice([-1, 1]) / rng.uniform(25, 35)
-    peak = rng.uniform(0.25, 0.6)
+    peak = rng.uniform(0.3, 0.65)
     x = np.arange(columns)
     shift = np.rint(slope * (x - columns / 2)).astype(int)
     for row in range(0, height, int(rng.integers(1, 4))):
         fill = peak * np.sin(np.pi * (row + 0.5) / height) * rng.uniform(0.3, 1.0)
-        dim = 0.0 if rng.random() < 0.4 else rng.uniform(0.2, 0.75)  # a line is 0.4 px high
+        dim = 0.0 if rng.random() < 0.15 else rng.uniform(0.25, 0.8)  # a line is 0.4 px high
         dashed = np.where(_dash_row(rng, columns, fill), np.float32(dim), np.float32(1))
         gain[np.clip(top + row + shift, 0, rows - 1), x] *= dashed
 

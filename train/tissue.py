@@ -33,8 +33,8 @@ class Tissue:
         log += 0.03 * texture.smooth(rng, shape, (1.5, 2.5))
         light = _light(rng, body)
         blotches = np.float32(1 - CALM) * np.log(light)
-        blotches += 0.12 * texture.smooth(rng, shape, (80.0, 50.0))
-        blotches += (0.05 + 0.08 * lumbar) * texture.smooth(rng, shape, (16.0, 18.0))
+        blotches += 0.06 * texture.smooth(rng, shape, (80.0, 50.0))
+        blotches += (0.03 + 0.04 * lumbar) * texture.smooth(rng, shape, (16.0, 18.0))
         blotches[:STREAKED] += _streaks(rng, shape[1])
         calm = np.float32(LEVEL) * light ** np.float32(CALM) * np.exp(log)
         return cls(calm=calm, blotches=blotches, light=light, lumbar=lumbar)
@@ -43,13 +43,9 @@ class Tissue:
         """One depth's own view [y, x] of it; `amount` of clutter as in `Grade`."""
         shape = self.calm.shape
         own = np.float32(0.34 * amount) * texture.smooth(rng, shape, (55.0, 30.0))
-        mottle = np.float32(amount) * (0.1 + 0.34 * self.lumbar)
-        own += mottle * texture.smooth(rng, shape, (13.0, 15.0))
-        own += (
-            np.float32(amount)
-            * (0.06 + 0.12 * self.lumbar)
-            * texture.smooth(rng, shape, (5.0, 6.0))
-        )
+        wide, narrow = 0.1 + 0.42 * self.lumbar, 0.07 + 0.26 * self.lumbar
+        own += np.float32(amount) * wide * texture.smooth(rng, shape, (13.0, 15.0))
+        own += np.float32(amount) * narrow * texture.smooth(rng, shape, (5.0, 6.0))
         share = np.float32(min(1.0, 2.2 * amount))
         gain = np.float32(0.22 * amount)  # the fuller of clutter, the brighter
         log = share * self.blotches + own + gain
@@ -75,11 +71,11 @@ def _light(rng: np.random.Generator, body: Anatomy) -> Field:
     middle = (body.spine.midline + body.breath).astype(np.float32)[:, None]
     beside = np.exp(-(((np.abs(x - middle) - 28) / 20) ** 2))
     where = np.exp(-(((y / rows - rng.uniform(0.3, 0.5)) / 0.24) ** 2))
-    bottom = 1 / (1 + np.exp((y - rows + rng.uniform(25, 75)) / rng.uniform(10, 25)))
-    top = 1 - rng.uniform(0.2, 0.7) * np.exp(-((y / rng.uniform(40, 110)) ** 2))
-    low = np.clip((y / rows - 0.7) / 0.3, 0, 1)
-    reach = (4 + 20 * low).astype(np.float32)
-    edge = 1 - (0.45 + 0.25 * low) * np.exp(-_to_edge(body) / reach)
+    bottom = 1 / (1 + np.exp((y - rows + rng.uniform(28, 85)) / rng.uniform(10, 25)))
+    top = 1 - rng.uniform(0.3, 0.8) * np.exp(-((y / rng.uniform(40, 110)) ** 2))
+    low = np.clip((y / rows - 0.65) / 0.35, 0, 1)
+    reach = (4 + 24 * low).astype(np.float32)
+    edge = 1 - (0.5 + 0.25 * low) * np.exp(-_to_edge(body) / reach)
     bright = 1 + rng.uniform(0.4, 1.2) * beside * where
     return np.asarray(np.maximum(bottom * top, 0.06) * edge * bright, dtype=np.float32)
 
@@ -109,7 +105,7 @@ class Clutter:
         """The image [y, x] of a depth `off` from the optimal one, veiled, in its `light`."""
         shape = self.common.shape
         amount = np.float32(self.amount * (1 + 0.15 * abs(off)) + 0.04 * abs(off))
-        cover = 0.35 + np.float32(0.45) * self.common + np.float32(0.89) * _veil(rng, shape)
+        cover = 0.35 + np.float32(0.3) * self.common + np.float32(0.95) * _veil(rng, shape)
         veil = np.clip(amount * cover, 0, 0.95)
         log = 0.26 * texture.smooth(rng, shape, (22.0, 24.0))
         log += 0.20 * (1 + 0.5 * self.lumbar) * texture.smooth(rng, shape, (8.0, 11.0))
