@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,17 +21,16 @@ from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.train import checkpoint
-from mcdiff_batch.train.anchor import anchored, gaussian_taps, low_band
 from mcdiff_batch.train.cli import train
-from mcdiff_batch.train.corruption import corrupt, corrupted, without_bones
-from mcdiff_batch.train.data import PART, batch_of, load, one_hot, split
+from mcdiff_batch.train.corruption import corrupt, corrupted
+from mcdiff_batch.train.data import PART, batch_of, draw, load, one_hot, split, without_optimal
 from mcdiff_batch.train.fusion import fuse
 from mcdiff_batch.train.loop import Setting
-from mcdiff_batch.train.losses import denoising_loss, diffuse
+from mcdiff_batch.train.losses import coefficients, denoising_loss, diffuse
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import PRESETS, altered, preset_from
-from mcdiff_batch.train.stages import train_all
+from mcdiff_batch.train.stages import Noising, train_all
 from mcdiff_batch.train.unet import Widths
 from mcdiff_batch.train.weights import read_weights, start_from
 
@@ -232,8 +232,6 @@ def test_a_flip_goes_for_all_depths_and_the_label_together(phantoms):
 
 
 def networks(**changes):
-    from dataclasses import replace
-
     torch.manual_seed(0)
     nets = Networks(replace(PRESETS["toy"], **changes), torch.device("cpu"))
     for p in nets.foundation.parameters():
@@ -241,17 +239,22 @@ def networks(**changes):
     return nets
 
 
-def eps_pair(nets):
+def drawn(nets, x, scan, conditions, *, signal=0.6, noise=0.8):
+    t, *alpha = (torch.tensor([value]) for value in (500.0, signal, noise))
+    return nets.x0(x, t, *alpha, scan, conditions)
+
+
+def x0_pair(nets):
     depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
-    x, t = torch.randn(2, 1, 64, 16), torch.tensor([500.0])
-    conditions = nets.conditions(depths, weights)
-    return nets.foundation(x, t), nets.eps(x, t, conditions)
+    x, scan = torch.randn(2, 1, 64, 16), depths[:, :1]
+    told = nets.conditions(depths, weights)
+    return drawn(nets, x, scan, None), drawn(nets, x, scan, told)
 
 
 def test_a_residual_tuner_begins_at_the_pretrained_model_and_eq_8_as_written_does_not():
-    plain, tuned = eps_pair(networks(residual=True))
+    plain, tuned = x0_pair(networks(residual=True, middle=True))
     assert torch.equal(plain, tuned)
-    plain, tuned = eps_pair(networks(residual=False))
+    plain, tuned = x0_pair(networks(residual=False))
     assert not torch.allclose(plain, tuned, atol=1e-3)
 
 
@@ -272,29 +275,108 @@ def test_fusion_is_the_weighted_sum_over_depths():
     assert torch.equal(found[1], stacked[3])
 
 
-def test_the_x0_term_of_equation_9_is_the_weighted_eps_term_up_to_its_cap():
-    x0, eps, eps_hat = torch.randn(3, 4, 1, 8, 8).unbind()
-    alpha = torch.tensor([0.9, 0.5, 0.3, 0.2])
+def test_the_two_terms_of_equation_9_add_up_to_the_mean_square_of_v():
+    x0, eps, eps_hat = torch.randn(3, 4, 1, 8, 8, dtype=torch.float64).unbind()
+    alpha = torch.tensor([0.9, 0.5, 0.3, 0.2], dtype=torch.float64)
+    signal, noise = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
     x = diffuse(x0, eps, alpha)
-    a = alpha[:, None, None, None]
-    x0_hat = (x - (1 - a).sqrt() * eps_hat) / a.sqrt()
+    x0_hat = (x - noise * eps_hat) / signal
     both = (eps - eps_hat).square().mean() + (x0 - x0_hat).square().mean()
-    cap = 5.0
-    assert denoising_loss(eps_hat, eps, alpha, cap) * (1 + cap / 2) == pytest.approx(
-        both.item(), rel=1e-4
+    scale = coefficients("v", signal, noise, 0.25).net.abs()
+    everywhere = torch.ones_like(x0)
+    found = denoising_loss(x0_hat, x0, scale, everywhere, power=0.0)
+    assert found.item() == pytest.approx(both.item(), rel=1e-6)
+    v, v_hat = (signal * e - noise * i for e, i in ((eps, x0), (eps_hat, x0_hat)))
+    assert found.item() == pytest.approx((v - v_hat).square().mean().item(), rel=1e-6)
+
+
+def test_the_linear_estimate_is_the_best_one_of_two_noisy_observations():
+    rng = np.random.default_rng(0)
+    x0, sigma_b, alpha = rng.standard_normal(200_000) * 50, 0.25, 0.8
+    x = np.sqrt(alpha) * x0 + np.sqrt(1 - alpha) * rng.standard_normal(len(x0))
+    scan = x0 + sigma_b * rng.standard_normal(len(x0))
+    told = (torch.tensor(value) for value in (alpha**0.5, (1 - alpha) ** 0.5))
+    c = coefficients("scan", *told, sigma_b)
+    fitted = np.linalg.lstsq(np.stack([x, scan], axis=1), x0, rcond=None)[0]
+    assert [c.x.item(), c.scan.item()] == pytest.approx(fitted.tolist(), abs=2e-3)
+    off = np.std(c.x.item() * x + c.scan.item() * scan - x0)
+    assert c.net.item() == pytest.approx(off, rel=0.01)
+
+
+def test_at_full_noise_the_estimate_is_the_scan_and_without_noise_it_is_x_t():
+    nets, scan, x = networks(), torch.rand(1, 1, 64, 16), torch.rand(1, 1, 64, 16)
+    for p in nets.foundation.out.parameters():
+        torch.nn.init.zeros_(p)
+    assert torch.allclose(drawn(nets, x, scan, None, signal=5e-5, noise=1.0), scan, atol=1e-4)
+    assert torch.allclose(drawn(nets, x, scan, None, signal=1.0, noise=0.0), x, atol=1e-6)
+
+
+def test_only_px_inside_the_strip_count_in_the_loss():
+    x0, inside = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    inside[..., :2] = 1
+    guess = torch.where(inside > 0, 0.5, 9.0)
+    loss = denoising_loss(guess, x0, torch.ones(1, 1, 1, 1), inside, power=2.0)
+    assert loss.item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("tunes", ["tuner", "decoder", "all"])
+def test_stage_iii_trains_what_the_preset_says_and_the_extractor_never(phantoms, tmp_path, tunes):
+    preset = replace(altered(PRESETS["toy"], 0.05, {}), tunes=tunes)
+    data = load(phantoms, preset.frame, preset.depth_weights, 0.0)
+    setting = Setting(
+        seed=0, device=torch.device("cpu"), ema=0.5, clip=1.0, folder=tmp_path / "t", notes=1
     )
+    nets, _ = train_all(preset, data, data, setting, lambda text: None)
+    before = {
+        stage: checkpoint.under("average", checkpoint.load(setting.folder / stage)[0])
+        for stage in ("foundation", "extractor")
+    }
+    after = {"foundation": nets.foundation, "extractor": nets.extractor}
+    changed = {
+        f"{stage}.{name.split('.')[0]}"
+        for stage, model in after.items()
+        for name, x in model.state_dict().items()
+        if not torch.equal(x, before[stage][name])
+    }
+    if tunes == "tuner":
+        assert not changed
+    elif tunes == "decoder":
+        assert changed == {"foundation.decoder", "foundation.last", "foundation.out"}
+    else:
+        assert {"foundation.stem", "foundation.encoder", "foundation.out"} <= changed
+        assert not any(x.startswith("extractor") for x in changed)
 
 
-def test_anchoring_takes_the_low_band_from_the_depths_and_blackens_outside_the_strip():
-    taps = gaussian_taps(64)
-    strip = torch.zeros(1, 1, 64, 16)
-    strip[..., 4:60, 3:13] = 1
-    x0, low = torch.rand(1, 1, 64, 16) - 0.5, torch.full((1, 1, 64, 16), 0.3)
-    out = anchored(x0, low, strip, taps, torch.tensor(1.0))
-    assert (out[strip == 0] + 1).abs().max() < 1e-6
-    inside = low_band(out, strip, taps)[strip == 1]
-    assert inside.mean().item() == pytest.approx(0.3, abs=0.02)
-    assert torch.equal(anchored(x0, low, strip, taps, torch.tensor(0.0)), x0)
+def test_plain_regression_is_trained_at_full_noise_alone():
+    noising, image = Noising(last=True), torch.zeros(6, 1, 8, 8)
+    found = noising(image, image, np.random.default_rng(0))
+    assert found.t.tolist() == [1000] * 6
+    assert len(set(Noising()(image, image, np.random.default_rng(0)).t.tolist())) == 6
+
+
+def test_a_crop_is_a_part_of_the_rows_of_all_depths_and_the_label(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    batch = draw(data, 4, np.random.default_rng(0), crop=True)
+    assert batch.depths.shape == (4, 5, 16, 16)
+    assert batch.label.shape == (4, 16, 16)
+    rows = np.arange(20, 36)[None]
+    cut = batch_of(data, np.array([1]), np.array([False]), rows)
+    whole = batch_of(data, np.array([1]), np.array([False]))
+    assert torch.equal(cut.depths, whole.depths[:, :, 20:36])
+    assert torch.equal(cut.label, whole.label[:, 20:36])
+
+
+def test_a_stack_without_its_optimal_depth_has_another_there_and_keeps_its_target(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    clear = batch_of(data, np.arange(8), np.zeros(8, bool))
+    left = without_optimal(clear, 1.0, np.random.default_rng(0))
+    assert torch.equal(left.image, clear.image)
+    for i, optimal in enumerate(clear.optimal.tolist()):
+        assert torch.equal(left.depths[i, optimal], left.scan[i, 0])
+        others = [d for d in range(5) if d != optimal]
+        assert any(torch.equal(left.scan[i, 0], clear.depths[i, d]) for d in others)
+        assert torch.equal(left.depths[i, others], clear.depths[i, others])
+    assert torch.equal(without_optimal(clear, 0.0, np.random.default_rng(0)).depths, clear.depths)
 
 
 def test_presets_survive_json_and_weights_come_back(toy_training):
@@ -341,7 +423,7 @@ def stack():
 
 def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_seed():
     depths = stack()
-    found, again, other = (corrupt(depths, torch.Generator().manual_seed(s)) for s in (7, 7, 8))
+    found, again, other = (corrupt(depths, torch.Generator().manual_seed(s), 64) for s in (7, 7, 8))
     assert torch.equal(found, again)
     assert not torch.equal(found, other)
     assert (found[..., :3] == -1).all()
@@ -353,7 +435,7 @@ def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_s
 def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
     data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     clear = batch_of(data, np.arange(8), np.zeros(8, bool))
-    none, some = (corrupted(clear, share, np.random.default_rng(0)) for share in (0.0, 0.5))
+    none, some = (corrupted(clear, share, np.random.default_rng(0), 64) for share in (0.0, 0.5))
     assert none is clear
     changed = (some.depths != clear.depths).flatten(1).any(1)
     assert 0 < changed.sum() < 8
@@ -361,25 +443,11 @@ def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
     assert torch.equal(some.label, clear.label)
 
 
-def test_a_bone_that_fades_at_the_optimal_depth_is_still_there_at_one_beside_it():
-    label = torch.zeros(64, 32, dtype=torch.uint8)
-    for i in range(8):
-        label[8 * i + 2 : 8 * i + 6, 8:14] = 1
-    clear = torch.where(label > 0, -0.6, 0.4).expand(5, -1, -1).contiguous()
-    faded = 0
-    for seed in range(40):
-        found = without_bones(clear, label, 2, np.random.default_rng(seed))
-        for i in range(8):
-            bone = (slice(None), slice(8 * i + 3, 8 * i + 5), slice(9, 13))
-            lighter = (found - clear)[bone].mean((1, 2))
-            if lighter[2] > 0.2:
-                faded += 1
-                assert lighter[[1, 3]].min() < 0.02
-            else:
-                assert lighter.abs().max() < 0.02
-        assert (found - clear)[:, :, 20:].abs().max() < 0.02
-    assert 8 < faded < 300
-    assert torch.equal(without_bones(clear[:1], label, 0, np.random.default_rng(1)), clear[:1])
+def test_clutter_is_each_depth_s_own():
+    depths = torch.full((1, 5, 64, 16), 0.0)
+    found = corrupt(depths, torch.Generator().manual_seed(3), 64)[0]
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    assert all((found[i] - found[j]).abs().mean() > 0.02 for i, j in pairs)
 
 
 def tensors_of(nets):
@@ -420,7 +488,8 @@ def test_every_kind_of_condition_is_told_to_every_skip():
         if kind == "segmentation":
             assert all(torch.allclose(x.sum(1), torch.ones(()), atol=1e-5) for x in encoder)
         conditions = nets.conditions(depths, weights)
-        assert nets.eps(depths[:, :1], torch.tensor([500.0]), conditions).shape == (2, 1, 64, 16)
+        scan = depths[:, :1]
+        assert drawn(nets, scan, scan, conditions).shape == (2, 1, 64, 16)
 
 
 def test_conditions_from_one_depth_do_not_look_at_the_others(phantoms):
