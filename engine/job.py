@@ -101,7 +101,7 @@ def resolve(job: Job) -> Resolved:
 def _automatic(job: Job, archive: Archive) -> Settings:
     kind, draws = job.devices[0].kind, job.draws or 1
     heat = temperature(job.contract, draws) if job.temperature is None else job.temperature
-    solver, times = ladder.automatic(job.contract, heat)
+    solver, times = ladder.automatic(job.contract, heat, draws)
     return Settings(
         plan=job.plan,
         plan_files=job.plan_files or {},
@@ -147,7 +147,9 @@ def _wanted(
         begun = stored["settings"] if stored else {}
         heat = asked.get("temperature", begun.get("temperature", automatic.temperature))
         known = begun.get("solver") if begun.get("solver") != FITTED else None
-        way = ladder.chosen(job.contract, heat, job.solver or known, job.steps)
+        draws = asked.get("draws", begun.get("draws", automatic.draws))
+        count = job.steps or ladder.evaluations(job.contract, draws)
+        way = ladder.chosen(job.contract, heat, job.solver or known, count)
         wanted["solver"], wanted["ladder"] = way
     if job.cases is not None or job.limit is not None:
         selection = parse_selection(job.cases or automatic.cases, cases)

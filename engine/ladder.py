@@ -7,6 +7,7 @@ from .contract import Contract, Sampler
 from .errors import UsageError
 from .solver import FITTED, Rung, rungs
 
+DRAWN = 10  # evaluations a draw, at least: one or two come to the posterior mean, without a spread
 UNFITTED = 32  # evaluations where nothing was fitted: far on the safe side
 Way = tuple[str, tuple[float, ...]]  # solver, ladder
 
@@ -29,9 +30,16 @@ def steps(contract: Contract, sampler: Sampler) -> list[Rung]:
     return rungs(sampler.solver, contract.schedule, sampler.ladder, sampler.weights)
 
 
-def automatic(contract: Contract, temperature: float) -> Way:
-    """The recommendation, unless it was fitted to another temperature."""
-    sampler = contract.sampler
+def evaluations(contract: Contract, draws: int) -> int:
+    """As many as recommended; of several draws enough for them to differ (SCIENCE.md)."""
+    return contract.sampler.nfe if draws == 1 else max(DRAWN, contract.sampler.nfe)
+
+
+def automatic(contract: Contract, temperature: float, draws: int = 1) -> Way:
+    """The recommendation, unless it was fitted to another temperature or is too short for draws."""
+    sampler, count = contract.sampler, evaluations(contract, draws)
+    if count != sampler.nfe:
+        return chosen(contract, temperature, None, count)
     if sampler.solver != FITTED or sampler.temperature == temperature:
         return sampler.solver, sampler.ladder
     return chosen(contract, temperature, None, UNFITTED)

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import comparison, report_gallery, report_machine, report_quality, report_time
 from .gallery import Pictures
+from .ladder import DRAWN
 from .markup import Html, clean, element, joined
 from .report_parts import decibel, figure, folded, moment, seconds, section, table
 from .report_style import STYLE
@@ -98,7 +99,10 @@ def _lede(data: Json) -> Iterator[object]:
 
 
 def _draws(count: int) -> tuple[object, ...]:
-    return ("case.",) if count == 1 else ("draw, ", figure(count), " draws a case.")
+    if count == 1:
+        return ("case.",)
+    words = f" draws a case. Draws take {DRAWN} evaluations or more unless --steps says otherwise: "
+    return "draw, ", figure(count), words, "with fewer they are nearly one image."
 
 
 def _resumed(work: Json) -> tuple[object, ...]:

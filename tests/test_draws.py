@@ -31,7 +31,7 @@ from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.report import collect, pictures, write_report
 from mcdiff_batch.engine.sampler import sample
-from mcdiff_batch.engine.solver import rungs
+from mcdiff_batch.engine.solver import FITTED, rungs
 
 from .running import (
     CONTRACT,
@@ -145,6 +145,52 @@ def test_several_draws_are_warm_where_the_bundle_is_cold(
     still = drawn(framed, 0, temperature=0.0).astype(np.float32)
     one = run(source, tmp_path / "one", COLD, draws=1)
     np.testing.assert_array_equal(stored(one, 0, "enhanced"), grey(still, framed.strip))
+
+
+def test_several_draws_take_ten_evaluations_where_the_bundles_way_is_shorter(
+    source: Path, tmp_path: Path
+) -> None:
+    first = replace(COLD.sampler, ladder=COLD.sampler.ladder[:1], nfe=1)
+    short = replace(COLD, sampler=first)
+    path = run(source, tmp_path / "many", short, steps=None, limit=1)
+    assert way(path) == ("ddim", 10, 1.0)
+    assert "with fewer they are nearly one image" in write_report(path).read_text()
+    assert way(run(source, path, short, steps=None, draws=None)) == way(path)  # goes on
+    assert way(run(source, path, short, steps=None, draws=None, solver="ddim")) == way(path)
+    one = run(source, tmp_path / "one", short, steps=None, draws=1, limit=1)
+    assert way(one) == ("ddim", 1, 0.0)
+    asked_for = run(source, tmp_path / "asked", short, steps=2, limit=1)
+    assert way(asked_for) == ("ddim", 2, 1.0)
+    other = run(source, tmp_path / "other", short, steps=None, solver="dpmpp_2m", limit=1)
+    assert way(other) == ("dpmpp_2m", 10, 1.0)
+
+
+@pytest.mark.parametrize(("heat", "expected"), [(1.0, FITTED), (0.0, "dpmpp_2m")])
+def test_draws_take_the_bundles_ladder_of_ten_evaluations_where_it_holds_at_temperature_1(
+    source: Path, tmp_path: Path, heat: float, expected: str
+) -> None:
+    times = tuple(1000.0 - 90 * k for k in range(10))
+    weights = ((0.0, 1.0, 0.0),) * 10
+    ten = replace(
+        COLD.sampler, solver=FITTED, ladder=times, nfe=10, weights=weights, temperature=heat
+    )
+    one = replace(COLD.sampler, solver="dpmpp_2m", ladder=(1000.0,), nfe=1)
+    out = run(
+        source, tmp_path / "out", replace(COLD, sampler=one, ladders=(ten,)), steps=None, limit=1
+    )
+    assert way(out) == (expected, 10, 1.0)
+    assert (settings(out)["ladder"] == list(times)) == (expected == FITTED)
+
+
+def settings(output: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((output / "run.json").read_text())["settings"]
+    return stored
+
+
+def way(output: Path) -> tuple[str, int, float]:
+    """Solver, evaluations a draw, temperature."""
+    found = settings(output)
+    return found["solver"], len(found["ladder"]), found["temperature"]
 
 
 def test_several_draws_at_temperature_0_are_refused(source: Path, tmp_path: Path) -> None:
