@@ -89,12 +89,12 @@ def picture(run: Path, truth: Path, cases: str, output: Path) -> None:
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="a PNG of 24 of them, equalised over raw tone",
+    help="a PNG of twelve of them, and of a case of each grade depth by depth",
 )
 @click.option(
     "--beside",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="a real image of about 0.18 mm/px, first on the sheet",
+    help="a real image of about 0.18 mm/px, at a random place among them",
 )
 @OUTPUT
 def phantom(
@@ -104,7 +104,7 @@ def phantom(
     from . import calibration
 
     if sheet is not None:
-        calibration.contact_sheet(sheet, 24, seed, beside)
+        calibration.contact_sheet(sheet, seed, beside)
     _say(calibration.calibrate(cases, seed), output)
 
 
