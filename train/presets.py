@@ -104,7 +104,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=512, width=128),
     widths=Widths(base=32, multipliers=(1, 2, 3), blocks=1, patch=4),
-    stages=_stages((600, 500), (600, 450), (6300, 5000), batch=24),
+    stages=_stages((400, 360), (500, 440), (6300, 5800), batch=24),
     reads="both",
     middle=True,
 )
