@@ -148,4 +148,4 @@ def test_the_shipped_bundle_is_whole_and_small_enough():
     sizes = [file.stat().st_size for file in SHIPPED.iterdir()]
     assert sum(sizes) <= 24e6
     assert max(sizes) <= 16e6
-    assert (bundle.contract.frame.height, bundle.contract.frame.width) == (256, 64)
+    assert (bundle.contract.frame.height, bundle.contract.frame.width) == (512, 128)

@@ -64,7 +64,7 @@ def test_a_run_takes_the_recommendation_and_steps_are_exact(source: Path, tmp_pa
 
 
 def test_a_ladder_fitted_without_noise_is_not_used_with_it(source: Path, tmp_path: Path) -> None:
-    assert settings(source, tmp_path / "out", draws=2) == ("dpmpp_2m", 32)
+    assert settings(source, tmp_path / "out", draws=2) == ("dpmpp_2m", 10)
     assert settings(source, tmp_path / "out", temperature=0.5, steps=6) == ("dpmpp_2m", 6)
     assert settings(source, tmp_path / "out", temperature=0.0) == (FITTED, 4)
 
@@ -215,12 +215,12 @@ def test_the_hardest_case_counts_more_than_its_px() -> None:
 
 @pytest.fixture(scope="module")
 def short(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy bundle on a schedule of 20 steps, so that references are cheap."""
+    """The toy bundle on a schedule of 30 steps, so that references are cheap."""
     folder = tmp_path_factory.mktemp("short") / "bundle"
     shutil.copytree(toy_bundle, folder)
     contract = load_bundle(folder).contract
-    schedule = replace(contract.schedule, steps=20)
-    ladder = (20.0, 15.0, 9.0, 2.0)
+    schedule = replace(contract.schedule, steps=30)
+    ladder = (30.0, 22.0, 13.0, 3.0)
     sampler = replace(contract.sampler, solver="ddim", ladder=ladder, nfe=4, weights=())
     write_contract(replace(contract, schedule=schedule, sampler=sampler, ladders=()), folder)
     return folder
@@ -253,7 +253,7 @@ def test_fit_steps_changes_nothing_but_the_contract(stepped: Path, short: Path) 
     assert all(x.cases == 2 and len(x.weights) == x.nfe for x in there.values())
     assert {"psnr_db", "levels"} <= set(there[2].figures)
     counts = [x["evaluations"] for x in after.scores]
-    assert sorted(counts) == [1, 2, 2, 2, 3, 3, 3, 4, 4, 6, 6, 10, 10, 20]
+    assert sorted(counts) == [1, 2, 2, 2, 3, 3, 3, 4, 4, 6, 6, 10, 10, 30]
     same = {"sampler": before.sampler, "ladders": (), "scores": before.scores}
     assert replace(after, **same) == before
 
