@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from mcdiff_batch.bench.calibration import TARGETS, TOLERANCE, contrasts, describe
+from mcdiff_batch.bench.calibration import TOLERANCE, contrasts, describe
 from mcdiff_batch.bench.cli import bench
+from mcdiff_batch.bench.targets import TARGETS
 from mcdiff_batch.train.anatomy import LUMP, PROCESS, RIB
 from mcdiff_batch.train.phantom import SPACING_MM
 
