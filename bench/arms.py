@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mcdiff_batch.engine.frame import Frame
-from mcdiff_batch.train.presets import PRESETS, Preset, Stage
+from mcdiff_batch.train.presets import PAPER_WAY, PRESETS, Preset, Stage
 
 HALF = Frame(height=256, width=64)
 WHOLE = Frame(height=512, width=128)
@@ -41,23 +41,31 @@ def _other(name: str, question: str, **changes: Any) -> Arm:
 ARMS = (  # what matters most first: a run that is cut short has scored that
     Arm(name="base", question="the preset `small` on half its frame"),
     Arm(name="no noise", question="temperature", sampled="base", temperature=0.0),
-    _other("network reads x_t", "what the network reads", reads="x"),
-    _other("network reads both", "what the network reads", reads="both"),
-    Arm(name="tuners alone", question="what stage III trains", changes={"tunes": "tuner"}),
-    Arm(name="decoder", question="what stage III trains", changes={"tunes": "decoder"}),
-    Arm(name="width C", question="tuner width", changes={"tuner_share": 1.0}),
-    _other("condition in the middle", "middle block", middle=True),
-    _other("2 x 2 px", "patch", widths=replace(BASE.widths, patch=2)),
-    Arm(name="all depths read", question="left out", changes={"left_out": 0.0}),
+    Arm(name="all depths read", question="optimal depth left out", changes={"left_out": 0.0}),
+    Arm(name="always left out", question="optimal depth left out", changes={"left_out": 1.0}),
     Arm(name="no corruption", question="corruption", changes={"corruption": 0.0}),
-    Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
-    _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
-    _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
-    Arm(name="flat weights", question="loss weights", changes={"loss_power": 0.0}),
-    _other("v", "second observation", prediction="v"),
-    _other("regression", "diffusion", regression=True),
     Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
     Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
+    Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
+    _other("network reads the estimate", "what the network reads", reads="estimate"),
+    _other("network reads x_t", "what the network reads", reads="x"),
+    _other("plain regression", "diffusion", regression=True),
+    _other("v", "second observation", prediction="v"),
+    Arm(name="tuners alone", question="what stage III trains", changes={"tunes": "tuner"}),
+    Arm(name="decoder", question="what stage III trains", changes={"tunes": "decoder"}),
+    _other("no condition in the middle", "middle block", middle=False),
+    Arm(name="width C", question="tuner width", changes={"tuner_share": 1.0}),
+    Arm(name="power 1", question="loss weights", changes={"loss_power": 1.0}),
+    _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
+    _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
+)
+WAYS = (  # several settings at once
+    _other("the paper's way", "second observation", **PAPER_WAY),
+    Arm(
+        name="all cases, always left out",
+        question="cases of stage III",
+        changes={"tuner_artifact_free": False, "left_out": 1.0},
+    ),
 )
 FRAMES = (  # scored on the larger grid; as many multiply-adds a step: px four times as many
     _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),

@@ -31,7 +31,7 @@ from mcdiff_batch.train.subject import Subject
 from mcdiff_batch.train.weights import source_sha256
 
 from . import scoring
-from .arms import ARMS, BASE, FRAMES, SHARED, WHOLE, Arm, staged
+from .arms import ARMS, BASE, FRAMES, SHARED, WAYS, WHOLE, Arm, staged
 
 Say = Callable[[str], None]
 SEED = 0
@@ -76,7 +76,7 @@ def _scored(bench: Bench) -> Iterator[str]:
         ("clean target", scoring.targets(cases)),
     ):
         _keep(bench, name, {"": scoring.measured(images, cases, rater)})
-    for arm in (*ARMS, *FRAMES):
+    for arm in (*ARMS, *WAYS, *FRAMES):
         if not _path(bench, arm.name).exists():
             nets = _trained(bench, arm)
             _keep(bench, arm.name, _scores(bench, arm, nets, cases, rater))
@@ -158,7 +158,7 @@ def _keep(bench: Bench, name: str, scores: dict[str, scoring.Columns]) -> None:
 def _document(bench: Bench) -> dict[str, Any]:
     """All that is scored so far."""
     held = {x: json.loads(_path(bench, x).read_text())[""] for x in REFERENCES}
-    done = [x for x in (*ARMS, *FRAMES) if _path(bench, x.name).exists()]
+    done = [x for x in (*ARMS, *WAYS, *FRAMES) if _path(bench, x.name).exists()]
     stored = {x.name: json.loads(_path(bench, x.name).read_text()) for x in done}
     base = stored.get(ARMS[0].name, {})
     return {

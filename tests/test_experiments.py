@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from mcdiff_batch.bench.arms import ARMS, BASE, FRAMES, staged
+from mcdiff_batch.bench.arms import ARMS, BASE, FRAMES, WAYS, staged
 from mcdiff_batch.bench.scoring import gain_share, interval
 
 
 def test_every_arm_changes_one_thing_or_only_how_it_is_sampled():
-    names = [x.name for x in (*ARMS, *FRAMES)]
+    names = [x.name for x in (*ARMS, *WAYS, *FRAMES)]
     assert len(set(names)) == len(names)
     for arm in ARMS[1:]:
         sampling = arm.temperature != ARMS[0].temperature
