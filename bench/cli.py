@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from .deployment_cli import COMMANDS, judging, whole
+from .picture_cli import picture
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILED = click.Path(file_okay=False, path_type=Path)
@@ -31,7 +32,7 @@ def bench(context: click.Context, /, **options: Any) -> None:
         raise click.UsageError(f"write options after the command: {context.invoked_subcommand}")
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, picture):
     bench.add_command(command)
 
 
@@ -68,19 +69,6 @@ def _say(found: dict[str, object], output: Path | None) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(found, indent=1) + "\n")
     click.echo(json.dumps(found))
-
-
-@bench.command()
-@click.option("--run", type=FOLDER, required=True, help="output of `mcdiff-batch run`")
-@click.option("--truth", type=FOLDER, required=True, help="the phantom archive that was run")
-@click.option("--cases", default="0,1", show_default=True, help="indices, 0-based")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def picture(run: Path, truth: Path, cases: str, output: Path) -> None:
-    """Draw original, enhanced, clean target and label map of some cases as a PNG."""
-    from .picture import draw
-
-    draw(run, truth, [int(x) for x in cases.split(",")], output)
-    click.echo(output)
 
 
 @bench.command()

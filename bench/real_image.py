@@ -37,7 +37,7 @@ from mcdiff_batch.train.bars import Bar
 from mcdiff_batch.train.sources import run_source
 from mcdiff_batch.train.tables import rounded
 
-from .picture import Pixels, beside, grey, overlaid
+from .panels import Pixels, beside, grey, overlaid
 
 CLASSES = ("process", "rib", "lump")  # as a bundle numbers them, from 1
 LIMITS = {  # Dice of the enhanced image's label map: bar and stretch; of the classes, what
@@ -73,6 +73,7 @@ class Enhanced:
     original: Seen
     enhanced: Seen
     about: Json
+    spread: Image | None = None  # of draws, in units of the image
 
 
 def enhance(image: Path, bundle: Bundle, spacing_mm: float, options: Sequence[str]) -> Enhanced:
@@ -91,10 +92,11 @@ def enhance(image: Path, bundle: Bundle, spacing_mm: float, options: Sequence[st
             run_source(output, opened, bundle),
         )
         assert source.label
+        spread = source.spread(0, frame) if source.spread else None
         after = Seen(image=source.image(0, frame), label=source.label(0, frame))
     scan = case.depths[case.optimal]
     before = Seen(image=(scan + 1) / 2, label=read_label(bundle, scan, case.strip))
-    return Enhanced(case=case, original=before, enhanced=after, about=source.about)
+    return Enhanced(case=case, original=before, enhanced=after, about=source.about, spread=spread)
 
 
 def read_label(bundle: Bundle, image: Image, strip: Mask) -> Labels:
