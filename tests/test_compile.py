@@ -30,7 +30,8 @@ def shipped(tmp_path_factory):
 
 def test_every_tuner_of_the_shipped_bundle_is_two_kernels_on_an_a6000(shipped):
     denoiser = shipped.build["plans"]["denoiser"]
-    assert denoiser["tuner_blocks"] == denoiser["tuner_blocks_fused"] == 6
+    skips = len(load_bundle(SHIPPED).contract.conditions) // 2
+    assert denoiser["tuner_blocks"] == denoiser["tuner_blocks_fused"] == skips
     assert set(denoiser["tuner_kernels"].values()) == {2}
 
 
@@ -45,8 +46,8 @@ def test_every_attention_is_one_kernel_and_so_is_every_group_norm_that_can_be(sh
 
 def test_the_denoiser_moves_no_more_data_about_than_its_narrow_group_norms_need(shipped):
     row = shipped.build["plans"]["denoiser"]
-    assert row["moves"] <= 18
-    assert row["kernels"] <= 167
+    assert row["moves"] <= 24
+    assert row["kernels"] <= 180
     assert row["flops"] == pytest.approx(4 * 2.64e9, rel=0.02)
 
 
