@@ -55,7 +55,7 @@ ARMS = (  # what matters most first: a run that is cut short has scored that
     Arm(name="decoder", question="what stage III trains", changes={"tunes": "decoder"}),
     _other("no condition in the middle", "middle block", middle=False),
     Arm(name="width C", question="tuner width", changes={"tuner_share": 1.0}),
-    Arm(name="power 1", question="loss weights", changes={"loss_power": 1.0}),
+    Arm(name="power 2", question="loss weights", changes={"loss_power": 2.0}),
     _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
     _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
 )

@@ -95,8 +95,6 @@ def train(
         raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
     chosen = altered(PRESETS[preset], budget, changes)
     rank, size, device = world()
-    if minutes is not None and size > 1:
-        raise UsageError("--minutes is of one process: two would not end at the same step")
     cpus = max(1, (os.cpu_count() or 1) // size)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpus)

@@ -115,7 +115,7 @@ def train_stage(
         rate = learning_rate(stage, at.step, share())
         losses.append(stepper(batch, rate, min(setting.ema, (1 + at.step) / (10 + at.step))))
         at.step += 1
-        at.seconds += time.monotonic() - started
+        at.seconds = _agreed(at.seconds + time.monotonic() - started, setting)
         ended = share() >= 1
         if at.step % max(1, stage.steps // setting.notes) == 0 or ended:
             _note(stage, model, average, job, at, losses, seconds, say)
@@ -132,6 +132,15 @@ def train_stage(
         "waited_for_data": round(at.waited, 3),
         "history": at.history,
     }
+
+
+def _agreed(seconds: float, setting: Setting) -> float:
+    """The first process's, so that all of them end at the same step."""
+    if setting.world == 1:
+        return seconds
+    told = torch.tensor(seconds, dtype=torch.float64, device=setting.device)
+    dist.broadcast(told, 0)
+    return told.item()
 
 
 class _Steps(Dataset[Any]):

@@ -41,7 +41,7 @@ class Preset:
     prediction: Prediction = "scan"  # "v" is the paper's way: no second observation
     reads: Reads = "estimate"  # what the foundation is shown of the two observations
     sigma_b: float = 0.25  # sd of the scan's error as an observation of x_0, in [-1, 1]
-    loss_power: float = 2.0  # of the loss's weight; 2: the error of x0-hat, 0: of the output
+    loss_power: float = 1.0  # of the loss's weight; 2: the error of x0-hat, 0: of the output
     regression: bool = False  # t = T alone: plain regression, sampled by one evaluation
     any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
@@ -104,7 +104,7 @@ SMALL = Preset(
     name="small",
     frame=Frame(height=512, width=128),
     widths=Widths(base=32, multipliers=(1, 2, 3), blocks=1, patch=4),
-    stages=_stages((400, 360), (500, 440), (6300, 5800), batch=24),
+    stages=_stages((400, 360), (500, 440), (6300, 5400), batch=24),
     reads="both",
     middle=True,
 )
