@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.engine import finisher
+from mcdiff_batch.engine import finisher, ladder
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.conditioner import condition, scans, strips
 from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
@@ -20,7 +20,7 @@ from mcdiff_batch.engine.errors import CaseError, UsageError
 from mcdiff_batch.engine.finisher import Sampled
 from mcdiff_batch.engine.frame import Image
 from mcdiff_batch.engine.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
-from mcdiff_batch.engine.ladder import recommended
+from mcdiff_batch.engine.job import temperature
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Conditioned, Device, Plan
@@ -55,11 +55,12 @@ class Bench:
     plan: Plan
     contract: Contract
     count: int  # draws
+    temperature: float
     walk: tuple[Rung, ...]
 
     def result(self, case: FramedCase, conditioned: Conditioned) -> Sampled:
         shape = (1, *case.strip.shape)
-        scale = np.float32(self.contract.sampler.temperature)
+        scale = np.float32(self.temperature)
         noises = (scale * gaussian(0, case.key, shape, i)[None] for i in range(self.count))
         drawn = draws(self.plan, noises, conditioned, self.walk)
         label = conditioned.label[0]
@@ -99,8 +100,9 @@ def trials(
     plan: Plan, contract: Contract, cases: Sequence[FramedCase], count: int
 ) -> Iterator[Trial]:
     """Every case as it is, and with each failure planted.  `plan` takes one case at a time."""
-    walk = tuple(recommended(contract))
-    bench = Bench(plan=plan, contract=contract, count=count, walk=walk)
+    heat = temperature(contract, count)
+    walk = tuple(ladder.walk(contract, *ladder.automatic(contract, heat, count)))
+    bench = Bench(plan=plan, contract=contract, count=count, temperature=heat, walk=walk)
     sound: list[Sampled] = []
     for number, case in enumerate(cases):
         own = condition(plan, [case])
