@@ -30,7 +30,7 @@ class Arm:
         return replace(BASE, **self.changes)
 
 
-SHARED = {"foundation": 0.25, "extractor": 0.125}  # stages I and II that ARMS have in common
+SHARED = {"foundation": 0.5, "extractor": 1.0}  # stages I and II that ARMS have in common
 ALONE = {**SHARED, "tuner": 1.0}  # of arms whose networks are others: all three stages
 
 
