@@ -84,13 +84,13 @@ def test_the_card_says_data_split_settings_metrics_and_machine_on_one_page(toy_t
 
 def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, phantoms, tmp_path):
     row = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr_ln", "snr_ln")}
-    arm = {"arm": "a <b> arm", "question": "fusion", "raw": row, "scan": row}
+    arm = {"arm": "a <b> arm", "question": "fusion", "4": row}
     document = {
         "frame": {"height": 128, "width": 32},
         "steps": 400,
         "cases": 48,
-        "runs": [arm | {"scan, over base": row}],
-        "caps": [{"arm": "cap 5", "errors": {"eps 50": 0.125}}],
+        "evaluations": [4],
+        "runs": [arm | {"4, over base": row}],
     }
     (tmp_path / "settled.json").write_text(json.dumps(document))
     folder = shutil.copytree(toy_training, tmp_path / "toy")
@@ -99,7 +99,7 @@ def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, ph
     CliRunner().invoke(train, words + more, catch_exceptions=False)
     assert json.loads((folder / "card.json").read_text())["experiments"] == document
     page = (folder / "card.html").read_text()
-    for said in ("a &lt;b&gt; arm", "1.2 dB", "+1.25 (+0.50 to +2.00)", "128 x 32", "0.125"):
+    for said in ("a &lt;b&gt; arm", "1.2 dB", "+1.25 (+0.50 to +2.00)", "128 x 32"):
         assert said in page
     assert "Experiments" not in (toy_training / "card.html").read_text()
 

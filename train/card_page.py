@@ -138,32 +138,29 @@ def _settings(preset: Json) -> Iterator[Html]:
 
 
 def _experiments(found: Json | None) -> Iterator[Html]:
-    """Each arm as sampled, and what its one change makes of anchored results, with its interval."""
+    """Each arm by evaluations, and what its one change makes of the base, with its interval."""
     if found is None:
         return
     names = {"psnr": "PSNR", "cnr_ln": "CNR, 20 ln"}
     rows = [
         (
             row["arm"],
-            *(decibel(row["raw"].get(m, (None,))[0]) for m in names),
-            *(_difference(row.get("scan, over base", {}).get(m)) for m in names),
+            figure(n),
+            *(decibel(row[str(n)].get(m, (None,))[0]) for m in names),
+            *(_difference(row.get(f"{n}, over base", {}).get(m)) for m in names),
         )
         for row in found["runs"]
+        for n in found["evaluations"]
     ]
-    columns = ("arm", *names.values(), *(f"anchored {x} over base" for x in names.values()))
+    more = (f"{x} over base" for x in names.values())
+    columns = ("arm", "evaluations", *names.values(), *more)
     told = (
         f"What settled them, on {found['frame']['height']} x {found['frame']['width']} px: "
         f"{found['steps']} steps of stage III an arm, {found['cases']} held-out phantoms, "
         "95 % intervals of paired differences in brackets. Figures are to be compared with one "
         "another, not with the bundle's. "
     )
-    caps = [
-        (x["arm"], *(figure(v, f"{v:.3g}") for v in x["errors"].values())) for x in found["caps"]
-    ]
-    errors = (
-        (table(("stage I alone", *found["caps"][0]["errors"]), caps, "numbers"),) if caps else ()
-    )
-    yield section("Experiments", element("p", told), table(columns, rows, "numbers"), *errors)
+    yield section("Experiments", element("p", told), table(columns, rows, "numbers"))
 
 
 def _difference(interval: Sequence[float] | None) -> Html:
