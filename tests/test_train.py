@@ -421,9 +421,15 @@ def stack():
     return depths
 
 
+def spoiled(depths, seed):
+    label = torch.zeros(len(depths), 64, 16, dtype=torch.uint8)
+    label[:, 20:30, 5:9] = 1
+    return corrupt(depths, label, torch.Generator().manual_seed(seed), 64)
+
+
 def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_seed():
     depths = stack()
-    found, again, other = (corrupt(depths, torch.Generator().manual_seed(s), 64) for s in (7, 7, 8))
+    found, again, other = (spoiled(depths, s) for s in (7, 7, 8))
     assert torch.equal(found, again)
     assert not torch.equal(found, other)
     assert (found[..., :3] == -1).all()
@@ -445,7 +451,7 @@ def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
 
 def test_clutter_is_each_depth_s_own():
     depths = torch.full((1, 5, 64, 16), 0.0)
-    found = corrupt(depths, torch.Generator().manual_seed(3), 64)[0]
+    found = spoiled(depths, 3)[0]
     pairs = [(i, j) for i in range(5) for j in range(i)]
     assert all((found[i] - found[j]).abs().mean() > 0.02 for i, j in pairs)
 

@@ -4,8 +4,9 @@ Stage III then learns to restore: from a spoiled stack to the optimal image that
 give.  Nothing here needs a clean target, so that a clinic can do the same on its own archive.
 
 What spoils a depth most is clutter: mottled bright veils at several scales that fill the shadows of
-bone, each depth's own.  Speckle, row gain and dashes are each depth's own too; shading, tone,
-contact loss, dropouts and dim ends are common to the stack, as contact, motion and gain are.
+bone, and bones that pale, each depth's own.  Speckle, mottle, row gain and dashes are each depth's
+own too; shading, tone, contact loss, dropouts and dim ends are common to the stack, as contact,
+motion and gain are.
 Sizes are shares of the frame, drawn per case.
 """
 
@@ -33,15 +34,20 @@ def corrupted(batch: Batch, share: float, rng: np.random.Generator, tall: int) -
     if not chosen.any():
         return batch
     depths = batch.depths.clone()
-    depths[chosen] = corrupt(depths[chosen], draw, tall)
+    depths[chosen] = corrupt(depths[chosen], batch.label[chosen], draw, tall)
     return batch._replace(depths=depths)
 
 
-def corrupt(depths: Tensor, draw: torch.Generator, tall: int) -> Tensor:
-    """Every case of depths [B, D, H, W] in [-1, 1] corrupted; black outside the strip stays."""
+def corrupt(depths: Tensor, label: Tensor, draw: torch.Generator, tall: int) -> Tensor:
+    """Every case of depths [B, D, H, W] in [-1, 1] corrupted; black outside the strip stays.
+
+    label: [B, H, W], 0 where no bone is.
+    """
     strip = (depths > -1 + 1e-3).any(dim=1, keepdim=True)
     dice = Dice(draw, len(depths), tall)
-    level = _veiled((depths + 1) / 2, strip, dice)
+    level = (depths + 1) / 2
+    level = torch.where(dice.often(), _paled(level, strip, label, dice), level)
+    level = _veiled(level, strip, dice)
     for fault in (_shading, _speckle, _tone, _wedge, _dropout, _ends, _dashes):
         level = torch.where(dice.often(), fault(level, strip, dice), level)
     return torch.where(strip, (2 * level - 1).clamp(-1, 1), depths)
@@ -82,6 +88,21 @@ class Dice:
         return y[None, None, :, None], height / self.tall
 
 
+def _paled(level: Tensor, strip: Tensor, label: Tensor, dice: Dice) -> Tensor:
+    """Bones that fade into the tissue, some more than others, each depth's own."""
+    depths, height, width = level.shape[1:]
+    bone = (label > 0)[:, None].to(level.dtype)
+    tissue = strip * (1 - bone)
+    mean = (level * tissue).sum((2, 3), keepdim=True) / tissue.sum((2, 3), keepdim=True).clamp(
+        min=1
+    )
+    soft = F.avg_pool2d(bone, 5, stride=1, padding=2)
+    uneven = dice.field(depths, (21, 7), (height // COARSE, width // COARSE))
+    uneven = F.interpolate(uneven, (height, width), mode="bilinear", align_corners=False)
+    fade = dice.between(0.1, 0.9) * dice.between(0.5, 1, depths, 1, 1) * torch.sigmoid(2 * uneven)
+    return level + fade * soft * (mean - level)
+
+
 def _veiled(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Bright clutter mixed in by a veil; both are each depth's own."""
     depths, height, width = level.shape[1:]
@@ -93,17 +114,19 @@ def _veiled(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     mottle = 0.3 * dice.field(depths, (44, 10), grid) + 0.2 * dice.field(depths, (120, 22), grid)
     inside = strip.sum((2, 3), keepdim=True).clamp(min=1)
     mean = (level * strip).sum((2, 3), keepdim=True) / inside
-    bright = (mean * dice.between(1.0, 1.5)).clamp(max=0.9)
+    bright = (mean * dice.between(1.1, 1.8)).clamp(max=0.95)
     clutter = bright * torch.exp(fine(mottle))
     clutter = clutter * (1 + 0.1 * dice.normal(depths, height, width))
     return level + fine(veil) * (clutter - level)
 
 
 def _shading(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Broad brighter and darker parts."""
-    log = dice.field(1, (12, 5), (level.shape[2] // COARSE, level.shape[3] // COARSE))
+    """Broad brighter and darker parts, and each depth's own mottle."""
+    grid = (level.shape[2] // COARSE, level.shape[3] // COARSE)
+    log = dice.between(0.05, 0.3) * dice.field(1, (12, 5), grid)
+    log = log + dice.between(0, 0.3) * dice.field(level.shape[1], (68, 15), grid)
     log = F.interpolate(log, level.shape[2:], mode="bilinear", align_corners=False)
-    return level * torch.exp(dice.between(0.05, 0.3) * log)
+    return level * torch.exp(log)
 
 
 def _speckle(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
@@ -117,7 +140,7 @@ def _speckle(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 def _tone(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
     """Gamma, and gain."""
     bent = level.clamp(1e-3, 1) ** torch.exp(dice.between(-0.3, 0.3))
-    return bent * dice.between(0.75, 1.15)
+    return bent * dice.between(0.8, 1.4)
 
 
 def _wedge(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:

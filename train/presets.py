@@ -50,7 +50,7 @@ class Preset:
     tunes: Tunes = "all"  # stage III: "tuner" alone (the paper's way), or the foundation's too
     tuner_artifact_free: bool = True  # stage III on the artifact-free subset; False: all cases
     conditions: Conditions = "depths"  # Table V; all but "depths" for experiments, not for export
-    corruption: float = 0.5  # share of the cases read that are corrupted
+    corruption: float = 0.7  # share of the cases read that are corrupted
     left_out: float = 0.5  # share of stage III's stacks that do without their optimal depth
     ema: float = 0.999
     clip: float = 1.0
