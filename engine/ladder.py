@@ -70,8 +70,7 @@ def chosen(contract: Contract, temperature: float, solver: str | None, steps: in
 
 
 def _published(contract: Contract, temperature: float) -> str:
-    """Without noise a walk is stiff and the second order rings (export/steps.py): 22 dB from the
-    reference at 10 evaluations where DDIM has 38 (bench/results/fidelity_small.json)."""
+    """Without noise a walk is stiff and the second order rings (export/steps.py)."""
     if not temperature:
         return "ddim"
     solver = contract.sampler.solver

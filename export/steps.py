@@ -1,5 +1,7 @@
 """Fits a ladder and its weights to a bundle: where N evaluations look, and how each step moves.
 
+The figures below are those of the first bundle, which predicted eps and put px of the scan back.
+
 In u = x / sqrt(alpha_t), the image that x_t implies, a step is u' = a u + b x0-hat + c x0-hat_prev,
 the form that the graph takes.  A published solver chooses a, b, c so that smooth trajectories are
 followed to some order.  Those of a bundle at temperature 0 are stiff instead: x0-hat answers a
