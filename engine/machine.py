@@ -35,5 +35,5 @@ def _cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
         facts[key.strip()] = value.strip()
-    name = facts.get("model name", platform.processor())
+    name = facts.get("model name", platform.processor()).replace("(R)", "")
     return f"{name} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')})"

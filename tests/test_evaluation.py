@@ -88,18 +88,18 @@ def test_the_clean_target_passed_off_as_enhanced_has_all_of_the_ceilings_gain(tr
         )
 
 
-def test_a_level_wiped_out_is_a_level_lost_and_the_angle_is_not_read(truth, originals, tmp_path):
+def test_a_level_wiped_out_is_a_level_lost_and_the_angle_is_not_read_or_far_off(truth, originals, tmp_path):
     copy = shutil.copytree(originals, tmp_path / "wiped.zarr")
     images = zarr.open_array(copy / "enhanced", mode="r+")
     whole = np.asarray(images[:])
     lower = whole[:, whole.shape[1] // 2 :]
-    lower[lower > 0] = 128
+    lower[lower > 0] = 200  # as bright as tissue
     images[:] = whole
     found = evaluate(truth, SHIPPED, images=copy)
     rows = means(found)
     assert rows["enhanced"]["lost"] > rows["original"]["lost"] + 3
     lumbar = found.angles[0].rows["enhanced"][1]
-    assert lumbar.cases < CASES
+    assert lumbar.cases < CASES or lumbar.mad > 20
     verdicts = {bar.title: bar.verdict for bar in bars(found)}
     assert verdicts["levels lost or invented, per case"] == "missed"
 
