@@ -123,7 +123,7 @@ PRESETS = {
             name="toy",
             frame=Frame(height=64, width=16),
             widths=Widths(base=8, multipliers=(1, 2), blocks=1),
-            stages=_stages((60, 30), (60, 30), (40, 20), batch=8, warmup=10),
+            stages=_stages((60, 30), (60, 30), (60, 30), batch=8, warmup=10),
             ema=0.9,
         ),
         SMALL,
