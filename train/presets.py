@@ -107,6 +107,8 @@ SMALL = Preset(
     stages=_stages((400, 360), (500, 440), (6300, 5400), batch=24),
     reads="both",
     middle=True,
+    left_out=0.85,
+    corruption=0.85,
 )
 PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
     "prediction": "v",
