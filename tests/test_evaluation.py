@@ -88,7 +88,7 @@ def test_the_clean_target_passed_off_as_enhanced_has_all_of_the_ceilings_gain(tr
         )
 
 
-def test_a_level_wiped_out_is_a_level_lost_and_the_angle_is_not_read_or_far_off(truth, originals, tmp_path):
+def test_a_level_wiped_out_is_lost_and_the_angle_is_not_read_or_far_off(truth, originals, tmp_path):
     copy = shutil.copytree(originals, tmp_path / "wiped.zarr")
     images = zarr.open_array(copy / "enhanced", mode="r+")
     whole = np.asarray(images[:])
