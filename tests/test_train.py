@@ -118,13 +118,13 @@ def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_b
     rng = np.random.default_rng(3)
     depths, x = (rng.uniform(-1, 1, (2, n, 64, 16)).astype(np.float32) for n in (5, 1))
     weights, strip = np.full((2, 5), 0.2, np.float32), np.ones((2, 1, 64, 16), np.float32)
-    rung = Rung(t=400.0, signal=0.8, noise=0.6, a=0.5, b=0.4, c=0.1, anchor=1.0)
+    rung = Rung(t=400.0, signal=0.8, noise=0.6, a=0.5, b=0.4, c=0.1)
     found = []
     for plan in (
         ort.load(bundle, Device(kind="cpu", index=0), 2),
         TorchPlan(read_weights(toy_training)[0], 2),
     ):
-        conditioned = plan.condition(depths, weights, strip)
+        conditioned = plan.condition(depths, weights, strip, depths[:, :1])
         found.append((conditioned.label, *plan.step(x, x / 2, rung, conditioned)))
     for theirs, mine in zip(*found, strict=True):
         assert np.abs(theirs.astype(np.float32) - mine).max() < 1e-4
