@@ -1,6 +1,7 @@
 """Training cases: an archive's depths and labels on a frame, split by patient."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,9 @@ from torch import Tensor
 from mcdiff_batch.engine.archive import Archive, Case, open_archive
 from mcdiff_batch.engine.devices import cores
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
-from mcdiff_batch.engine.frame import Frame, nearest_to_frame, to_frame
+from mcdiff_batch.engine.frame import Frame, Image, nearest_to_frame, place, scan_strip, to_frame
+from mcdiff_batch.engine.plan import Labels
+from mcdiff_batch.engine.quality import FALLBACK_SPACING_MM, contrast, regions
 from mcdiff_batch.engine.reader import fusion_weights, standardised
 
 Bytes = npt.NDArray[np.uint8]
@@ -36,6 +39,7 @@ class Dataset:
     label: Bytes  # [N, H, W]
     optimal: npt.NDArray[np.int64]  # [N]
     artifact_free: npt.NDArray[np.bool_]  # [N]
+    contrast: npt.NDArray[np.float32]  # [N], of the optimal image: eq. 12 + eq. 13, 20 ln
     patient: npt.NDArray[np.str_]  # [N]
     sha256: str  # of the archive's identity, and of what was read
     origin: dict[str, Any]  # what a phantom archive says of its making
@@ -44,9 +48,14 @@ class Dataset:
         return len(self.depths)
 
     def subset(self, where: npt.NDArray[np.bool_]) -> "Dataset":
-        columns = ("depths", "weights", "label", "optimal", "artifact_free", "patient")
+        columns = ("depths", "weights", "label", "optimal", "artifact_free", "contrast", "patient")
         chosen = {name: getattr(self, name)[where] for name in columns}
         return Dataset(**chosen, sha256=self.sha256, origin=self.origin)
+
+    def clearest(self, share: float) -> "Dataset":
+        """The `share` of the cases with the highest contrast, at least one."""
+        least = np.sort(self.contrast)[-max(1, round(share * len(self)))]
+        return self.subset(self.contrast >= least)
 
     def optimal_alone(self) -> "Dataset":
         """With no other depth."""
@@ -140,14 +149,25 @@ def _row(
     share = told(case)
     optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
     y, x = case.depths.shape[1:]
+    label = nearest_to_frame(np.asarray(truth["label"][index])[:y, :x], frame)
     return {
         "depths": np.round((framed + 1) * 127.5).astype(np.uint8),
         "weights": share,
-        "label": nearest_to_frame(np.asarray(truth["label"][index])[:y, :x], frame),
+        "label": label,
         "optimal": np.int64(optimal),
         "artifact_free": np.bool_(truth["artifact_free"][index]),
+        "contrast": np.float32(_contrast(case, framed[optimal], label, frame)),
         "patient": np.str_(truth["patient"][index] if "patient" in truth else index),
     }
+
+
+def _contrast(case: Case, image: Image, label: Labels, frame: Frame) -> float:
+    """Of image [H, W] in [-1, 1], 20 ln; -inf where there is no bone."""
+    spacing = math.sqrt(math.prod(case.spacing_mm)) / place(case.depths.shape[1:], frame).scale
+    spacing = spacing if math.isfinite(spacing) else FALLBACK_SPACING_MM
+    both = contrast((image + 1) / 2, *regions(label > 0, scan_strip(image[None]), spacing))
+    found = both["cnr_ln"] + both["snr_ln"]
+    return found if math.isfinite(found) else -math.inf
 
 
 class Batch(NamedTuple):

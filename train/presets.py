@@ -49,6 +49,7 @@ class Preset:
     tuner_share: float = 0.5  # of a skip's channels, the tuner's width
     tunes: Tunes = "all"  # stage III: "tuner" alone (the paper's way), or the foundation's too
     tuner_artifact_free: bool = True  # stage III on the artifact-free subset; False: all cases
+    clearest: float = 1.0  # share of these that stage III learns towards, by contrast to bone
     conditions: Conditions = "depths"  # Table V; all but "depths" for experiments, not for export
     corruption: float = 0.7  # share of the cases read that are corrupted
     left_out: float = 0.5  # share of stage III's stacks that do without their optimal depth
@@ -57,13 +58,14 @@ class Preset:
 
 
 def _stages(
-    foundation: tuple[int, int],
+    foundation: tuple[int, int] | None,
     extractor: tuple[int, int],
     tuner: tuple[int, int],
     batch: int,
     warmup: int = 100,
+    learning_rate: float = 1e-3,
 ) -> tuple[Stage, ...]:
-    """The paper's three stages from (steps, of which on crops) of each."""
+    """The paper's three stages from (steps, of which on crops) of each; None: left out."""
     budgets = {"foundation": foundation, "extractor": extractor, "tuner": tuner}
     return tuple(
         Stage(
@@ -71,11 +73,13 @@ def _stages(
             steps=steps,
             crop_steps=crops,
             batch=batch,
-            learning_rate=1e-3,
+            learning_rate=learning_rate,
             draws=3 if name == "tuner" else 1,
             warmup=warmup,
         )
-        for name, (steps, crops) in budgets.items()
+        for name, budget in budgets.items()
+        if budget is not None
+        for steps, crops in [budget]
     )
 
 
@@ -109,6 +113,7 @@ SMALL = Preset(
     middle=True,
     left_out=0.85,
     corruption=0.85,
+    clearest=0.5,
 )
 PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
     "prediction": "v",
@@ -116,6 +121,7 @@ PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every
     "loss_power": 0.0,
     "left_out": 0.0,
     "corruption": 0.0,
+    "clearest": 1.0,
     "tuner_artifact_free": False,
 }
 PRESETS = {
@@ -129,6 +135,11 @@ PRESETS = {
             ema=0.9,
         ),
         SMALL,
+        replace(  # on from a trained `small` (--from), its foundation learning in stage III alone
+            SMALL,
+            name="small-more",
+            stages=_stages(None, (1600, 1440), (6300, 5400), batch=24, learning_rate=6e-4),
+        ),
         replace(  # the same networks with the budget of a GPU
             SMALL,
             name="small-gpu",

@@ -173,6 +173,7 @@ def _tuner(
     if nets.preset.tuner_artifact_free:
         train = train.subset(train.artifact_free)
         held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
+    train, held_out = (x.clearest(nets.preset.clearest) for x in (train, held_out))
     noising = Noising(last=nets.preset.regression)
 
     def prepare(rng: np.random.Generator, crop: bool) -> tuple[Batch, Noised]:
