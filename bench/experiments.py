@@ -18,8 +18,8 @@ import torch
 import zarr
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.contract import file_sha256
 from mcdiff_batch.engine.frame import Frame, from_frame, to_frame
+from mcdiff_batch.engine.lines import file_sha256
 from mcdiff_batch.engine.machine import machine
 from mcdiff_batch.train.data import Dataset, load
 from mcdiff_batch.train.loop import Setting

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import condition
+from mcdiff_batch.engine.batch import condition
 from mcdiff_batch.engine.contract import Bundle, Contract, Sampler, load_bundle
 from mcdiff_batch.engine.frame import Image
 from mcdiff_batch.engine.ladder import steps

@@ -21,11 +21,11 @@ from mcdiff_batch.engine import finisher
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.devices import cores
 from mcdiff_batch.engine.finisher import Sampled, Work
-from mcdiff_batch.engine.plan import Labels
-from mcdiff_batch.engine.preflight import maker
+from mcdiff_batch.engine.frame import Labels
 from mcdiff_batch.engine.reader import frame_case
 from mcdiff_batch.engine.task import Recipe, Task
 from mcdiff_batch.engine.timesheet import told
+from mcdiff_batch.engine.trial import maker
 from mcdiff_batch.engine.units import unit
 
 from .subject import Subject

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mcdiff_batch.engine.batcher import batches as batched
+from mcdiff_batch.engine.batch import batches as batched
 from mcdiff_batch.engine.contract import load_bundle
 from mcdiff_batch.engine.errors import UsageError
 

@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcdiff_batch.engine.batcher import padded
-from mcdiff_batch.engine.conditioner import condition, strips
+from mcdiff_batch.engine.batch import condition, padded, strips
 from mcdiff_batch.engine.devices import cores
 from mcdiff_batch.engine.gpus import count_as_nvml
 from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.preflight import maker
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.schedule import uniform_ladder
 from mcdiff_batch.engine.solver import Rung, rungs
+from mcdiff_batch.engine.trial import maker
 from mcdiff_batch.train.networks import Networks, halved
 from mcdiff_batch.train.plan import TorchPlan
 from mcdiff_batch.train.presets import preset_from

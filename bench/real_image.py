@@ -21,18 +21,18 @@ import numpy as np
 from PIL import Image as Picture
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.contract import SHIPPED, Bundle, file_sha256, load_bundle
+from mcdiff_batch.engine.contract import SHIPPED, Bundle, load_bundle
 from mcdiff_batch.engine.devices import devices
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
-from mcdiff_batch.engine.frame import Frame, Image, Mask, nearest_to_frame
+from mcdiff_batch.engine.frame import Frame, Image, Labels, Mask, nearest_to_frame
 from mcdiff_batch.engine.importer import import_images
+from mcdiff_batch.engine.lines import file_sha256
 from mcdiff_batch.engine.machine import machine
 from mcdiff_batch.engine.pictures import read_grey, read_header
-from mcdiff_batch.engine.plan import Labels
-from mcdiff_batch.engine.preflight import maker
 from mcdiff_batch.engine.quality import contrast, dice, regions, roc_area
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.run_cli import run
+from mcdiff_batch.engine.trial import maker
 from mcdiff_batch.train.bars import Bar
 from mcdiff_batch.train.sources import run_source
 from mcdiff_batch.train.tables import rounded

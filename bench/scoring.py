@@ -9,7 +9,7 @@ import numpy.typing as npt
 import zarr
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import scans, strips
+from mcdiff_batch.engine.batch import scans, strips
 from mcdiff_batch.engine.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.frame import Frame, Image
 from mcdiff_batch.engine.noise import gaussian

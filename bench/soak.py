@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.engine.archive import Case
-from mcdiff_batch.engine.batcher import batches
+from mcdiff_batch.engine.batch import batches
 from mcdiff_batch.engine.errors import UsageError
 
 from .ceilings import surroundings

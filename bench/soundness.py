@@ -7,8 +7,8 @@ from typing import Any
 from mcdiff_batch.engine import ort
 from mcdiff_batch.engine.devices import cores, devices
 from mcdiff_batch.engine.plan import Device
-from mcdiff_batch.engine.preflight import maker
 from mcdiff_batch.engine.selftest import tried
+from mcdiff_batch.engine.trial import maker
 
 from .subject import Subject
 

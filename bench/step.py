@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.engine.batcher import padded
-from mcdiff_batch.engine.conditioner import condition
+from mcdiff_batch.engine.batch import condition, padded
 from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.preflight import maker
 from mcdiff_batch.engine.reader import frame_case
+from mcdiff_batch.engine.trial import maker
 
 from .ceilings import Ceilings, ceilings
 from .graph_cost import Cost

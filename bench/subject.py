@@ -15,16 +15,16 @@ from mcdiff_batch.engine.contract import Bundle
 from mcdiff_batch.engine.devices import cores, devices
 from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.finisher import Work
-from mcdiff_batch.engine.frame import Image
+from mcdiff_batch.engine.frame import Image, Labels, grey
 from mcdiff_batch.engine.gpus import gpus
 from mcdiff_batch.engine.job import BATCH_SIZE, BATCH_SIZES, Job, resolve
 from mcdiff_batch.engine.machine import machine
-from mcdiff_batch.engine.plan import Conditioned, Device, Labels, Plan
-from mcdiff_batch.engine.preflight import maker
+from mcdiff_batch.engine.plan import Conditioned, Device, Plan
 from mcdiff_batch.engine.pulse import Pulse
 from mcdiff_batch.engine.reader import frame_case
 from mcdiff_batch.engine.solver import Rung
 from mcdiff_batch.engine.task import Recipe, Task
+from mcdiff_batch.engine.trial import maker
 from mcdiff_batch.engine.units import Unit
 
 SEED = 4000  # of the phantoms: in no training and no evaluation
@@ -155,7 +155,7 @@ class Line:
         done = worker.enhanced(self.plan, framed, _work(cases), self.recipe, self.pulse)
         computed = perf_counter()
         for one in done:
-            finisher.measure(one, finisher.grey(one.image, one.case.strip))
+            finisher.measure(one, grey(one.image, one.case.strip))
         spent = {stage: float(seconds) for stage, seconds in self.plan.spent.items()}
         return {
             "frame": read - start,

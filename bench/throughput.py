@@ -16,8 +16,8 @@ from mcdiff_batch.engine.devices import devices
 from mcdiff_batch.engine.enhancer import enhance
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.job import UNIT_SIZE
-from mcdiff_batch.engine.preflight import maker
 from mcdiff_batch.engine.timings import ended_runs
+from mcdiff_batch.engine.trial import maker
 
 from .percentiles import spread
 from .subject import Subject, where

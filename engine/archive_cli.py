@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli import printable
 from .errors import Exit
+from .text import printable
 
 if TYPE_CHECKING:
     from .archive import Archive

@@ -12,16 +12,14 @@ from typing import Any
 
 from . import durable, ledger
 from .ledger import DONE, FAILED, OPEN, Incident
-from .markup import clean
 from .plan import Device
 from .task import UnitDone
 from .telemetry import Telemetry, checked
-from .timesheet import told
+from .text import clean
+from .timesheet import STATS, TIMINGS, told
 from .trace import MODEL, WAITS
 from .tracefile import TraceLog
 
-TIMINGS = "report/timings.jsonl"
-STATS = "report/run_stats.json"
 LIVE = "report/live.json"
 SHARED_EVERY = 1.0  # s
 

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from .errors import Exit, McdiffError
+from .text import printable
 
 ORDER = (
     *("run", "check", "status", "verify", "report", "import", "phantom"),
@@ -62,10 +63,3 @@ def main() -> None:
     except click.Abort:
         sys.exit(Exit.DRAINED)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def printable(text: str) -> str:
-    """`text` with control, bidi and other unprintable characters escaped for a terminal (P10)."""
-    return "".join(
-        x if x.isprintable() or x == "\n" else x.encode("unicode_escape").decode() for x in text
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli import printable
+from .text import printable
 
 if TYPE_CHECKING:
     from .plans import PlanSet

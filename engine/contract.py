@@ -9,6 +9,7 @@ from typing import Any
 from .errors import BundleError
 from .frame import Frame
 from .gate import Gate
+from .lines import file_sha256
 from .schedule import Schedule
 
 SCHEMA = 2
@@ -110,11 +111,6 @@ class Bundle:
             raise BundleError(f"{self.root}: has no graphs in float16; export the bundle again")
         graph: Graph = getattr(self.contract.half if half else self.contract, name)
         return self.root / graph.file
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _graph(raw: dict[str, Any]) -> Graph:

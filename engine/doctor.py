@@ -14,8 +14,8 @@ from .gpus import Gpu, driver, gpus
 from .machine import machine
 from .plan import Device
 from .plans import BUILD
-from .preflight import elsewhere
 from .selftest import tried
+from .trial import elsewhere
 
 PACKAGES = ("tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch")
 BATCH = 2  # of the golden cases: slots are what is compared

@@ -20,7 +20,7 @@ from .ledger import DONE, FAILED, Incident
 from .plan import PlanMaker
 from .plans import BUILD
 from .pool import Pool
-from .slot import SIGNALS
+from .signals import SIGNALS
 from .task import Recipe, Task
 from .telemetry import sampling
 from .units import unit

@@ -16,8 +16,8 @@ from . import finisher, worker
 from .archive import open_archive
 from .contract import Contract, Graph, Sampler
 from .cuda import CudaError
-from .frame import Frame, Image
-from .plan import Conditioned, Device, Labels, Plan, PlanMaker
+from .frame import Frame, Image, Labels
+from .plan import Conditioned, Device, Plan, PlanMaker
 from .pool import Limits, Watcher
 from .pulse import Pulse
 from .schedule import Schedule, log_snr_ladder

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import ledger, quality, writer
-from .frame import Image, Mask
+from . import ledger, writer
+from .frame import Image, Labels, Mask, Pixels, grey, spread_grey
 from .gate import depth_coverage, flags
 from .ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
-from .plan import Labels
+from .measure import measure as quality_columns
 from .reader import Failure, FramedCase
-from .spine import levels_changed, read_spine
 from .task import Recipe, Task, UnitDone
 from .trace import FINISHING, Notes, noting, span
-from .writer import Pixels
 
 IO = "io"  # reason of a Failure that is not the data's: the case could not be read now
 
@@ -97,49 +95,19 @@ def unusable(image: Image, strip: Mask) -> str:
     return "" if np.ptp(inside) > 0 else "the model's result is constant"
 
 
-def grey(image: Image, strip: Mask) -> Pixels:
-    """[-1, 1] to 0-255, black outside the strip."""
-    levels = np.rint((np.clip(image, -1, 1) + 1) * np.float32(127.5))
-    return np.where(strip, levels, 0).astype(np.uint8)
-
-
-def spread_grey(spread: Image, strip: Mask) -> Pixels:
-    """Standard deviation of [-1, 1] in grey levels of 0-255, saturating; 0 outside the strip."""
-    levels = np.minimum(np.rint(spread * np.float32(127.5)), 255)
-    return np.where(strip, levels, 0).astype(np.uint8)
-
-
 def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
     """Quality columns of one case, rounded; None: undefined."""
     case = done.case
     before = (case.depths[case.optimal] + 1) / 2
     after = image.astype(np.float32) / np.float32(255)
-    spacing = float(np.sqrt(np.prod(case.spacing_mm)))
-    found = quality.measure(before, after, (done.before, done.after), case.strip, spacing)
-    found |= spines(done.before, done.after, case.spacing_mm)
+    labels = (done.before, done.after)
+    found = quality_columns(before, after, labels, case.strip, case.spacing_mm)
     found["depth_coverage"] = depth_coverage(case.depths, case.weights, case.strip)
     if done.spread is not None:
         found["mean_spread"] = (
             float(done.spread[case.strip].mean(dtype=np.float64)) / 2
         )  # of [0, 1]
     return {name: round(x, 4) if np.isfinite(x) else None for name, x in found.items()}
-
-
-def spines(before: Labels, after: Labels, spacing_mm: tuple[float, float]) -> dict[str, float]:
-    """Vertebral levels and ultrasound curve angles, degrees, by the label maps [H, W]."""
-    old, new = read_spine(before, spacing_mm), read_spine(after, spacing_mm)
-    lost, invented = levels_changed(old, new)
-    return {
-        "levels_before": len(old.levels),
-        "levels_after": len(new.levels),
-        "levels_lost": lost,
-        "levels_invented": invented,
-        "uca_thoracic_before": old.thoracic_deg,
-        "uca_thoracic_after": new.thoracic_deg,
-        "uca_lumbar_before": old.lumbar_deg,
-        "uca_lumbar_after": new.lumbar_deg,
-        "uca_confidence": new.confidence,
-    }
 
 
 def commit(work: Work, recipe: Recipe) -> UnitDone:

@@ -9,6 +9,8 @@ from scipy import ndimage, sparse
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.uint8]  # classes
+Pixels = npt.NDArray[np.uint8]  # grey levels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,3 +127,15 @@ def scan_strip(depths: Image, black: float = -1.0) -> Mask:
     padded = np.pad(filled, ((2 * gap, 2 * gap), (0, 0)), mode="edge")
     closed: Mask = np.array(ndimage.binary_closing(padded, tall), dtype=bool, ndmin=2)
     return closed[2 * gap : -2 * gap] | filled
+
+
+def grey(image: Image, strip: Mask) -> Pixels:
+    """[-1, 1] to 0-255, black outside the strip."""
+    levels = np.rint((np.clip(image, -1, 1) + 1) * np.float32(127.5))
+    return np.where(strip, levels, 0).astype(np.uint8)
+
+
+def spread_grey(spread: Image, strip: Mask) -> Pixels:
+    """Standard deviation of [-1, 1] in grey levels of 0-255, saturating; 0 outside the strip."""
+    levels = np.minimum(np.rint(spread * np.float32(127.5)), 255)
+    return np.where(strip, levels, 0).astype(np.uint8)

@@ -13,12 +13,10 @@ from . import writer
 from .archive import Archive
 from .chunks import ChunkedArray
 from .errors import CaseError
-from .finisher import grey
-from .frame import Frame, nearest_to_frame, place, scan_strip, to_frame
+from .frame import Frame, Pixels, grey, nearest_to_frame, place, scan_strip, to_frame
 from .metadata import array_spec
 from .reader import standardised
 from .store import Store
-from .writer import Pixels
 
 MOST = 24  # cards
 MOST_PER_FLAG = 6

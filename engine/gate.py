@@ -4,7 +4,7 @@ The label map of the result is held against that of the scan.  Thresholds are ch
 cases with planted failures (`mcdiff-batch gate`), and how well they do is kept beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from .frame import Image, Mask
+from .text import clean
 
 Quality = Mapping[str, float | None]  # columns of one case; None or NaN: undefined
 
 TOO_LOW = ("agreement", "coverage")  # checks that flag below their threshold
 TOO_HIGH = ("levels", "angle", "spread")  # and above
+WORDS = {  # by check of the gate
+    "agreement": "label map changed: Dice {agreement:.2f}",
+    "coverage": "a depth shows only {coverage:.0%} of the scan",
+    "levels": "levels: {levels_lost:.0f} lost, {levels_invented:.0f} invented",
+    "angle": "curve angle changed by {angle:.1f}°",
+    "spread": "draws differ: {spread:.3f} on average",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,12 @@ def flags(gate: Gate, quality: Quality) -> tuple[str, ...]:
     found = measures(quality)
     low = [x for x in TOO_LOW if found[x] < _limit(gate, x)]
     return (*low, *(x for x in TOO_HIGH if found[x] > _limit(gate, x)))
+
+
+def why(failed: Iterable[str], quality: Quality) -> list[str]:
+    """For each check that a case failed, a line for a person."""
+    numbers = {k: v for k, v in quality.items() if v is not None} | measures(quality)
+    return [clean(WORDS[x].format(**numbers) if x in WORDS else x) for x in failed]
 
 
 def measures(quality: Quality) -> dict[str, float]:

@@ -1,5 +1,6 @@
-"""JSON lines: files that a killed run may have left torn."""
+"""Files: their hash, and JSON lines that a killed run may have left torn."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,3 +18,8 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 value = json.loads(text)
                 if isinstance(value, dict):
                     yield value
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

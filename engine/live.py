@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .books import AtWork, Progress
-from .markup import clean
-from .progress import counted, lasting
+from .progress import counted
+from .text import clean, lasting
 
 BAR = 28  # characters
 Row = tuple[RenderableType, ...]

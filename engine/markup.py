@@ -2,10 +2,7 @@
 
 from html import escape
 
-from .cli import printable
-
 VOID = ("meta", "img", "br", "path", "rect", "line", "circle")
-LONGEST = 300  # characters of a text that came from data
 
 
 class Html(str):
@@ -32,11 +29,3 @@ def _attribute(name: str, value: object) -> str:
 
 def _text(value: object) -> str:
     return escape(str(value), quote=True)
-
-
-def clean(value: object) -> str:
-    """A text from data, fit for a page, a terminal and a JSON reader: on one line, no control or
-    bidi characters, not endless."""
-    text = str(value)
-    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return printable(" ".join(cut.split()))

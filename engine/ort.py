@@ -30,9 +30,9 @@ import onnxruntime
 from .contract import Bundle
 from .devices import cores
 from .errors import BundleError, DeviceError
-from .frame import Image
+from .frame import Image, Labels
 from .gpus import count_as_nvml
-from .plan import Conditioned, Device, Labels, OnDevice, Plan, PlanMaker, numbers
+from .plan import Conditioned, Device, OnDevice, Plan, PlanMaker, numbers
 from .solver import Rung
 
 CPU = Device(kind="cpu", index=0)

@@ -7,10 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .frame import Image
+from .frame import Image, Labels
 from .solver import Rung
-
-Labels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from . import cuda, trt
-from .contract import Bundle, file_sha256
+from .contract import Bundle
 from .errors import BundleError, DeviceError
 from .gpus import capability
 from .kernels import listed, summary
+from .lines import file_sha256
 from .plan import Device, Plan
 
 BUILD = "build.json"

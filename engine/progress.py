@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from .books import Progress
+from .text import lasting
 
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
@@ -67,13 +68,3 @@ def counted(at: Progress) -> str:
     bad = f", {at.failed} failed" if at.failed else ""
     odd = f", {at.incidents} incidents" if at.incidents else ""
     return f"{at.handled} of {at.cases} cases{bad}{odd}"
-
-
-def lasting(seconds: float) -> str:
-    """3h05, 12 min, 40 s."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60}h{minutes % 60:02d}"

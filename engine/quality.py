@@ -9,8 +9,7 @@ are compared on one grid, the frame's, to which both were area-averaged, so that
 import numpy as np
 from scipy import ndimage
 
-from .frame import Image, Mask
-from .plan import Labels
+from .frame import Image, Labels, Mask
 
 BONE_MARGIN_MM = 1.0  # left out around the bone
 RING_MM = 4.5  # from there on, b
@@ -86,23 +85,6 @@ def regions(
     distance = ndimage.distance_transform_edt(~bone) * spacing_mm
     ring = (distance > BONE_MARGIN_MM) & (distance <= BONE_MARGIN_MM + ring_mm)
     return bone & strip, ring & strip
-
-
-def measure(
-    before: Image, after: Image, labels: tuple[Labels, Labels], strip: Mask, spacing_mm: float
-) -> dict[str, float]:
-    """Quality columns of one case.  before, after [H, W] in [0, 1]; labels before and after."""
-    spacing = spacing_mm if np.isfinite(spacing_mm) else FALLBACK_SPACING_MM
-    s, b = regions(labels[0] > 0, strip, spacing)
-    old, new = contrast(before, s, b), contrast(after, s, b)
-    return {
-        "cnr_log10_before": old["cnr_log10"],
-        "cnr_log10_after": new["cnr_log10"],
-        "snr_log10_before": old["snr_log10"],
-        "snr_log10_after": new["snr_log10"],
-        "label_agreement": mean_dice(*labels),
-        "bone_share": float(s.sum() / max(1, strip.sum())),
-    }
 
 
 def _mean(image: Image, where: Mask) -> float:

@@ -4,7 +4,6 @@ Reads the output directory, whatever state it is in, and the archive for the pic
 cases.  Case ids appear with `show_ids` only, paths never (P10).
 """
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -12,45 +11,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import comparison, durable, gallery, ledger, report_page, runs, tally, timings, tracefile
+from . import gallery, ledger, runs, tally, timings
 from .archive import Archive, open_archive
-from .contract import file_sha256
 from .errors import ArchiveError, Exit, UsageError
 from .frame import Frame
 from .gallery import Pick, Pictures, Wall
+from .gate import why
 from .ledger import DONE, FAILED
-from .lines import json_lines
-from .markup import clean
-from .reasons import why
+from .lines import file_sha256, json_lines
 from .tally import Tally
+from .text import clean
 from .units import parse_selection
 
 SCHEMA = 3
-DATA, PAGE = f"{runs.REPORT}/report.json", f"{runs.REPORT}/index.html"
-TRACE = f"{runs.REPORT}/trace.json"
 MOST_NOTES = 40  # lines of a bundle's own words
 MOST_INCIDENTS = 100
 HASHED = (runs.CONFIG, runs.MANIFEST)
 Json = dict[str, Any]
-
-
-def write_report(
-    out: Path, *, show_ids: bool = False, archive: Path | None = None, other: Path | None = None
-) -> Path:
-    """Writes page, data and trace; the page's path.  `archive`: by default beside the output;
-    `other`: the output of a run to set beside this one.
-
-    Raises UsageError where `out` holds no run, SpaceError.
-    """
-    data = collect(out, show_ids=show_ids, archive=archive)
-    if other is not None:
-        data["compared"] = comparison.compared(data, collect(other))
-    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    durable.write(out, DATA, text.encode())
-    trace = json.dumps(tracefile.exported(out), separators=(",", ":"))
-    durable.write(out, TRACE, trace.encode())
-    durable.write(out, PAGE, report_page.page(data, pictures(out, data, archive)).encode())
-    return out / PAGE
 
 
 def collect(out: Path, *, show_ids: bool = False, archive: Path | None = None) -> Json:
@@ -176,7 +153,7 @@ def _gallery(out: Path, stored: Json, found: Tally) -> Json:
         {
             "case": pick.case,
             "flag": pick.flag,
-            "why": why(known[pick.case]),
+            "why": why(known[pick.case].flags, known[pick.case].quality),
             "reason": clean(known[pick.case].reason),
             "detail": clean(known[pick.case].detail),
             "quality": {k: v for k, v in known[pick.case].quality.items() if k in tally.COLUMNS},

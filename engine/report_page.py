@@ -10,9 +10,10 @@ from typing import Any
 from . import comparison, report_gallery, report_machine, report_quality, report_time
 from .gallery import Pictures
 from .ladder import DRAWN
-from .markup import Html, clean, element, joined
+from .markup import Html, element, joined
 from .report_parts import decibel, figure, folded, moment, seconds, section, table
 from .report_style import STYLE
+from .text import clean
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 CAUTION = "Not a medical device: nothing here is fit for diagnosis or treatment."

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from .markup import Html, element, joined
-from .progress import lasting
+from .text import lasting
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli import printable
 from .errors import DeviceError, Drained, UsageError, VerificationError
+from .text import printable
 
 if TYPE_CHECKING:
     from .enhancer import Summary
@@ -79,7 +79,7 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
     from .plans import cache_root
     from .preflight import prepared
     from .progress import shown
-    from .report import write_report
+    from .write import write_report
 
     bundle = load_bundle(options["bundle"] or SHIPPED)
     chosen = devices(options["devices"])
@@ -269,7 +269,7 @@ def _subset(text: str) -> tuple[int, int]:
 @click.option("--compare", "other", type=OUTPUT, help="Output of another run, to set beside it.")
 def report(output: Path, archive: Path | None, show_ids: bool, other: Path | None) -> int:
     """Write the report of a run again."""
-    from .report import write_report
+    from .write import write_report
 
     for folder in (output, other):
         if folder is not None:

@@ -14,9 +14,9 @@ from . import worker
 from .ledger import Incident
 from .plan import Device, PlanMaker
 from .pulse import Pulse
+from .signals import SIGNALS
 from .task import Broke, Recipe, Task
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DUMP_TIME = 0.25  # s
 
 

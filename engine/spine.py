@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from .frame import Mask, Placement
-from .plan import Labels
+from .frame import Labels, Mask, Placement
 from .quality import FALLBACK_SPACING_MM
 
 PROCESS, LUMP = 1, 3  # labels

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import ledger
+from .gate import why
 from .ledger import DONE, FAILED, OPEN, DamagedRecord, Entry
-from .markup import clean
-from .reasons import why
+from .text import clean
 
 MOST_ROWS = 200  # of a table
 BINS = 32
@@ -62,7 +62,7 @@ class Tally:
         self.flags.append(len(entry.flags))
         self.kinds.update(map(clean, entry.flags))
         if entry.flags and len(self.flagged) < MOST_ROWS:
-            self.flagged.append({"case": entry.case, "why": why(entry)})
+            self.flagged.append({"case": entry.case, "why": why(entry.flags, entry.quality)})
 
     def _add_bad(self, entry: Entry) -> None:
         reason = clean(entry.reason or entry.status)

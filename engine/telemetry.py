@@ -15,8 +15,8 @@ from typing import Any
 
 from .gauges import Gpus, processes
 from .lines import json_lines
-from .markup import clean
-from .slot import SIGNALS
+from .signals import SIGNALS
+from .text import clean
 
 SAMPLES = "report/telemetry.jsonl"
 PERIOD = 1.0  # s

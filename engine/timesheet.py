@@ -8,6 +8,8 @@ from typing import Any
 
 from .trace import FEEDING, FINISHING, IDLE, MODEL, TASK, WAIT, WAITS, Span
 
+TIMINGS = "report/timings.jsonl"
+STATS = "report/run_stats.json"
 MOST_GAPS = 16  # of a unit, the longest
 LEAST_GAP = 0.001  # s
 Json = dict[str, Any]

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from . import load, timeline
-from .books import STATS, TIMINGS
 from .ledger import DONE, FAILED
 from .lines import json_lines
-from .markup import clean
 from .tally import Floats, histogram
+from .text import clean
+from .timesheet import STATS, TIMINGS
 from .trace import MODEL, WAITS
 
 BINS = 60

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .lines import json_lines
-from .markup import clean
 from .telemetry import GPU, samples
+from .text import clean
 from .trace import FEEDING, FINISHING, LANES, MODEL, READING, Notes, Span
 
 FOLDER = "report/spans"

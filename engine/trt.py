@@ -15,8 +15,8 @@ import numpy as np
 
 from .cuda import Buffer, Queue
 from .errors import BundleError, DeviceError, UsageError
-from .frame import Image
-from .plan import Conditioned, Labels, OnDevice, numbers
+from .frame import Image, Labels
+from .plan import Conditioned, OnDevice, numbers
 from .solver import Rung
 
 FLAVOURS = ("tensorrt_rtx", "tensorrt")  # modules of one API; the first compiles without a GPU

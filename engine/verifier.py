@@ -8,8 +8,8 @@ from pathlib import Path
 import zarr
 
 from . import ledger, writer
-from .contract import file_sha256
 from .ledger import DONE, DamagedRecord, Record
+from .lines import file_sha256
 from .runs import MANIFEST
 
 

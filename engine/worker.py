@@ -21,8 +21,7 @@ import numpy as np
 
 from . import finisher
 from .archive import Archive, open_archive
-from .batcher import batches, padded
-from .conditioner import condition, strips
+from .batch import batches, condition, padded, strips
 from .conveyor import ahead
 from .errors import ArchiveError, CaseError, McdiffError
 from .finisher import IO, Sampled, Work

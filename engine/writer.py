@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from numcodecs.checksum32 import CRC32C  # type: ignore[import-untyped]
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
 
 from . import durable
-from .frame import Frame, from_frame, nearest_from_frame
+from .frame import Frame, Pixels, from_frame, nearest_from_frame
 from .ledger import Shard
 
 FOLDER = "images.zarr"
 IMAGES = ("enhanced", "label", "spread")  # all there can be, in the order they are hashed in
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import zarr
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import condition
+from mcdiff_batch.engine.batch import condition
 from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.frame import Image

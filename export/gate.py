@@ -14,11 +14,11 @@ import numpy as np
 
 from mcdiff_batch.engine import finisher, ladder
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import condition, scans, strips
+from mcdiff_batch.engine.batch import condition, scans, strips
 from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
 from mcdiff_batch.engine.errors import CaseError, UsageError
 from mcdiff_batch.engine.finisher import Sampled
-from mcdiff_batch.engine.frame import Image
+from mcdiff_batch.engine.frame import Image, grey
 from mcdiff_batch.engine.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
 from mcdiff_batch.engine.job import temperature
 from mcdiff_batch.engine.noise import gaussian
@@ -141,7 +141,7 @@ def _without(depths: Image, depth: int) -> Image:
 
 
 def _trial(number: int, kind: str, done: Sampled, sound: Sampled | None = None) -> Trial:
-    image = finisher.grey(done.image, done.case.strip)
+    image = grey(done.image, done.case.strip)
     moved = float("nan")
     if sound is not None:
         moved = psnr(done.image, sound.image, done.case.strip, data_range=2.0)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.conditioner import condition
+from mcdiff_batch.engine.batch import condition
 from mcdiff_batch.engine.contract import Bundle, Contract, Sampler, load_bundle, write_contract
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.ort import load

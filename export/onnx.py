@@ -12,8 +12,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mcdiff_batch.engine.contract import Graph, file_sha256
+from mcdiff_batch.engine.contract import Graph
 from mcdiff_batch.engine.contract import Tensor as Described
+from mcdiff_batch.engine.lines import file_sha256
 from mcdiff_batch.train.graphs import Conditioner, Denoiser, condition_names
 from mcdiff_batch.train.networks import Networks
 from mcdiff_batch.train.weights import STORED

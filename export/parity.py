@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcdiff_batch.engine.conditioner import condition, scans
+from mcdiff_batch.engine.batch import condition, scans
 from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.errors import BundleError
 from mcdiff_batch.engine.frame import Image, Mask

@@ -15,11 +15,12 @@ from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine import fake
 from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.contract import Graph, Tensor, file_sha256, write_contract
+from mcdiff_batch.engine.contract import Graph, Tensor, write_contract
 from mcdiff_batch.engine.enhancer import Summary, enhance
 from mcdiff_batch.engine.fake import FakeMaker, Fault, InlinePool
 from mcdiff_batch.engine.frame import Frame
 from mcdiff_batch.engine.job import Job
+from mcdiff_batch.engine.lines import file_sha256
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.reader import frame_case
 

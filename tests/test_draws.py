@@ -20,7 +20,7 @@ from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
 from mcdiff_batch.engine.enhancer import enhance
 from mcdiff_batch.engine.errors import Exit, UsageError
 from mcdiff_batch.engine.fake import FakeMaker
-from mcdiff_batch.engine.finisher import grey
+from mcdiff_batch.engine.frame import grey
 from mcdiff_batch.engine.gate import Gate, flags
 from mcdiff_batch.engine.job import Job
 from mcdiff_batch.engine.ladder import chosen
@@ -29,9 +29,10 @@ from mcdiff_batch.engine.manifest import entries
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.reader import FramedCase, frame_case
-from mcdiff_batch.engine.report import collect, pictures, write_report
+from mcdiff_batch.engine.report import collect, pictures
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.solver import FITTED, rungs
+from mcdiff_batch.engine.write import write_report
 
 from .running import (
     CONTRACT,

@@ -9,22 +9,24 @@ import onnxruntime
 import pytest
 
 from mcdiff_batch.engine import fake, ort, plans, worker
-from mcdiff_batch.engine.contract import file_sha256, load_bundle
+from mcdiff_batch.engine.contract import load_bundle
 from mcdiff_batch.engine.cuda import CudaError, Queue
 from mcdiff_batch.engine.devices import devices
 from mcdiff_batch.engine.enhancer import enhance
 from mcdiff_batch.engine.errors import DeviceError, Exit, FingerprintError, UsageError
 from mcdiff_batch.engine.fake import FakeMaker, InlinePool
 from mcdiff_batch.engine.gpus import gpus
+from mcdiff_batch.engine.lines import file_sha256
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.ort import BoundPlan
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.pool import Limits
-from mcdiff_batch.engine.preflight import Loader, elsewhere, prepared
+from mcdiff_batch.engine.preflight import prepared
 from mcdiff_batch.engine.sampler import sample
 from mcdiff_batch.engine.selftest import Verdict
 from mcdiff_batch.engine.solver import rungs
 from mcdiff_batch.engine.trace import Notes, noting
+from mcdiff_batch.engine.trial import Loader, elsewhere
 from mcdiff_batch.engine.trt import TrtPlan
 
 from .crafting import command

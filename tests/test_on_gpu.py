@@ -19,9 +19,9 @@ from mcdiff_batch.engine.devices import plans_on
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.gpus import gpus
 from mcdiff_batch.engine.plan import Device
-from mcdiff_batch.engine.preflight import elsewhere
 from mcdiff_batch.engine.quality import psnr
 from mcdiff_batch.engine.telemetry import Telemetry, abouts, library, samples
+from mcdiff_batch.engine.trial import elsewhere
 from mcdiff_batch.train.step import Stepper
 
 from .crafting import command

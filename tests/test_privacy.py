@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from mcdiff_batch.engine.report import write_report
+from mcdiff_batch.engine.write import write_report
 
 from .running import archive, break_case, fault, image, inline, job
 

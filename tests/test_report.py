@@ -18,17 +18,18 @@ from mcdiff_batch.engine import ledger, runs
 from mcdiff_batch.engine.archive import open_archive
 from mcdiff_batch.engine.comparison import compared
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.finisher import grey
+from mcdiff_batch.engine.frame import grey
 from mcdiff_batch.engine.gallery import Pick, Pictures, Wall, coloured, picks, png, spread
 from mcdiff_batch.engine.ledger import Entry, Incident, Record
 from mcdiff_batch.engine.markup import element
 from mcdiff_batch.engine.reader import frame_case
-from mcdiff_batch.engine.report import collect, pictures, write_report
+from mcdiff_batch.engine.report import collect, pictures
 from mcdiff_batch.engine.report_page import POLICY, page
 from mcdiff_batch.engine.runs import Settings
 from mcdiff_batch.engine.svg import ticks
 from mcdiff_batch.engine.tally import histogram, summary
 from mcdiff_batch.engine.timings import Line, segments
+from mcdiff_batch.engine.write import write_report
 
 from .running import CONTRACT, archive, break_case, inline, job
 

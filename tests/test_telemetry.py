@@ -12,8 +12,9 @@ from mcdiff_batch.engine.enhancer import enhance
 from mcdiff_batch.engine.fake import InlinePool
 from mcdiff_batch.engine.fake_nvml import FakeNvml
 from mcdiff_batch.engine.gauges import processes
-from mcdiff_batch.engine.report import collect, write_report
+from mcdiff_batch.engine.report import collect
 from mcdiff_batch.engine.telemetry import MOST, Telemetry, halved, samples
+from mcdiff_batch.engine.write import write_report
 
 from .running import FakeMaker, archive, committed, job
 

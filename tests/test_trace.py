@@ -14,10 +14,11 @@ from mcdiff_batch.engine.enhancer import enhance
 from mcdiff_batch.engine.fake import FakeMaker, FakePlan, InlinePool
 from mcdiff_batch.engine.frame import Image
 from mcdiff_batch.engine.plan import Conditioned, Device
-from mcdiff_batch.engine.report import collect, write_report
+from mcdiff_batch.engine.report import collect
 from mcdiff_batch.engine.task import UnitDone
 from mcdiff_batch.engine.timesheet import covered, told
 from mcdiff_batch.engine.trace import Notes, Span, noting, span
+from mcdiff_batch.engine.write import write_report
 
 from .running import archive, clean, committed, fault, inline, job
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcdiff_batch.engine.batcher import batches, padded
+from mcdiff_batch.engine.batch import batches, padded
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.units import Selection, joined, parse_selection, unit, units
 

@@ -11,10 +11,10 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from mcdiff_batch.engine import durable, images, writer
-from mcdiff_batch.engine.frame import Frame
+from mcdiff_batch.engine.frame import Frame, Pixels
 from mcdiff_batch.engine.images import Files
 from mcdiff_batch.engine.ledger import Entry
-from mcdiff_batch.engine.writer import Layout, Pixels
+from mcdiff_batch.engine.writer import Layout
 
 SIZE = 4
 LAYOUT = Layout(cases=6, unit_size=SIZE, frame=Frame(height=32, width=16), grid=None)

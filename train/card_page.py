@@ -4,11 +4,12 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mcdiff_batch.engine.markup import Html, clean, element, joined
+from mcdiff_batch.engine.markup import Html, element, joined
 from mcdiff_batch.engine.report_page import CAUTION, POLICY
 from mcdiff_batch.engine.report_parts import MINUS, decibel, figure, seconds, section, table
 from mcdiff_batch.engine.report_style import STYLE
 from mcdiff_batch.engine.svg import Axis, bottom, canvas, line, text, ticks
+from mcdiff_batch.engine.text import clean
 
 Json = Mapping[str, Any]
 OWN_STYLE = """

@@ -18,8 +18,15 @@ from torch import Tensor
 from mcdiff_batch.engine.archive import Archive, Case, open_archive
 from mcdiff_batch.engine.devices import cores
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
-from mcdiff_batch.engine.frame import Frame, Image, nearest_to_frame, place, scan_strip, to_frame
-from mcdiff_batch.engine.plan import Labels
+from mcdiff_batch.engine.frame import (
+    Frame,
+    Image,
+    Labels,
+    nearest_to_frame,
+    place,
+    scan_strip,
+    to_frame,
+)
 from mcdiff_batch.engine.quality import FALLBACK_SPACING_MM, contrast, regions
 from mcdiff_batch.engine.reader import fusion_weights, standardised
 
@@ -165,7 +172,8 @@ def _contrast(case: Case, image: Image, label: Labels, frame: Frame) -> float:
     """Of image [H, W] in [-1, 1], 20 ln; -inf where there is no bone."""
     spacing = math.sqrt(math.prod(case.spacing_mm)) / place(case.depths.shape[1:], frame).scale
     spacing = spacing if math.isfinite(spacing) else FALLBACK_SPACING_MM
-    both = contrast((image + 1) / 2, *regions(label > 0, scan_strip(image[None]), spacing))
+    where = regions(label > 0, scan_strip(image[None]), spacing)
+    both = contrast((image + 1) / np.float32(2), *where)
     found = both["cnr_ln"] + both["snr_ln"]
     return found if math.isfinite(found) else -math.inf
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcdiff_batch.engine.frame import Image
-from mcdiff_batch.engine.plan import Conditioned, Labels, numbers
+from mcdiff_batch.engine.frame import Image, Labels
+from mcdiff_batch.engine.plan import Conditioned, numbers
 from mcdiff_batch.engine.solver import Rung
 
 from .graphs import Conditioner, Denoiser

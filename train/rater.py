@@ -10,9 +10,8 @@ import numpy as np
 import onnxruntime
 
 from mcdiff_batch.engine.errors import BundleError
-from mcdiff_batch.engine.frame import Frame, Image
+from mcdiff_batch.engine.frame import Frame, Image, Labels
 from mcdiff_batch.engine.ort import session
-from mcdiff_batch.engine.plan import Labels
 
 SHIPPED = tuple(Path(__file__).parent / "segmenters" / name for name in ("a.onnx", "b.onnx"))
 

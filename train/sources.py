@@ -13,9 +13,8 @@ import zarr
 from mcdiff_batch.engine.archive import Archive
 from mcdiff_batch.engine.contract import Bundle
 from mcdiff_batch.engine.errors import ArchiveError
-from mcdiff_batch.engine.frame import Frame, Image, nearest_to_frame, place, to_frame
+from mcdiff_batch.engine.frame import Frame, Image, Labels, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.pictures import read_grey
-from mcdiff_batch.engine.plan import Labels
 
 RUN = "run.json"  # what tells a run's folder from images
 KEPT = ("bundle", "solver", "ladder", "seed", "draws", "temperature", "plan", "software")

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from mcdiff_batch.engine.archive import Archive
 from mcdiff_batch.engine.contract import Contract
-from mcdiff_batch.engine.frame import Frame, Image, Mask, nearest_to_frame, place, to_frame
-from mcdiff_batch.engine.plan import Labels
+from mcdiff_batch.engine.frame import Frame, Image, Labels, Mask, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.quality import contrast, mean_dice, psnr, regions
 from mcdiff_batch.engine.reader import FramedCase, frame_case
 from mcdiff_batch.engine.spine import Spine, levels_changed, read_spine, spine_of_landmarks

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcdiff_batch.engine.contract import Bundle, file_sha256, load_bundle
+from mcdiff_batch.engine.contract import Bundle, load_bundle
 from mcdiff_batch.engine.errors import BundleError, UsageError
+from mcdiff_batch.engine.lines import file_sha256
 from mcdiff_batch.engine.ort import load
 from mcdiff_batch.engine.plan import Device
 from mcdiff_batch.engine.solver import Rung

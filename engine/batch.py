@@ -1,12 +1,30 @@
-"""What happens once per batch: the cases' depths become conditions for every step."""
+"""Batches of one fixed shape, so that a case's bytes never depend on its batch (P4), and the
+conditions that a batch's depths become, once, for every step.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from .frame import Image
 from .plan import Conditioned, Plan
 from .reader import FramedCase
+
+T = TypeVar("T")
+
+
+def batches(cases: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Groups of `size` in order; the last may be short."""
+    source = iter(cases)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def padded(batch: Sequence[T], size: int) -> list[T]:
+    """`batch` filled up to `size` by repeating its last case."""
+    return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def strips(batch: Sequence[FramedCase]) -> Image:
