@@ -126,12 +126,12 @@ def _committed(work: Work, recipe: Recipe) -> Record:
     unit, size = work.task.unit, recipe.layout.unit_size
     with span("encode"):
         images = recipe.layout.images
-        shards = {name: writer.encode_shard(work.chunks[name], size) for name in images}
+        encoded = {name: writer.encode_shard(work.chunks[name], size) for name in images}
     record = Record(
         unit=unit.index,
         first=unit.first,
         count=unit.count,
-        shards=writer.commit(recipe.output, unit.index, shards),
+        shards=writer.commit(recipe.output, unit.index, encoded),
         cases=tuple(_entry(work, case) for case in unit.cases),
     )
     ledger.write(recipe.output, record)

@@ -24,7 +24,6 @@ from mcdiff_batch.engine.frame import grey
 from mcdiff_batch.engine.gate import Gate, flags
 from mcdiff_batch.engine.job import Job
 from mcdiff_batch.engine.ladder import chosen
-from mcdiff_batch.engine.ledger import Entry
 from mcdiff_batch.engine.manifest import entries
 from mcdiff_batch.engine.noise import gaussian
 from mcdiff_batch.engine.plan import Device
@@ -319,15 +318,14 @@ def test_a_report_without_a_gate_says_so(whole: Path) -> None:
 
 
 def test_flags_that_nobody_knows_are_shown_as_they_are() -> None:
-    from mcdiff_batch.engine.reasons import why
+    from mcdiff_batch.engine.gate import why
 
     measured: dict[str, float | None] = {
         "levels_lost": 2, "levels_invented": 0, "uca_lumbar_before": 20, "uca_lumbar_after": 31,
         "uca_thoracic_after": None, "mean_spread": 0.061, "depth_coverage": 0.5,
     }  # fmt: skip
     known = ("coverage", "levels", "angle", "spread", "{made} up")
-    entry = Entry(case=0, status="done", quality=measured, flags=known)
-    assert why(entry) == [
+    assert why(known, measured) == [
         "a depth shows only 50% of the scan",
         "levels: 2 lost, 0 invented",
         "curve angle changed by 11.0°",
