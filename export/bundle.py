@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from mcdiff_batch.engine.contract import (
+from mcdiff_batch.engine.backends.ort import load
+from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.model.contract import (
     Bundle,
     Contract,
     Half,
@@ -18,15 +20,13 @@ from mcdiff_batch.engine.contract import (
     load_bundle,
     write_contract,
 )
-from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.ort import load
-from mcdiff_batch.engine.plan import Device, Plan
-from mcdiff_batch.engine.reader import FramedCase
-from mcdiff_batch.engine.schedule import Schedule
-from mcdiff_batch.train.networks import CLASSES, Networks, halved
-from mcdiff_batch.train.plan import TorchPlan
-from mcdiff_batch.train.presets import preset_from
-from mcdiff_batch.train.weights import read_weights, start_from
+from mcdiff_batch.engine.model.framing import FramedCase
+from mcdiff_batch.engine.model.plan import Device, Plan
+from mcdiff_batch.engine.model.schedule import Schedule
+from mcdiff_batch.train.networks.plan import TorchPlan
+from mcdiff_batch.train.networks.presets import preset_from
+from mcdiff_batch.train.networks.trio import CLASSES, Networks, halved
+from mcdiff_batch.train.training.weights import read_weights, start_from
 
 from .fidelity import Reference, framed, reference, with_truth
 from .onnx import write_conditioner, write_denoiser

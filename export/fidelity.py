@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.batch import condition
-from mcdiff_batch.engine.contract import Contract
+from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import CaseError
-from mcdiff_batch.engine.frame import Image
-from mcdiff_batch.engine.ladder import walk
-from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.plan import Plan
-from mcdiff_batch.engine.quality import psnr
-from mcdiff_batch.engine.reader import FramedCase, frame_case
-from mcdiff_batch.engine.sampler import sample
-from mcdiff_batch.engine.schedule import uniform_ladder
-from mcdiff_batch.engine.solver import Rung
-from mcdiff_batch.train.subject import NEEDED, Subject, subject
+from mcdiff_batch.engine.image.frame import Image
+from mcdiff_batch.engine.image.metrics import psnr
+from mcdiff_batch.engine.model.batch import condition
+from mcdiff_batch.engine.model.contract import Contract
+from mcdiff_batch.engine.model.framing import FramedCase, frame_case
+from mcdiff_batch.engine.model.ladder import walk
+from mcdiff_batch.engine.model.noise import gaussian
+from mcdiff_batch.engine.model.plan import Plan
+from mcdiff_batch.engine.model.sampler import sample
+from mcdiff_batch.engine.model.schedule import uniform_ladder
+from mcdiff_batch.engine.model.solver import Rung
+from mcdiff_batch.train.evaluation.subject import NEEDED, Subject, subject
 
 Scores = npt.NDArray[np.float64]
 

@@ -12,22 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.engine import finisher, ladder
-from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.batch import condition, scans, strips
-from mcdiff_batch.engine.contract import Contract, load_bundle, write_contract
+from mcdiff_batch.engine.archive.archive import open_archive
+from mcdiff_batch.engine.backends.ort import load
 from mcdiff_batch.engine.errors import CaseError, UsageError
-from mcdiff_batch.engine.finisher import Sampled
-from mcdiff_batch.engine.frame import Image, grey
-from mcdiff_batch.engine.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
-from mcdiff_batch.engine.job import temperature
-from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.ort import load
-from mcdiff_batch.engine.plan import Conditioned, Device, Plan
-from mcdiff_batch.engine.quality import psnr
-from mcdiff_batch.engine.reader import FramedCase, check_depths, frame_case
-from mcdiff_batch.engine.sampler import draws
-from mcdiff_batch.engine.solver import Rung
+from mcdiff_batch.engine.image.frame import Image, grey
+from mcdiff_batch.engine.image.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
+from mcdiff_batch.engine.image.metrics import psnr
+from mcdiff_batch.engine.model import ladder
+from mcdiff_batch.engine.model.batch import condition, scans, strips
+from mcdiff_batch.engine.model.contract import Contract, load_bundle, write_contract
+from mcdiff_batch.engine.model.framing import FramedCase, check_depths, frame_case
+from mcdiff_batch.engine.model.noise import gaussian
+from mcdiff_batch.engine.model.plan import Conditioned, Device, Plan
+from mcdiff_batch.engine.model.sampler import draws
+from mcdiff_batch.engine.model.solver import Rung
+from mcdiff_batch.engine.run import finisher
+from mcdiff_batch.engine.run.finisher import Sampled
+from mcdiff_batch.engine.run.job import temperature
 
 SOUND = "sound"
 BUDGET = 0.05  # of false alarms

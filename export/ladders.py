@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mcdiff_batch.engine.archive import open_archive
-from mcdiff_batch.engine.batch import condition
-from mcdiff_batch.engine.contract import Bundle, Contract, Sampler, load_bundle, write_contract
+from mcdiff_batch.engine.archive.archive import open_archive
+from mcdiff_batch.engine.backends.ort import load
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.ort import load
-from mcdiff_batch.engine.plan import Device, Plan
-from mcdiff_batch.engine.schedule import half_log_snr
-from mcdiff_batch.engine.solver import FITTED, Rung
+from mcdiff_batch.engine.model.batch import condition
+from mcdiff_batch.engine.model.contract import (
+    Bundle,
+    Contract,
+    Sampler,
+    load_bundle,
+    write_contract,
+)
+from mcdiff_batch.engine.model.plan import Device, Plan
+from mcdiff_batch.engine.model.schedule import half_log_snr
+from mcdiff_batch.engine.model.solver import FITTED, Rung
 
 from .fidelity import framed, reference, started, with_truth
 from .recommend import published, recommended, said, scored

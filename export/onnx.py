@@ -12,12 +12,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mcdiff_batch.engine.contract import Graph
-from mcdiff_batch.engine.contract import Tensor as Described
-from mcdiff_batch.engine.lines import file_sha256
-from mcdiff_batch.train.graphs import Conditioner, Denoiser, condition_names
-from mcdiff_batch.train.networks import Networks
-from mcdiff_batch.train.weights import STORED
+from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.model.contract import Graph
+from mcdiff_batch.engine.model.contract import Tensor as Described
+from mcdiff_batch.train.networks.graphs import Conditioner, Denoiser, condition_names
+from mcdiff_batch.train.networks.trio import Networks
+from mcdiff_batch.train.training.weights import STORED
 
 OPSET = 18  # ONNX Runtime's CPU kernels are twice as slow on the GroupNormalization of 21
 SCOPES = "pkg.torch.onnx.name_scopes"

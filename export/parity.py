@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcdiff_batch.engine.batch import condition, scans
-from mcdiff_batch.engine.contract import Contract
 from mcdiff_batch.engine.errors import BundleError
-from mcdiff_batch.engine.frame import Image, Mask
-from mcdiff_batch.engine.ladder import recommended
-from mcdiff_batch.engine.noise import gaussian
-from mcdiff_batch.engine.plan import Conditioned, Plan
-from mcdiff_batch.engine.quality import psnr
-from mcdiff_batch.engine.reader import FramedCase
-from mcdiff_batch.engine.sampler import sample
-from mcdiff_batch.engine.solver import Rung, rungs
-from mcdiff_batch.train.graphs import condition_names
-from mcdiff_batch.train.networks import Networks
-from mcdiff_batch.train.plan import TorchPlan
+from mcdiff_batch.engine.image.frame import Image, Mask
+from mcdiff_batch.engine.image.metrics import psnr
+from mcdiff_batch.engine.model.batch import condition, scans
+from mcdiff_batch.engine.model.contract import Contract
+from mcdiff_batch.engine.model.framing import FramedCase
+from mcdiff_batch.engine.model.ladder import recommended
+from mcdiff_batch.engine.model.noise import gaussian
+from mcdiff_batch.engine.model.plan import Conditioned, Plan
+from mcdiff_batch.engine.model.sampler import sample
+from mcdiff_batch.engine.model.solver import Rung, rungs
+from mcdiff_batch.train.networks.graphs import condition_names
+from mcdiff_batch.train.networks.plan import TorchPlan
+from mcdiff_batch.train.networks.trio import Networks
 
 TIMES = (5.0, 60.0, 180.0, 350.0, 520.0, 700.0, 880.0, 990.0)
 PARITY_DB = 90.0  # float32 against float32: far above what an 8-bit image can show

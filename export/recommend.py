@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.engine.contract import Contract, Sampler
-from mcdiff_batch.engine.frame import Image
-from mcdiff_batch.engine.ladder import steps
-from mcdiff_batch.engine.plan import Plan
-from mcdiff_batch.engine.quality import psnr
-from mcdiff_batch.engine.schedule import log_snr_ladder
-from mcdiff_batch.engine.solver import FITTED, SOLVERS
-from mcdiff_batch.train.rater import SHIPPED as RATERS
-from mcdiff_batch.train.rater import Rater, load_rater
-from mcdiff_batch.train.subject import Subject, readings
+from mcdiff_batch.engine.image.frame import Image
+from mcdiff_batch.engine.image.metrics import psnr
+from mcdiff_batch.engine.model.contract import Contract, Sampler
+from mcdiff_batch.engine.model.ladder import steps
+from mcdiff_batch.engine.model.plan import Plan
+from mcdiff_batch.engine.model.schedule import log_snr_ladder
+from mcdiff_batch.engine.model.solver import FITTED, SOLVERS
+from mcdiff_batch.train.evaluation.subject import Subject, readings
+from mcdiff_batch.train.segmenters.rater import SHIPPED as RATERS
+from mcdiff_batch.train.segmenters.rater import Rater, load_rater
 
 from .fidelity import Reference, ends_of, fidelity, samples
 from .steps import MEDIAN_DB, MIN_DB

@@ -42,11 +42,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdiff_batch.engine.contract import Contract
-from mcdiff_batch.engine.frame import Image, Mask
-from mcdiff_batch.engine.plan import Plan
-from mcdiff_batch.engine.schedule import Schedule, time_of, uniform_ladder
-from mcdiff_batch.engine.solver import Rung, rungs
+from mcdiff_batch.engine.image.frame import Image, Mask
+from mcdiff_batch.engine.model.contract import Contract
+from mcdiff_batch.engine.model.plan import Plan
+from mcdiff_batch.engine.model.schedule import Schedule, time_of, uniform_ladder
+from mcdiff_batch.engine.model.solver import Rung, rungs
 
 Say = Callable[[str], None]
 Array = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mcdiff_batch.engine.gpus import gpus
+from mcdiff_batch.engine.backends.gpus import gpus
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 phantom cases."""
-    from mcdiff_batch.train.phantom_archive import write_phantoms
+    from mcdiff_batch.train.phantom.archive import write_phantoms
 
     path = tmp_path_factory.mktemp("data") / "phantoms.zarr"
     write_phantoms(path, cases=24, seed=5, workers=2)
@@ -31,7 +31,7 @@ def toy_training(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The toy preset, all three stages, through the command."""
     from click.testing import CliRunner
 
-    from mcdiff_batch.train.cli import train
+    from mcdiff_batch.train.training.cli import train
 
     output = tmp_path_factory.mktemp("training") / "toy"
     words = ["--data", str(phantoms), "--preset", "toy", "--output", str(output)]

@@ -3,40 +3,143 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["engine", "train", "export", "bench"]  # each may import those to its left
+FOLDERS = ("engine", "train", "export", "bench")  # of the product
+ORDER = (  # a package imports only from those above it
+    *("engine", "engine.telemetry", "engine.archive", "engine.image", "engine.model"),
+    *("engine.backends", "engine.output", "engine.report", "engine.page", "engine.run"),
+    "engine.cli",
+    *("train", "train.phantom", "train.networks", "train.training", "train.segmenters"),
+    "train.evaluation",
+    "export",
+    *("bench", "bench.common", "bench.measures", "bench.gate", "bench.studies", "bench.gpu"),
+    "bench.cli",
+)
+MODULES = 12  # at most, in a package
+NOT_IN_ENGINE = {"torch", "onnx", "safetensors"}
 
 
-def imported(file):
-    """(dots, module) of every import statement of a file."""
+def statements(file: Path) -> Iterator[tuple[int, str]]:
+    """(dots, module) of every import of a file, those inside functions included."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or ""
+            module = node.module or ""
+            yield from ((node.level, f"{module}.{alias.name}") for alias in node.names)
 
 
-def modules():
-    return [file for folder in ORDER for file in sorted((ROOT / folder).rglob("*.py"))]
+def package(root: Path, module: str) -> str:
+    """The package of what an import names, such as "engine.model"."""
+    parts = module.split(".")[1:]
+    while not (root.joinpath(*parts) / "__init__.py").is_file():
+        parts.pop()
+    return ".".join(parts)
 
 
-@pytest.mark.parametrize("file", modules(), ids=lambda f: f"{f.parent.name}/{f.name}")
-def test_imports_run_one_way_a_dot_to_a_neighbour_the_full_name_over_a_border(file):
-    folder = file.relative_to(ROOT).parts[0]
-    for dots, module in imported(file):
-        assert dots <= 1, f"{file}: relative import past its folder"
-        if module.startswith("mcdiff_batch."):
-            other = module.split(".")[1]
-            assert ORDER.index(other) < ORDER.index(folder), f"{file} imports {module}"
+def violations(root: Path) -> list[str]:
+    """Imports that run the wrong way, in a tree of the product's folders."""
+    found = []
+    for file in (x for folder in FOLDERS for x in sorted((root / folder).rglob("*.py"))):
+        own = ".".join(file.parent.relative_to(root).parts)
+        for dots, module in statements(file):
+            where = f"{file.relative_to(root)}: {module}"
+            if dots > 1:
+                found.append(f"{where}: relative import past its package")
+            if module.startswith("mcdiff_batch."):
+                other = package(root, module)
+                if other == own:
+                    found.append(f"{where}: a neighbour is imported by a dot")
+                elif ORDER.index(other) > ORDER.index(own):
+                    found.append(f"{where}: {own} stands above {other}")
+            if own.startswith("engine") and module.split(".")[0] in NOT_IN_ENGINE:
+                found.append(f"{where}: engine does without it")
+    return found
 
 
-@pytest.mark.parametrize("file", [f for f in modules() if f.parent.name == "engine"], ids=str)
-def test_engine_never_names_torch(file):
-    assert not {m.split(".")[0] for _, m in imported(file)} & {"torch", "onnx", "safetensors"}
+def cycle(root: Path) -> list[str]:
+    """Files that import each other in a ring, if there are any."""
+    imports: dict[str, set[str]] = {}
+    for file in (x for folder in FOLDERS for x in sorted((root / folder).rglob("*.py"))):
+        own = file.relative_to(root).with_suffix("").parts
+        for dots, module in statements(file):
+            parts = module.strip(".").split(".")
+            if dots:
+                parts = [*own[:-1], *parts]
+            elif parts[0] == "mcdiff_batch":
+                parts = parts[1:]
+            else:
+                continue
+            while parts and not root.joinpath(*parts).with_suffix(".py").is_file():
+                parts.pop()
+            if parts:
+                imports.setdefault("/".join(own), set()).add("/".join(parts))
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_a_package_imports_only_from_those_above_it_and_engine_never_torch() -> None:
+    assert violations(ROOT) == []
+
+
+def test_no_files_import_each_other_in_a_ring() -> None:
+    assert cycle(ROOT) == []
+
+
+PLANTED = {
+    "engine/archive/store.py": "from mcdiff_batch.engine.model.plan import Plan",
+    "engine/image/frame.py": "def f():\n    import torch",
+    "engine/run/pool.py": "from mcdiff_batch.train.networks import losses",
+    "engine/run/worker.py": "from ..model import plan",
+    "engine/model/noise.py": "from mcdiff_batch.engine.model import plan",
+}
+
+
+@pytest.mark.parametrize("file", PLANTED)
+def test_an_import_that_runs_the_wrong_way_is_found(file: str, tmp_path: Path) -> None:
+    copy(tmp_path)
+    (tmp_path / file).write_text(PLANTED[file])
+    (found,) = violations(tmp_path)
+    assert found.startswith(file)
+
+
+def test_a_ring_of_imports_is_found(tmp_path: Path) -> None:
+    copy(tmp_path)
+    (tmp_path / "engine/errors.py").write_text("from .text import printable")
+    (tmp_path / "engine/text.py").write_text("from .errors import Exit")
+    assert set(cycle(tmp_path)) == {"engine/errors", "engine/text"}
+
+
+def copy(target: Path) -> None:
+    for folder in FOLDERS:
+        for file in (ROOT / folder).rglob("*.py"):
+            other = target / file.relative_to(ROOT)
+            other.parent.mkdir(parents=True, exist_ok=True)
+            other.write_text(file.read_text())
+
+
+def test_every_package_is_listed_and_small_enough_to_look_through() -> None:
+    packages = {
+        ".".join(x.parent.relative_to(ROOT).parts): x.parent
+        for folder in FOLDERS
+        for x in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(ORDER) == set(packages)
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    names = {f"mcdiff_batch.{x}" for x in packages}
+    assert set(listed["setuptools"]["packages"]) == set(listed["mypy"]["packages"]) == names
+    sizes = {name: len(list(x.glob("[!_]*.py"))) for name, x in packages.items()}
+    assert {k: n for k, n in sizes.items() if n > MODULES} == {}
 
 
 def test_help_of_every_command_and_the_phantom_work_with_torch_absent(tmp_path):
@@ -62,4 +165,4 @@ def test_the_top_level_is_what_the_design_says():
     else:
         tops = {line.split("/")[0] for line in listed.stdout.splitlines()}
         names = {x for x in tops if not x.startswith(".")}
-    assert names == {"pyproject.toml", "README.md", "tests", *ORDER}
+    assert names == {"pyproject.toml", "README.md", "tests", *FOLDERS}

@@ -1,0 +1,187 @@
+"""The command `bench`; each part is imported when it is asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from mcdiff_batch.bench.gate.cli import COMMANDS, judging, whole
+from mcdiff_batch.bench.studies.picture_cli import picture
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILED = click.Path(file_okay=False, path_type=Path)
+OUTPUT = click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="write the JSON there too"
+)
+
+
+@click.group(invoke_without_command=True)
+@judging
+@click.pass_context
+def bench(context: click.Context, /, **options: Any) -> None:
+    """Measure; the last line printed is one JSON document with hardware and versions.
+
+    With no command: may this machine be deployed?  Latency, throughput, io, step and fidelity
+    together; exit code 8 where --require, --against or --cases in --hours is not met.
+    """
+    if context.invoked_subcommand is None:
+        whole(options)
+    elif any(context.get_parameter_source(x) == ParameterSource.COMMANDLINE for x in options):
+        raise click.UsageError(f"write options after the command: {context.invoked_subcommand}")
+
+
+for command in (*COMMANDS, picture):
+    bench.add_command(command)
+
+
+@bench.command()
+@click.option(
+    "--cases", type=click.IntRange(min=1), multiple=True, default=(100, 5000), show_default=True
+)
+@OUTPUT
+def memory(cases: tuple[int, ...], output: Path | None) -> None:
+    """Peak resident memory of a run for several numbers of cases, on a fake plan."""
+    from mcdiff_batch.bench.measures import memory
+
+    found = memory.measure(cases)
+    _say(found, output)
+
+
+@bench.command()
+@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True)
+@OUTPUT
+def startup(repeats: int, output: Path | None) -> None:
+    """Time of `--help`, a new process each time."""
+    from mcdiff_batch.bench.measures import startup
+
+    _say(startup.measure(repeats), output)
+
+
+def _say(found: dict[str, object], output: Path | None) -> None:
+    """A row a line for a person, then the JSON."""
+    rows = found["runs"]
+    assert isinstance(rows, list)
+    for row in rows:
+        click.echo("  ".join(f"{key} {value}" for key, value in row.items()))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(found, indent=1) + "\n")
+    click.echo(json.dumps(found))
+
+
+@bench.command()
+@click.option("--cases", type=click.IntRange(min=8), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=77, show_default=True)
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="a PNG of twelve of them, and of a case of each grade depth by depth",
+)
+@click.option(
+    "--beside",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="a real image of about 0.18 mm/px, at a random place among them",
+)
+@OUTPUT
+def phantom(
+    cases: int, seed: int, sheet: Path | None, beside: Path | None, output: Path | None
+) -> None:
+    """Phantoms against what is known of real images, target by target."""
+    from mcdiff_batch.bench.studies import calibration
+
+    if sheet is not None:
+        calibration.contact_sheet(sheet, seed, beside)
+    _say(calibration.calibrate(cases, seed), output)
+
+
+@bench.command()
+@click.option("--data", type=FOLDER, required=True, help="phantoms to train on")
+@click.option("--held-out", type=FOLDER, required=True, help="phantoms to score, truth and all")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=40),
+    default=400,
+    show_default=True,
+    help="of stage III in each arm; other stages take parts of as many",
+)
+@click.option(
+    "--from", "source", type=FOLDER, help="bundle or training that the shared stages start from"
+)
+@click.option(
+    "--rater",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="segmenter that reads Dice and levels; default: the shipped one",
+)
+def experiments(
+    data: Path,
+    held_out: Path,
+    output: Path,
+    steps: int,
+    source: Path | None,
+    rater: Path | None,
+) -> None:
+    """Settle the questions of training; the same command again goes on where it stopped."""
+    from mcdiff_batch.bench.studies.experiments import Bench, as_text
+    from mcdiff_batch.bench.studies.experiments import experiments as settle
+    from mcdiff_batch.train.segmenters.rater import SHIPPED
+
+    chosen = Bench(
+        data=data,
+        held_out=held_out,
+        output=output,
+        source=source,
+        rater=rater or SHIPPED[0],
+        steps=steps,
+        say=lambda text: click.echo(text, err=True),
+    )
+    click.echo(as_text(document := settle(chosen)))
+    click.echo(json.dumps(document))
+
+
+@bench.command()
+@click.option("--data", type=FOLDER, required=True, help="held-out phantoms, truth and all")
+@click.option("--bundle", type=FOLDER, help="default: the shipped one")
+@click.option("--cases", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--evaluations",
+    type=click.IntRange(2, 200),
+    multiple=True,
+    default=(6, 8, 10, 20),
+    show_default=True,
+    help="of the published solvers; may be repeated",
+)
+@click.option("--work", type=FILED, required=True, help="folder for references and rows")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="a PNG")
+@click.option("--times/--no-times", default=True, help="say seconds: not where others compute too")
+@OUTPUT
+def fidelity(
+    data: Path,
+    bundle: Path | None,
+    cases: int,
+    evaluations: tuple[int, ...],
+    work: Path,
+    plot: Path | None,
+    times: bool,
+    output: Path | None,
+) -> None:
+    """Few evaluations against 1000-step DDIM, by solver and ladder; resumes where it stopped."""
+    from mcdiff_batch.bench.studies.fidelity import Bench, draw, measure
+    from mcdiff_batch.engine.model.contract import SHIPPED
+
+    work.mkdir(parents=True, exist_ok=True)
+    chosen = Bench(
+        bundle=bundle or SHIPPED,
+        data=data,
+        cases=cases,
+        evaluations=evaluations,
+        work=work,
+        times=times,
+        say=lambda text: click.echo(text, err=True),
+    )
+    document = measure(chosen)
+    if plot is not None:
+        draw(document, plot)
+    _say(document, output)

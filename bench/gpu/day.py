@@ -1,0 +1,269 @@
+"""A day on a lent GPU, rehearsed: `python -m mcdiff_batch.bench.gpu.day` in a checkout.
+
+Commands that a user could give, one after the other: each has its limit, writes what it found as
+it goes, and fails alone.  The same line again leaves out what is done, and a training goes on.
+Nothing is fetched.  What a GPU is not needed for comes last; `--only` takes parts of it.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mcdiff_batch.engine.backends.gpus import gpus
+from mcdiff_batch.engine.model.contract import SHIPPED
+from mcdiff_batch.engine.telemetry.machine import machine
+
+CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
+TESTS = Path("tests/test_on_gpu.py")
+TAIL = 2000  # characters of a part's output that are kept with its result
+STATE = "programme.json"
+Words = Sequence[str | Path]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A command, and the share of all the minutes that it may take."""
+
+    name: str
+    words: Words
+    share: float
+    needs: tuple[str, ...] = ()  # parts without which it has nothing to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much of everything; small for the rehearsal."""
+
+    preset: str
+    source: Path | None  # weights to go on from
+    train: int  # cases
+    held_out: int
+    test: int
+    measured: Path | None  # bundle; None: the one that is exported
+    quick: bool
+
+
+DAY = Size(
+    preset="small-gpu",
+    source=SHIPPED,
+    train=5000,
+    held_out=64,
+    test=181,
+    measured=SHIPPED,  # of the same networks as what is trained
+    quick=False,
+)
+REHEARSAL = Size(
+    preset="toy", source=None, train=24, held_out=4, test=16, measured=None, quick=True
+)
+
+
+def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part, ...]:
+    """What matters most first; a training gets most of the time."""
+    archives = {name: root / f"{name}.zarr" for name in ("train", "held_out", "unseen", "test")}
+    counts = (size.train, size.held_out, size.held_out, size.test)
+    seeds = (1000, 3000, 3100, 2025)
+    trained, bundle, night = root / "trained", root / "bundle", root / "night"
+    training = 0.5
+    source = ("--from", size.source) if size.source else ()
+    makes = (
+        *(
+            Part(name=f"phantoms {name}", words=_phantoms(path, count, seed), share=0.15)
+            for (name, path), count, seed in zip(archives.items(), counts, seeds, strict=True)
+        ),
+        Part(
+            name="training",
+            words=(
+                *(*CLI, "train", "--data", archives["train"], "--output", trained, *source),
+                *("--preset", size.preset, "--minutes", str(training * minutes)),
+            ),
+            share=training + 0.15,
+            needs=("phantoms train",),
+        ),
+    )
+    exported = (
+        Part(
+            name="export",
+            words=(
+                *(*CLI, "export", trained, "--output", bundle, "--data", archives["held_out"]),
+                *("--cases", "2"),
+            ),
+            share=0.2,
+            needs=("training", "phantoms held_out"),
+        ),
+        Part(
+            name="gate",
+            words=(*CLI, "gate", bundle, "--data", archives["unseen"], "--cases", "4"),
+            share=0.1,
+            needs=("export", "phantoms unseen"),
+        ),
+        Part(
+            name="run",
+            words=(
+                *(*CLI, "run", "--input", archives["test"], "--output", night),
+                *("--bundle", bundle, "--devices", device),
+            ),
+            share=0.1,
+            needs=("export", "phantoms test"),
+        ),
+        Part(
+            name="evaluation",
+            words=(
+                *(*CLI, "evaluate", "--run", night, "--truth", archives["test"]),
+                *("--bundle", bundle, "--json"),
+            ),
+            share=0.2,
+            needs=("run",),
+        ),
+    )
+    first = Part(name="environment", words=(*CLI, "doctor", "--json"), share=0.1)
+    measures = _measures(size, root, ("--bundle", size.measured or bundle, "--devices", device))
+    if size.measured:
+        return (first, *makes, *measures, *exported)
+    return (first, *makes, *exported, *measures)
+
+
+def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
+    """Of a bundle on a device."""
+    needs = () if size.measured else ("export",)
+    bench = lambda name, *more: (
+        *(*CLI, "bench", name, *on, "--output", root / f"{name}.json"),
+        *(("--quick",) if size.quick else more),
+    )
+    tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", TESTS)
+    where = ("--output", root / "profile.json", "--preset", size.preset)
+    return (
+        *([] if size.quick else [Part(name="gpu tests", words=tests, share=0.2)]),
+        Part(name="peers", words=bench("peers", "--batches", "8,32"), share=0.3, needs=needs),
+        Part(
+            name="throughput",
+            words=(
+                *bench(
+                    "throughput", "--batches", "8,32", "--repeats", "1", "--samples", str(size.test)
+                ),
+                *("--input", root / "test.zarr"),
+            ),
+            share=0.15,
+            needs=(*needs, "phantoms test"),
+        ),
+        Part(name="step", words=bench("step"), share=0.1, needs=needs),
+        Part(
+            name="latency",
+            words=(*bench("latency", "--batches", "1"), "--input", root / "test.zarr"),
+            share=0.1,
+            needs=(*needs, "phantoms test"),
+        ),
+        Part(
+            name="profile",
+            words=(sys.executable, "-m", "mcdiff_batch.bench.gpu.profile", *where),
+            share=0.15,
+        ),
+    )
+
+
+def _phantoms(path: Path, cases: int, seed: int) -> Words:
+    return (*CLI, "phantom", "--output", path, "--cases", str(cases), "--seed", str(seed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    name: str
+    ended: str  # "done", "failed", "ran out of time", "left out"
+    code: int | None
+    seconds: float
+    said: str  # the end of it
+
+
+def performed(parts: Sequence[Part], root: Path, minutes: float) -> Iterator[Outcome]:
+    """Each part's outcome, those that were done before too; written down as they come."""
+    known = {x["name"]: Outcome(**x) for x in _read(root)}
+    done = {name for name, x in known.items() if x.ended == "done"}
+    end = time.monotonic() + 60 * minutes
+    for part in parts:
+        if part.name not in done:
+            left = end - time.monotonic()
+            known[part.name] = _performed(part, root, min(60 * minutes * part.share, left), done)
+            done |= {part.name} if known[part.name].ended == "done" else set()
+            _write(root, list(known.values()), minutes)
+        yield known[part.name]
+
+
+def _performed(part: Part, root: Path, limit: float, done: set[str]) -> Outcome:
+    missing = [x for x in part.needs if x not in done]
+    if missing or limit <= 0:
+        why = f"needs {', '.join(missing)}" if missing else "no time was left"
+        return Outcome(name=part.name, ended="left out", code=None, seconds=0.0, said=why)
+    start = time.monotonic()
+    log = root / f"{part.name.replace(' ', '_')}.log"
+    with log.open("w") as file:
+        try:
+            words = list(map(str, part.words))
+            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=limit)
+            ended = "failed" if code.returncode else "done"
+            found: int | None = code.returncode
+        except subprocess.TimeoutExpired:
+            ended, found = "ran out of time", None
+    return Outcome(
+        name=part.name,
+        ended=ended,
+        code=found,
+        seconds=round(time.monotonic() - start, 1),
+        said=log.read_text(errors="replace")[-TAIL:],
+    )
+
+
+def _read(root: Path) -> list[Json]:
+    path = root / STATE
+    return list(json.loads(path.read_text())["parts"]) if path.is_file() else []
+
+
+def _write(root: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
+    about = {
+        "what": "the programme of a day on a GPU",
+        "machine": machine(("torch",)),
+        "minutes": minutes,
+        "parts": [asdict(x) for x in outcomes],
+    }
+    part = root / f"{STATE}.part"
+    part.write_text(json.dumps(about, indent=1) + "\n")
+    part.replace(root / STATE)
+
+
+@click.command()
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=20, show_default=True)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("gpu-day"))
+@click.option("--devices", "device", default="cuda:0", show_default=True, help="as `run` takes it")
+@click.option("--rehearse", is_flag=True, help="The toy preset and a few cases, on any machine.")
+@click.option("--only", multiple=True, help="A part, such as training; again for others.")
+def main(minutes: float, output: Path, device: str, rehearse: bool, only: tuple[str, ...]) -> None:
+    """Train, export, run, evaluate and measure on a lent GPU, within so many minutes."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not gpus() and not rehearse:
+        raise click.UsageError("no GPU is found; try --rehearse --devices cpu")
+    size = REHEARSAL if rehearse else DAY
+    bad = []
+    parts = programme(size, output, device, minutes)
+    unknown = set(only) - {x.name for x in parts}
+    if unknown:
+        names = ", ".join(x.name for x in parts)
+        raise click.UsageError(f"--only {', '.join(sorted(unknown))}: expected some of {names}")
+    chosen = [x for x in parts if not only or x.name in only]
+    for outcome in performed(chosen, output, minutes):
+        last = outcome.said.strip().splitlines()[-1:] if outcome.ended != "done" else []
+        click.echo(f"{outcome.name:<18}{outcome.ended:<17}{outcome.seconds:>7.1f} s")
+        bad += [outcome.name] if outcome.ended != "done" else []
+        for line in last:
+            click.echo(f"  {line[:100]}")
+    click.echo(json.dumps({"parts": len(_read(output)), "not_done": bad, "output": str(output)}))
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What the host does around the model: decode, frame, quality, encode, write; and at most how fast.
+
+Timed alone in one process, for milliseconds a case; then in one process a core at once, over
+outputs of their own, for the host's ceiling.
+"""
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice, pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from mcdiff_batch.bench.common.subject import Subject
+from mcdiff_batch.engine.archive.archive import open_archive
+from mcdiff_batch.engine.backends.trial import maker
+from mcdiff_batch.engine.image.frame import Labels
+from mcdiff_batch.engine.model.framing import frame_case
+from mcdiff_batch.engine.output.units import unit
+from mcdiff_batch.engine.run import finisher
+from mcdiff_batch.engine.run.finisher import Sampled, Work
+from mcdiff_batch.engine.run.messages import Recipe, Task
+from mcdiff_batch.engine.telemetry.machine import cores
+from mcdiff_batch.engine.telemetry.timesheet import told
+
+READING = ("decode", "frame")
+FINISHING = ("quality", "encode", "write", "fsync", "commit")
+RATES = (10.0, 50.0, 200.0)  # cases/s of a device, where none was measured
+Json = dict[str, Any]
+_together: Any = None  # a barrier, in the children
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """Cases read and finished; clock times are comparable between processes."""
+
+    start: float
+    end: float
+    seconds: dict[str, float]  # by stage
+
+
+def measure(subject: Subject, cases: int, rate: float | None, say: Callable[[str], None]) -> Json:
+    """`rate`: cases/s of a device that is to be kept busy."""
+    say(f"host: {cases} cases in 1 process, then in {cores()}")
+    labels = _labels(subject, cases)
+    with tempfile.TemporaryDirectory(dir=subject.scratch) as name:
+        recipe = replace(subject.recipe(1), output=Path(name) / "alone")
+        passed(recipe, labels)  # warm-up
+        alone = passed(recipe, labels)
+        together = _at_once(recipe, labels, cores())
+    ms = {stage: 1000 * alone.seconds[stage] / len(labels) for stage in (*READING, *FINISHING)}
+    rates = RATES if rate is None else (rate,)
+    return {
+        "cases": len(labels),
+        "ms_per_case": {stage: round(x, 3) for stage, x in ms.items()},
+        "processes": cores(),
+        "cases_per_s": round(len(labels) / together, 2),
+        "needed": [needed(x, ms) for x in rates],
+    }
+
+
+def needed(rate: float, ms: Mapping[str, float]) -> Json:
+    """Processes that read, and that finish, for one device of `rate` cases/s."""
+    many = lambda stages: max(1, math.ceil(rate * sum(ms[x] for x in stages) / 1000))
+    return {"cases_per_s": round(rate, 2), "readers": many(READING), "finishers": many(FINISHING)}
+
+
+def _labels(subject: Subject, cases: int) -> dict[int, Labels]:
+    """Label maps of the originals: quality takes as long as what it finds in them."""
+    plan = maker(subject.bundle, (subject.device,), 1)(subject.device, 1)
+    out = {}
+    for case in islice(subject.cases(), cases):
+        framed = frame_case(case, subject.bundle.contract)
+        strip = framed.strip[None, None].astype(np.float32)
+        out[case.index] = plan.relabel(framed.depths[framed.optimal][None, None], strip)[0]
+    return out
+
+
+def passed(recipe: Recipe, labels: Mapping[int, Labels]) -> Passage:
+    """All that a worker does to cases but for the model, in one thread."""
+    archive, size = open_archive(recipe.archive), recipe.layout.unit_size
+    spent: Counter[str] = Counter(dict.fromkeys((*READING, *FINISHING), 0))
+    start = perf_counter()
+    for number, group in groupby(labels, key=lambda index: index // size):
+        cases = tuple(group)
+        work = Work(task=Task(unit=unit(number, archive.cases, size), cases=cases))
+        for index in cases:
+            begun = perf_counter()
+            case = archive.read(index)
+            read = perf_counter()
+            framed = frame_case(case, recipe.contract)
+            spent["decode"] += read - begun  # type: ignore[assignment]
+            spent["frame"] += perf_counter() - read  # type: ignore[assignment]
+            image, label = framed.depths[framed.optimal], labels[index]
+            done = Sampled(case=framed, image=image, before=label, after=label)
+            finisher.finish_case(work, done, recipe)
+        notes = finisher.commit(work, recipe).notes
+        spent.update(told(notes.spans, 0.0)["lanes"]["finishing"])
+    return Passage(start=start, end=perf_counter(), seconds=dict(spent))
+
+
+def _at_once(recipe: Recipe, labels: Mapping[int, Labels], processes: int) -> float:
+    """Seconds from the first start to the last end."""
+    context = get_context("spawn")
+    shares = [
+        (
+            replace(recipe, output=recipe.output.with_name(f"share-{k}")),
+            {index: labels[index] for index in part},
+        )
+        for k, part in enumerate(_shares(list(labels), processes))
+    ]
+    barrier = context.Barrier(len(shares))
+    with context.Pool(len(shares), _wait_at, (barrier,)) as pool:
+        found = pool.starmap(_share, shares, chunksize=1)
+    return max(x.end for x in found) - min(x.start for x in found)
+
+
+def _shares(indices: Sequence[int], count: int) -> list[Sequence[int]]:
+    cuts = np.linspace(0, len(indices), count + 1).astype(int).tolist()
+    parts = [indices[low:high] for low, high in pairwise(cuts)]
+    return [part for part in parts if part]
+
+
+def _wait_at(barrier: Any) -> None:
+    global _together
+    _together = barrier
+
+
+def _share(recipe: Recipe, labels: dict[int, Labels]) -> Passage:
+    _together.wait()
+    return passed(recipe, labels)
+
+
+def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+    return {"host_cases_per_s": found["cases_per_s"]}, {}
+
+
+def as_text(found: Json) -> list[str]:
+    """The table, 80 columns."""
+    ms = found["ms_per_case"] | {"all": sum(found["ms_per_case"].values())}
+    lines = [
+        f"{'host, ms a case':<17}" + "".join(f"{stage:>9}" for stage in ms),
+        f"{'1 process':<17}" + "".join(f"{x:>9.2f}" for x in ms.values()),
+        f"  ceiling: {found['cases_per_s']:.1f} cases/s without model, processes: "
+        f"{found['processes']}",
+    ]
+    for row in found["needed"]:
+        lines.append(
+            f"  processes for a device of {row['cases_per_s']:g} cases/s: {row['readers']} to read "
+            f"and {row['finishers']} to finish"
+        )
+    return lines

@@ -1,0 +1,137 @@
+"""How long one case takes, alone or in a batch: frame, condition, steps, relabel, quality."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mcdiff_batch.bench.common.percentiles import PERCENTS, Percentile, percentile
+from mcdiff_batch.bench.common.subject import STAGES, Line, Subject
+from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.model.batch import batches as batched
+from mcdiff_batch.engine.model.contract import load_bundle
+
+WARM_UP = 1  # batches
+CHILD = "import sys; from mcdiff_batch.bench.measures.latency import first; first(*sys.argv[1:])"
+Json = dict[str, Any]
+
+
+def measure(
+    subject: Subject, batches: Sequence[int], samples: int, say: Callable[[str], None]
+) -> Json:
+    """A row for every batch size; a sample is a batch of cases of its own, and all of a batch wait
+    for its end.  `cold_start_s`: a new process, from its start to its first result."""
+    say("cold start")
+    cold = cold_start(subject)
+    rows = []
+    for batch in batches:
+        say(f"latency at batch {batch}: {samples} samples")
+        rows.append(_row(subject, batch, samples))
+    return {"rows": rows, "cold_start_s": round(cold, 3)}
+
+
+def _row(subject: Subject, batch: int, samples: int) -> Json:
+    line = Line(subject, batch)
+    full = (x for x in batched(subject.cases(), batch) if len(x) == batch)
+    walks = [line.walk(cases) for cases in islice(full, WARM_UP + samples)][WARM_UP:]
+    if not walks:
+        raise UsageError(
+            f"{subject.path}: has too few cases for latency at batch {batch}, expected more than "
+            f"{WARM_UP * batch}"
+        )
+    taken = [walk["total"] for walk in walks]
+    return {
+        "batch": batch,
+        "samples": len(walks),
+        "fastest_ms": _ms(min(taken)),
+        "median_ms": _ms(statistics.median(taken)),
+        "slowest_ms": _ms(max(taken)),
+        "percentiles": [_in_ms(percentile(taken, x)) for x in PERCENTS],
+        "stages_ms": {
+            stage: _ms(statistics.median(walk[stage] for walk in walks)) for stage in STAGES
+        },
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 2)
+
+
+def _in_ms(found: Percentile) -> Json:
+    told = asdict(found)
+    for name in ("measured", "estimate"):
+        told[f"{name}_ms"] = None if told[name] is None else _ms(told[name])
+        del told[name]
+    return told
+
+
+def cold_start(subject: Subject) -> float:
+    """Seconds from the start of a new process to its first result; files are in the disk cache."""
+    words = [subject.bundle.root, subject.path, subject.scratch, subject.devices]
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, words)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        said = child.stdout.readline()
+        taken = time.perf_counter() - start
+    if said != "first\n":
+        raise RuntimeError(f"the first case of a new process failed (exit {child.returncode})")
+    return taken
+
+
+def first(bundle: str, archive: str, scratch: str, devices: str) -> None:
+    """In the child: the first case, from nothing."""
+    subject = Subject(
+        bundle=load_bundle(Path(bundle)),
+        path=Path(archive),
+        scratch=Path(scratch),
+        devices=devices,
+    )
+    Line(subject, subject.batch).walk([subject.archive.read(0)])
+    print("first", flush=True)
+
+
+def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+    """For the gate: of the first batch size, MLPerf's estimates; and why others are unknown."""
+    known, unknown = {"cold_start_s": found["cold_start_s"]}, {}
+    for row in found["rows"][0]["percentiles"]:
+        name = f"p{row['percent']}_latency_ms"
+        if row["estimate_ms"] is None:
+            unknown[name] = f"{row['samples']} samples, {row['needed']} are needed"
+        else:
+            known[name] = row["estimate_ms"]
+    return known, unknown
+
+
+def as_text(found: Json) -> list[str]:
+    """The table, 80 columns."""
+    head = f"{'latency, ms':<12}{'samples':>8}{'median':>9}" + "".join(
+        f"{f'p{x}':>9}" for x in PERCENTS
+    )
+    lines = [head, *(_line(row) for row in found["rows"])]
+    refused = [x for x in found["rows"][0]["percentiles"] if x["estimate_ms"] is None]
+    if refused:
+        said = ", ".join(f"p{x['percent']} needs {x['needed']}" for x in refused)
+        lines.append(f"  refused for want of samples: {said}")
+    lines.append(
+        "  p: MLPerf's early-stopping estimates, at 99 % confidence no lower than the truth"
+    )
+    for row in found["rows"]:
+        parts = "  ".join(f"{stage} {ms:g}" for stage, ms in row["stages_ms"].items())
+        lines.append(f"  batch {row['batch']}, medians: {parts}")
+    lines.append(f"  cold start, process start to first result: {found['cold_start_s']:.1f} s")
+    return lines
+
+
+def _line(row: Json) -> str:
+    said = lambda ms: "-" if ms is None else f"{ms:.1f}"
+    cells = "".join(f"{said(x['estimate_ms']):>9}" for x in row["percentiles"])
+    return (
+        f"{'batch ' + str(row['batch']):<12}{row['samples']:>8}{said(row['median_ms']):>9}{cells}"
+    )

@@ -1,0 +1,137 @@
+"""The same work for a long time: does the rate drift, memory grow, the machine throttle?
+
+One device in this process, as a worker does it: read, frame, enhance, measure.  Cases come round
+again: what is looked at is the machine.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from mcdiff_batch.bench.common.ceilings import surroundings
+from mcdiff_batch.bench.common.subject import Line, Subject
+from mcdiff_batch.engine.archive.archive import Case
+from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.model.batch import batches
+
+WINDOWS = 30  # of a soak
+MIB = 1 << 20
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    at_s: float  # its middle
+    cases_per_hour: float
+    memory_mib: float  # resident, at its end
+    around: Json
+
+    @property
+    def throttled(self) -> bool | None:
+        """By heat or power; None where nothing tells, as of CPUs."""
+        told = [gpu["throttled"] for gpu in self.around["gpus"] if gpu["throttled"] is not None]
+        return any(told) if told else None
+
+
+def measure(subject: Subject, batch: int, minutes: float, say: Say) -> Json:
+    """Windows of equal length, the first left out: it warms up."""
+    line, length = Line(subject, batch), 60 * minutes / WINDOWS
+    start, found = perf_counter(), list[Window]()
+    begun, cases = start, 0
+    for group in _round_and_round(subject, batch):
+        line.walk(group)
+        cases, now = cases + len(group), perf_counter()
+        if now - begun >= length:
+            found.append(
+                Window(
+                    at_s=(begun + now) / 2 - start,
+                    cases_per_hour=3600 * cases / (now - begun),
+                    memory_mib=resident_mib(),
+                    around=surroundings(),
+                )
+            )
+            say(f"{(now - start) / 60:.1f} min: {found[-1].cases_per_hour:,.0f} cases/h")
+            begun, cases = now, 0
+        if now - start >= 60 * minutes:
+            break
+    if len(found) < 4:
+        raise UsageError(
+            f"soak: {len(found)} windows in {minutes:g} min are too few; expected more --minutes"
+        )
+    return told(found[1:])
+
+
+def _round_and_round(subject: Subject, batch: int) -> Iterator[list[Case]]:
+    while True:
+        yield from batches(subject.cases(), batch)
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / MIB, 1)
+
+
+def told(found: Sequence[Window]) -> Json:
+    """Drifts are over the whole time, from the first window to the last."""
+    hours = [x.at_s / 3600 for x in found]
+    rates = [x.cases_per_hour for x in found]
+    memory = [x.memory_mib for x in found]
+    clocks = [x.around["clock_mhz"] for x in found if x.around["clock_mhz"] is not None]
+    span = hours[-1] - hours[0]
+    throttled = [x.throttled for x in found if x.throttled is not None]
+    return {
+        "hours": round(span, 3),
+        "windows": len(found),
+        "cases_per_hour": {"low": round(min(rates), 1), "high": round(max(rates), 1)},
+        "rate_drift_percent": round(100 * span * slope(hours, rates) / float(np.mean(rates)), 2),
+        "memory_mib": {"low": min(memory), "high": max(memory)},
+        "memory_drift_mib": round(span * slope(hours, memory), 2),
+        "clock_mhz": {"low": min(clocks), "high": max(clocks)} if clocks else None,
+        "throttled_windows": sum(throttled) if throttled else None,
+        "series": [
+            {
+                "at_s": round(x.at_s, 1),
+                "cases_per_hour": round(x.cases_per_hour, 1),
+                "memory_mib": x.memory_mib,
+                "load": x.around["load"],
+                "clock_mhz": x.around["clock_mhz"],
+                "throttled": x.throttled,
+            }
+            for x in found
+        ],
+    }
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Theil-Sen: the median of the slopes of all pairs, which a few odd windows do not move."""
+    a, b = np.asarray(x), np.asarray(y)
+    i, j = np.triu_indices(len(a), 1)
+    return float(np.median((b[j] - b[i]) / (a[j] - a[i])))
+
+
+def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+    """Nothing that the gate knows: how much drift is too much depends on the hours."""
+    return {}, {}
+
+
+def as_text(found: Json) -> list[str]:
+    """The table, 80 columns."""
+    rate, memory, clock = found["cases_per_hour"], found["memory_mib"], found["clock_mhz"]
+    lines = [
+        f"soak, {found['hours']:.2f} h     {'low':>10}{'high':>10}{'drift':>18}",
+        f"{'cases/h':<17}{rate['low']:>10,.0f}{rate['high']:>10,.0f}"
+        f"{found['rate_drift_percent']:>+14.2f} %",
+        f"{'resident MiB':<17}{memory['low']:>10,.0f}{memory['high']:>10,.0f}"
+        f"{found['memory_drift_mib']:>+14.2f} MiB",
+    ]
+    if clock is not None:
+        lines.append(f"{'clock MHz':<17}{clock['low']:>10,.0f}{clock['high']:>10,.0f}")
+    throttled = found["throttled_windows"]
+    said = "not told here" if throttled is None else f"in {throttled} of {found['windows']} windows"
+    return [*lines, f"  throttled by heat or power: {said}"]

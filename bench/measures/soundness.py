@@ -1,0 +1,46 @@
+"""How near results are to what they should be, in dB: the ladder's fidelity and the plan's."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from mcdiff_batch.bench.common.subject import Subject
+from mcdiff_batch.engine.backends import ort
+from mcdiff_batch.engine.backends.devices import devices
+from mcdiff_batch.engine.backends.selftest import tried
+from mcdiff_batch.engine.backends.trial import maker
+from mcdiff_batch.engine.model.plan import Device
+from mcdiff_batch.engine.telemetry.machine import cores
+
+Json = dict[str, Any]
+
+
+def measure(subject: Subject, say: Callable[[str], None]) -> Json:
+    """`ladder`: against 1000-step DDIM, as measured at export; `plan`: against float32, now."""
+    say("self-test of the plan")
+    device = devices(subject.devices)[0]
+    plan = maker(subject.bundle, (device,), subject.batch)(device, subject.batch)
+    host = Device(kind="cpu", index=0)
+    reference = ort.load(subject.bundle, host, 1, threads=cores())
+    verdict = tried(plan, subject.bundle.contract, reference)
+    sampler = subject.bundle.contract.sampler
+    return {
+        "ladder": {"psnr_median_db": sampler.psnr_median_db, "cases": sampler.cases},
+        "plan": asdict(verdict) | {"faults": verdict.faults},
+    }
+
+
+def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+    """The worse of the two."""
+    if found["plan"]["faults"]:
+        return {}, {"psnr_db": "the plan failed its self-test: " + found["plan"]["faults"][0]}
+    return {"psnr_db": min(found["ladder"]["psnr_median_db"], found["plan"]["psnr_db"])}, {}
+
+
+def as_text(found: Json) -> list[str]:
+    ladder, plan = found["ladder"], found["plan"]
+    return [
+        f"fidelity, dB: ladder {ladder['psnr_median_db']:g} against 1000-step DDIM "
+        f"({ladder['cases']} cases, at export); plan {plan['psnr_db']:.0f} against float32",
+        *(f"  FAULT: {fault}" for fault in plan["faults"]),
+    ]

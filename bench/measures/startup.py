@@ -1,0 +1,34 @@
+"""How long `mcdiff-batch --help` takes, as a user waits for it: a new process each time."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+from mcdiff_batch.engine.telemetry.machine import machine
+
+COMMANDS = (["--help"], ["run", "--help"])
+CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
+
+
+def measure(repeats: int) -> dict[str, object]:
+    """Median and range in seconds; the first of each, on a cold cache, is left out."""
+    rows = []
+    for words in COMMANDS:
+        taken = [_seconds(words) for _ in range(repeats + 1)][1:]
+        rows.append(
+            {
+                "command": " ".join(words),
+                "median_s": round(statistics.median(taken), 3),
+                "min_s": round(min(taken), 3),
+                "max_s": round(max(taken), 3),
+                "repeats": repeats,
+            }
+        )
+    return {"what": "start-up", "machine": machine(), "runs": rows}
+
+
+def _seconds(words: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run([*CLI, *words], capture_output=True, check=True)
+    return time.perf_counter() - started

@@ -1,0 +1,241 @@
+"""How many cases an hour `run` does: the whole pipeline, archive in, committed output out."""
+
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from mcdiff_batch.bench.common.percentiles import spread
+from mcdiff_batch.bench.common.subject import Subject, where
+from mcdiff_batch.engine.backends.devices import devices
+from mcdiff_batch.engine.backends.trial import maker
+from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.report.timings import ended_runs
+from mcdiff_batch.engine.run.enhance import enhance
+from mcdiff_batch.engine.run.job import UNIT_SIZE
+from mcdiff_batch.engine.run.tracker import Progress
+
+OFFICIAL_S, OFFICIAL_CASES = 600, 24_576  # MLPerf Inference, offline
+CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    devices: str  # as `run` takes it
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.devices} batch {self.batch}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    cases: int
+    repeats: int
+    pairs: int = 0  # beside the command `run`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One run."""
+
+    cases: int  # done
+    seconds: float  # of `enhance`, start-up and manifest included
+    told_s: float  # of it, what `run` says it took
+    steady: float  # cases/s from the end of every device's first batch to the last case
+
+    @property
+    def start_s(self) -> float:
+        """What there is beside the steady rate."""
+        return max(0.0, self.seconds - self.cases / self.steady)
+
+
+def arrangements(text: str) -> tuple[str, ...]:
+    """One device, and all of `text`; of a machine that has CPUs only, one and two."""
+    chosen = devices(text)
+    if text == "auto" and chosen[0].kind == "cpu":
+        return "cpu:1", "cpu:2"
+    first = "cpu:1" if chosen[0].kind == "cpu" else str(chosen[0])
+    return (first,) if len(chosen) == 1 else (first, text)
+
+
+def steady(points: Sequence[tuple[float, int]], first: int) -> float:
+    """Cases/s of (seconds, cases computed so far), from `first` cases or more on."""
+    ends = [point for point in points if point[1] >= first]
+    most = max((cases for _, cases in ends), default=0)
+    start, end = ends[0] if ends else (0.0, 0), next((x for x in ends if x[1] == most), (0.0, 0))
+    if end[1] <= start[1]:
+        raise UsageError("throughput: too few cases for a rate; expected more --samples")
+    return (end[1] - start[1]) / (end[0] - start[0])
+
+
+def unit_size(cases: int, batch: int) -> int:
+    """What `run` takes, but for so few cases that devices would run out of units unevenly."""
+    return batch * max(1, min(UNIT_SIZE, cases // 16) // batch)
+
+
+def session(subject: Subject, setting: Setting, cases: int) -> Session:
+    chosen = devices(setting.devices)
+    with tempfile.TemporaryDirectory(dir=subject.scratch) as name:
+        job = subject.job(
+            Path(name) / "out",
+            setting.devices,
+            batch=setting.batch,
+            unit_size=unit_size(cases, setting.batch),
+        )
+        points: list[tuple[float, int]] = []
+        start = perf_counter()
+
+        def note(at: Progress) -> None:
+            if not points or at.handled > points[-1][1]:
+                points.append((perf_counter() - start, at.handled))
+
+        summary = enhance(
+            replace(job, limit=cases), maker(subject.bundle, chosen, setting.batch), note
+        )
+        seconds = perf_counter() - start
+    rate = steady(points, len(chosen) * setting.batch)
+    return Session(
+        cases=summary.counts["done"], seconds=seconds, told_s=summary.seconds, steady=rate
+    )
+
+
+def interleaved(
+    subject: Subject, settings: Sequence[Setting], effort: Effort, say: Say
+) -> list[Json]:
+    """A/B/A/B: every setting once, then again, so that what changes with time meets all alike."""
+    found: dict[Setting, list[Session]] = {setting: [] for setting in settings}
+    for repeat in range(effort.repeats):
+        for setting in settings:
+            say(f"throughput of {setting}: {effort.cases} cases, {repeat + 1} of {effort.repeats}")
+            found[setting].append(session(subject, setting, effort.cases))
+    return [_row(setting, sessions) for setting, sessions in found.items()]
+
+
+def _row(setting: Setting, sessions: Sequence[Session]) -> Json:
+    an_hour = lambda values: spread([3600 * x for x in values]).as_dict()
+    return {
+        "devices": setting.devices,
+        "batch": setting.batch,
+        "cases": sessions[0].cases,
+        "seconds": spread([x.seconds for x in sessions]).as_dict(),
+        "start_s": spread([x.start_s for x in sessions]).as_dict(),
+        "cases_per_hour": an_hour([x.steady for x in sessions]),
+        "with_start_per_hour": an_hour([x.cases / x.seconds for x in sessions]),
+    }
+
+
+def best(rows: Sequence[Json]) -> Json:
+    return max(rows, key=lambda row: float(row["cases_per_hour"]["median"]))
+
+
+def measure(
+    subject: Subject, words: Sequence[str], batches: Sequence[int], effort: Effort, say: Say
+) -> Json:
+    """The sweep over batch sizes on the first of `words`, then all of these at the best size."""
+    effort = replace(effort, cases=min(effort.cases, subject.archive.cases))
+    cases, sweep, batch = effort.cases, list[Json](), batches[0]
+    if len(batches) > 1:
+        tried = [Setting(devices=words[0], batch=x) for x in batches]
+        sweep = interleaved(subject, tried, effort, say)
+        batch = int(best(sweep)["batch"])
+    rows = interleaved(subject, [Setting(devices=x, batch=batch) for x in words], effort, say)
+    chosen = best(rows)
+    taken = Setting(devices=chosen["devices"], batch=chosen["batch"])
+    return {
+        "sweep": sweep,
+        "rows": rows,
+        "best": chosen,
+        "where": where(devices(taken.devices)),
+        "official": cases >= OFFICIAL_CASES and chosen["seconds"]["low"] >= OFFICIAL_S,
+        "pairs": list(_pairs(subject, taken, effort, say)),
+    }
+
+
+def _pairs(subject: Subject, setting: Setting, effort: Effort, say: Say) -> Iterator[Json]:
+    """The same cases here and by the command `run`, in turn: cases an hour, start-up included."""
+    for pair in range(effort.pairs):
+        say(f"bench and `run` in turn, pair {pair + 1} of {effort.pairs}")
+        here = session(subject, setting, effort.cases)
+        there = _command(subject, setting, effort.cases)
+        seconds, command = there
+        yield {
+            "bench": round(3600 * here.cases / here.told_s, 1),
+            "run": round(3600 * here.cases / seconds, 1),
+            "command_adds_s": round(command - seconds, 2),
+        }
+
+
+def _command(subject: Subject, setting: Setting, cases: int) -> tuple[float, float]:
+    """Seconds of `mcdiff-batch run`: as it says itself, and from the shell's side."""
+    output = subject.scratch / "by-command"
+    options = {
+        "--input": subject.path,
+        "--output": output,
+        "--bundle": subject.bundle.root,
+        "--devices": setting.devices,
+        "--batch-size": setting.batch,
+        "--unit-size": unit_size(cases, setting.batch),
+        "--limit": cases,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    start = perf_counter()
+    done = subprocess.run([*CLI, "run", *words], capture_output=True, text=True)
+    seconds = perf_counter() - start
+    ended = ended_runs(output)
+    shutil.rmtree(output, ignore_errors=True)
+    if done.returncode not in (0, 3):
+        raise RuntimeError(f"`run` ended with {done.returncode}: {done.stderr[-500:]}")
+    return float(ended[-1]["seconds"]), seconds
+
+
+def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+    """For the gate; the memory is that of the largest process."""
+    known = {"cases_per_hour": found["best"]["cases_per_hour"]["median"]}
+    known["memory_mib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1)
+    if len(found["rows"]) > 1:
+        one, more = (x["cases_per_hour"]["median"] for x in found["rows"])
+        known["devices_over_one"] = round(more / one, 3)
+        return known, {}
+    return known, {"devices_over_one": "there is one device"}
+
+
+def as_text(found: Json) -> list[str]:
+    """The table, 80 columns."""
+    lines = [f"{'throughput, cases/h':<22}{'cases':>6}{'steady':>26}{'with start-up':>16}{'s':>8}"]
+    for row in (*found["sweep"], *found["rows"]):
+        name = f"{row['devices']} batch {row['batch']}"
+        told = row["cases_per_hour"]
+        rate = f"{told['median']:,.0f} ({told['low']:,.0f}..{told['high']:,.0f})"
+        whole = f"{row['with_start_per_hour']['median']:,.0f}"
+        seconds = row["seconds"]["median"]
+        lines.append(f"{name:<22}{row['cases']:>6}{rate:>26}{whole:>16}{seconds:>8.1f}")
+    chosen = found["best"]
+    repeats = chosen["cases_per_hour"]["repeats"]
+    lines.append(
+        f"  best: {chosen['devices']}, batch {chosen['batch']}; median (range) of {repeats}; "
+        f"start-up {chosen['start_s']['median']:.1f} s"
+    )
+    if not found["official"]:
+        lines.append(f"  not official: that takes {OFFICIAL_S} s and {OFFICIAL_CASES:,} cases")
+    if found["pairs"]:
+        lines.append(_agreement(found["pairs"]))
+    return lines
+
+
+def _agreement(pairs: Sequence[Json]) -> str:
+    ratios = spread([x["run"] / x["bench"] for x in pairs])
+    said = "within" if ratios.low <= 1 <= ratios.high else "OUTSIDE"
+    more = spread([x["command_adds_s"] for x in pairs]).median
+    return (
+        f"  `run` over bench, {len(pairs)} in turn: {ratios}; 1 is {said} that range; "
+        f"command and report add {more:.1f} s"
+    )

@@ -1,0 +1,90 @@
+"""What the experiments compare: one setting changed at a time, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mcdiff_batch.engine.image.frame import Frame
+from mcdiff_batch.train.networks.presets import PAPER_WAY, PRESETS, Preset, Stage
+
+HALF = Frame(height=256, width=64)
+WHOLE = Frame(height=512, width=128)
+
+
+# The settings are those of the preset `small`, whatever they are.
+BASE = replace(PRESETS["small"], name="experiment", frame=HALF)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A training, or only another way to sample a training that is there."""
+
+    name: str
+    question: str
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the base preset
+    sampled: str | None = None  # the arm whose networks these are
+    temperature: float = 1.0
+    parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # of the steps
+
+    def changed(self) -> Preset:
+        return replace(BASE, **self.changes)
+
+
+SHARED = {"foundation": 0.5, "extractor": 1.0}  # stages I and II that ARMS have in common
+ALONE = {**SHARED, "tuner": 1.0}  # of arms whose networks are others: all three stages
+
+
+def _other(name: str, question: str, **changes: Any) -> Arm:
+    return Arm(name=name, question=question, changes=changes, parts=ALONE)
+
+
+ARMS = (  # what matters most first: a run that is cut short has scored that
+    Arm(name="base", question="the preset `small` on half its frame"),
+    Arm(name="no noise", question="temperature", sampled="base", temperature=0.0),
+    Arm(name="all depths read", question="optimal depth left out", changes={"left_out": 0.0}),
+    Arm(name="always left out", question="optimal depth left out", changes={"left_out": 1.0}),
+    Arm(name="no corruption", question="corruption", changes={"corruption": 0.0}),
+    Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
+    Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
+    Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
+    _other("network reads the estimate", "what the network reads", reads="estimate"),
+    _other("network reads x_t", "what the network reads", reads="x"),
+    _other("plain regression", "diffusion", regression=True),
+    _other("v", "second observation", prediction="v"),
+    Arm(name="tuners alone", question="what stage III trains", changes={"tunes": "tuner"}),
+    Arm(name="decoder", question="what stage III trains", changes={"tunes": "decoder"}),
+    _other("no condition in the middle", "middle block", middle=False),
+    Arm(name="width C", question="tuner width", changes={"tuner_share": 1.0}),
+    Arm(name="power 2", question="loss weights", changes={"loss_power": 2.0}),
+    _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
+    _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
+)
+WAYS = (  # several settings at once
+    _other("the paper's way", "second observation", **PAPER_WAY),
+    Arm(
+        name="all cases, always left out",
+        question="cases of stage III",
+        changes={"tuner_artifact_free": False, "left_out": 1.0},
+    ),
+)
+FRAMES = (  # scored on the larger grid; as many multiply-adds a step: px four times as many
+    _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),
+    _other("512 x 128, patch 4", "frame", frame=WHOLE),
+)
+
+
+def staged(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:
+    """The preset with the stages named, each of its part of `steps`, in small batches."""
+    stages = tuple(
+        Stage(
+            name=name,
+            steps=round(part * steps),
+            crop_steps=0,
+            batch=8,
+            learning_rate=1e-3,
+            draws=4 if name == "tuner" else 1,
+            warmup=10,
+        )
+        for name, part in parts.items()
+    )
+    return replace(preset, stages=stages, ema=0.98)

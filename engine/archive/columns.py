@@ -1,0 +1,150 @@
+"""An archive's small arrays, one row per case, read whole when it is opened."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .chunks import ChunkedArray, Values, overlap, touched
+from .codecs import CorruptError
+from .metadata import ArraySpec
+from .store import BadMetadataError, Store, UnsafeFileError
+
+BYTES_LIMIT = 1 << 30  # of one column
+FLOATS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
+
+SpecReader = Callable[[Store, str], tuple[bytes, ArraySpec] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What a column may be: numpy kinds, and its shape after the case axis."""
+
+    kinds: str
+    tail: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What the archive says of its cases; None where it does not say."""
+
+    case_id: tuple[str, ...] | None
+    optimal_depth: npt.NDArray[np.int64] | None  # [N]
+    depth_present: npt.NDArray[np.bool_] | None  # [N, D]
+    extent: npt.NDArray[np.int64] | None  # [N, 2], px
+    pixel_spacing_mm: npt.NDArray[np.float64] | None  # [N, 2]
+    warnings: tuple[str, ...]
+    digest: str  # over metadata documents and values
+
+
+def known_columns(depths: int) -> dict[str, Column]:
+    return {
+        "case_id": Column(kinds="OUSiu"),
+        "optimal_depth": Column(kinds="iu"),
+        "depth_present": Column(kinds="bu", tail=(depths,)),
+        "extent": Column(kinds="iu", tail=(2,)),
+        "pixel_spacing_mm": Column(kinds="f", tail=(2,)),
+    }
+
+
+def read_columns(store: Store, spec_of: SpecReader, cases: int, depths: int) -> Columns:
+    """Raises BadMetadataError where a column contradicts the archive or cannot be decoded."""
+    values: dict[str, Any] = {}
+    warnings: list[str] = []
+    digest = hashlib.sha256()
+    for name, column in known_columns(depths).items():
+        found = spec_of(store, name)
+        values[name] = None
+        if found is not None:
+            document, spec = found
+            _check(name, spec, column, cases)
+            raw = _whole(ChunkedArray(store=store, name=name, spec=spec), warnings)
+            values[name] = _converted(name, raw)
+            _add(digest, name.encode(), document, _plain_bytes(raw))
+    return Columns(**values, warnings=tuple(warnings), digest=digest.hexdigest())
+
+
+def _add(digest: "hashlib._Hash", *parts: bytes) -> None:
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+
+
+def _plain_bytes(raw: Values) -> bytes:
+    return json.dumps(raw.tolist()).encode() if raw.dtype == object else raw.tobytes()
+
+
+def _check(name: str, spec: ArraySpec, column: Column, cases: int) -> None:
+    expected = (cases, *column.tail)
+    if spec.shape != expected:
+        raise BadMetadataError(f"{name} is {spec.shape}, expected {expected} as depths has it")
+    if spec.dtype.kind not in column.kinds or (name == "depth_present" and spec.itemsize > 1):
+        raise BadMetadataError(f"{name} has dtype {spec.dtype.str}, which it cannot have")
+    if cases * spec.itemsize > BYTES_LIMIT:
+        raise BadMetadataError(f"{name} takes over {BYTES_LIMIT} bytes")
+
+
+def _whole(array: ChunkedArray, warnings: list[str]) -> Values:
+    """All values; an absent chunk is its fill value, as zarr has it, with a warning."""
+    spec, absent = array.spec, 0
+    out = np.full(spec.shape, _fill(array.name, spec), spec.dtype.newbyteorder("="))
+    box = tuple(slice(0, n) for n in spec.shape)
+    for coordinates in touched(box, spec.chunks):
+        values = _chunk(array, coordinates)
+        absent += values is None
+        if values is not None:
+            into, part = overlap(box, coordinates, spec.chunks)
+            out[into] = values[part]
+    if absent:
+        warnings.append(f"{array.name}: {absent} chunks are absent and count as the fill value")
+    return out
+
+
+def _chunk(array: ChunkedArray, coordinates: tuple[int, ...]) -> Values | None:
+    try:
+        return array.chunk(coordinates)
+    except UnsafeFileError as error:
+        raise BadMetadataError(f"{error}, expected a plain file") from error
+    except CorruptError as error:
+        raise BadMetadataError(f"{error}; repair the archive") from error
+
+
+def _fill(name: str, spec: ArraySpec) -> object:
+    if spec.dtype.kind in "OUS":
+        return "" if spec.fill in (None, 0) else str(spec.fill)
+    try:
+        value = FLOATS.get(spec.fill, spec.fill) if isinstance(spec.fill, str) else spec.fill
+        with np.errstate(invalid="raise"):
+            return np.array(0 if value is None else value).astype(spec.dtype).item()
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise BadMetadataError(f"{name} has fill value {spec.fill!r:.40}") from error
+
+
+def _converted(name: str, raw: Values) -> object:
+    match name:
+        case "case_id":
+            return _ids(raw)
+        case "depth_present":
+            return raw.view(np.uint8) != 0
+        case "pixel_spacing_mm":
+            return raw.astype(np.float64)
+    return raw.astype(np.int64)
+
+
+def _ids(raw: Values) -> tuple[str, ...]:
+    """Names of the cases, all different: a name decides a case's noise."""
+    try:
+        ids = tuple(x.decode() if isinstance(x, bytes) else str(x) for x in raw.tolist())
+        "".join(ids).encode()
+    except ValueError as error:
+        raise BadMetadataError("case_id holds text that is no Unicode") from error
+    if len(set(ids)) < len(ids):
+        twice = next(x for x, n in Counter(ids).items() if n > 1)
+        first = ids.index(twice)
+        second = ids.index(twice, first + 1)
+        raise BadMetadataError(f"cases {first} and {second} have the same case_id; rename one")
+    return ids

@@ -1,0 +1,233 @@
+"""Turns depth images (PNG, TIFF) into an archive: plan from the headers, then case by case."""
+
+import errno
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import ZstdCodec
+
+from mcdiff_batch.engine.errors import ArchiveError, SpaceError, UsageError
+
+from .archive import DEPTHS_LIMIT, SMALLEST
+from .attributes import RANGES
+from .image_files import SUFFIXES, Header, natural, read_grey, read_header
+
+AXES: dict[str, tuple[str, ...]] = {
+    "depths": ("depth", "y", "x"),
+    "case_id": (),
+    "depth_present": ("depth",),
+    "extent": ("axis",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """The pictures that make one case, shallow to deep, and what their headers agree on."""
+
+    name: str
+    pictures: tuple[Path, ...]
+    header: Header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The archive to be: D depths on a grid that holds the largest scan."""
+
+    scans: tuple[Scan, ...]
+    depths: int
+    grid: tuple[int, int]  # y, x px
+    dtype: str
+    spacing_mm: float | None  # per px, both axes
+
+
+def import_images(
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    spacing_mm: float | None = None,
+    depths: int | None = None,
+) -> Layout:
+    """Writes the new archive `output`; it appears under its name when it is complete.
+
+    A source is an image (a case of one depth), a folder of images (a case; natural order is
+    shallow to deep) or a folder of such folders.  With `depths`, cases get that many and those
+    they lack are marked absent.  Raises ArchiveError for unusable images, UsageError where
+    `output` exists, SpaceError where the disk is full.
+    """
+    _check_output(output)
+    layout = plan_import(sources, spacing_mm, depths)
+    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+    try:
+        _write(partial, layout)
+        partial.rename(output)
+    except OSError as error:
+        raise _explained(error, output) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return layout
+
+
+def plan_import(
+    sources: Sequence[Path], spacing_mm: float | None = None, depths: int | None = None
+) -> Layout:
+    """Reads the headers alone.  Raises ArchiveError."""
+    scans = tuple(_scan(name, files) for name, files in chain.from_iterable(map(_found, sources)))
+    if not scans:
+        raise ArchiveError("no images found; expected PNG or TIFF files, or folders of them")
+    _check_names(scans)
+    _check_dtypes(scans)
+    extents = [x.header.extent for x in scans]
+    return Layout(
+        scans=scans,
+        depths=_depths(scans, depths),
+        grid=(max(y for y, _ in extents), max(x for _, x in extents)),
+        dtype=scans[0].header.dtype,
+        spacing_mm=spacing_mm,
+    )
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() or output.is_symlink():
+        raise UsageError(f"{output}: exists already, expected a new name; choose another --output")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: no such folder; create it or choose another --output")
+
+
+def _found(source: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Cases of a source: name and pictures, natural order.  Hidden files are passed over."""
+    if not source.is_dir():
+        yield source.stem, [source]
+        return
+    entries = sorted((x for x in source.iterdir() if x.name[0] != "."), key=natural)
+    folders = [x for x in entries if x.is_dir()]
+    if not folders:
+        yield source.resolve().name, _pictures(source, entries)
+        return
+    if len(folders) < len(entries):
+        raise ArchiveError(f"{source}: holds files beside folders, expected one or the other")
+    for folder in folders:
+        inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural)
+        yield folder.name, _pictures(folder, inside)
+
+
+def _pictures(folder: Path, entries: Iterable[Path]) -> list[Path]:
+    """The entries, all of them pictures: a file left out unnoticed would be a depth lost."""
+    pictures = list(entries)
+    for other in (x for x in pictures if x.is_dir() or x.suffix.lower() not in SUFFIXES):
+        raise ArchiveError(f"{other}: expected only PNG or TIFF images in this folder; move it")
+    if not 1 <= len(pictures) <= DEPTHS_LIMIT:
+        raise ArchiveError(
+            f"{folder}: holds {len(pictures)} images, expected the 1 to {DEPTHS_LIMIT} depths of "
+            "one case; for cases of one depth give the files themselves"
+        )
+    return pictures
+
+
+def _scan(name: str, pictures: list[Path]) -> Scan:
+    headers = [read_header(x) for x in pictures]
+    for picture, header in zip(pictures, headers, strict=True):
+        if header != headers[0]:
+            raise ArchiveError(
+                f"{picture}: is {header.extent} px, {header.dtype}; expected "
+                f"{headers[0].extent} px, {headers[0].dtype} as the case's first image"
+            )
+    if min(headers[0].extent) < SMALLEST:
+        raise ArchiveError(f"{pictures[0]}: is {headers[0].extent} px, expected {SMALLEST} or more")
+    return Scan(name=name, pictures=tuple(pictures), header=headers[0])
+
+
+def _check_names(scans: Sequence[Scan]) -> None:
+    twice = [x for x, n in Counter(scan.name for scan in scans).items() if n > 1]
+    if twice:
+        same = [str(x.pictures[0]) for x in scans if x.name == twice[0]]
+        raise ArchiveError(f"{same[0]} and {same[1]}: both would be case {twice[0]}; rename one")
+    for scan in scans:
+        if not scan.name.isprintable() or not _is_unicode(scan.name):
+            raise ArchiveError(f"{scan.pictures[0]}: the name cannot be a case id; rename it")
+
+
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= x <= "\udfff" for x in name)
+
+
+def _check_dtypes(scans: Sequence[Scan]) -> None:
+    first = scans[0]
+    for scan in scans:
+        if scan.header.dtype != first.header.dtype:
+            raise ArchiveError(
+                f"{scan.pictures[0]}: is {scan.header.dtype}, {first.pictures[0]} is "
+                f"{first.header.dtype}; import 8 and 16 bit images into archives of their own"
+            )
+
+
+def _depths(scans: Sequence[Scan], wanted: int | None) -> int:
+    most = max(len(x.pictures) for x in scans)
+    if wanted is not None and wanted < most:
+        raise ArchiveError(f"a case has {most} depths, expected at most {wanted}; raise --depths")
+    return wanted or most
+
+
+def _write(path: Path, layout: Layout) -> None:
+    group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(layout)})
+    shape = (len(layout.scans), layout.depths, *layout.grid)
+    pixels = _array(group, "depths", layout.dtype, shape, 1)
+    for index, scan in enumerate(layout.scans):
+        pixels[index] = _stack(scan, layout)
+    for name, values in _facts(layout).items():
+        dtype = "string" if values.dtype == object else values.dtype.name
+        _array(group, name, dtype, values.shape, 1024)[:] = values
+
+
+def _attributes(layout: Layout) -> dict[str, Any]:
+    facts: dict[str, Any] = {"schema": 1, "intensity_range": list(RANGES[layout.dtype])}
+    if layout.spacing_mm is not None:
+        facts["pixel_spacing_mm"] = [layout.spacing_mm, layout.spacing_mm]
+    return facts
+
+
+def _array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Any:
+    """An empty array of `chunk` cases per chunk, checksummed, no chunk left out."""
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=(min(shape[0], chunk), *shape[1:]),
+        dimension_names=("case", *AXES[name]),
+        compressors=[ZstdCodec(level=3, checksum=True)],
+        fill_value="" if dtype == "string" else 0,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _facts(layout: Layout) -> dict[str, npt.NDArray[Any]]:
+    present = [[k < len(x.pictures) for k in range(layout.depths)] for x in layout.scans]
+    extents = [x.header.extent for x in layout.scans]
+    return {
+        "case_id": np.array([x.name for x in layout.scans], object),
+        "depth_present": np.array(present),
+        "extent": np.array(extents, np.int32),
+    }
+
+
+def _stack(scan: Scan, layout: Layout) -> npt.NDArray[Any]:
+    """[D, y, x] on the archive's grid, black around and where a depth is absent."""
+    out = np.zeros((layout.depths, *layout.grid), layout.dtype)
+    for depth, picture in enumerate(scan.pictures):
+        image = read_grey(picture)
+        out[depth, : image.shape[0], : image.shape[1]] = image
+    return out
+
+
+def _explained(error: OSError, output: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(f"{output}: no space left; free some or choose another --output")
+    return UsageError(f"{output}: cannot be written ({error.strerror}); choose another --output")

@@ -1,0 +1,207 @@
+"""Zarr's metadata documents, v2 and v3, read into what we need; everything else is refused."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .codec_metadata import Json, compressor_v2, dtype_v2, endianness, named, pipeline
+from .codecs import Packing
+from .store import BadMetadataError, Store
+
+CHUNK_LIMIT = 1 << 30  # bytes, decoded
+INDEX_LIMIT = 1 << 22  # chunks of a shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shards:
+    """How a shard file is laid out: whole `shape`, and where and how its index is stored."""
+
+    shape: tuple[int, ...]
+    at_end: bool = True
+    endian: str = "<"
+    checksum: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySpec:
+    """One array: shape, the chunk that is decoded at a time, and how its bytes are stored."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]  # as stored, byte order included; object: UTF-8 text of any length
+    axes: tuple[int, ...]  # stored axis k is array axis axes[k]
+    packings: tuple[Packing, ...]
+    prefix: str  # of a chunk's key: "c" or ""
+    separator: str
+    fill: Any  # as in the document
+    shards: Shards | None = None
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Shape of what one file holds."""
+        return self.shards.shape if self.shards else self.chunks
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Decoded size; for text, which has none, the most we take."""
+        return CHUNK_LIMIT // 16 if self.dtype == object else prod(self.chunks) * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def notices_damage(self) -> bool:
+        return any(x.notices_damage for x in self.packings)
+
+    def key(self, coordinates: Iterable[int]) -> str:
+        """The file of a chunk or shard, under the array's folder."""
+        parts = ([self.prefix] if self.prefix else []) + [str(k) for k in coordinates]
+        return self.separator.join(parts) or "0"
+
+
+def array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
+    """An array's metadata document and what it says; None where there is no such array."""
+    for file, reader in (("zarr.json", spec_v3), (".zarray", spec_v2)):
+        found = store.document(f"{name}/{file}")
+        if found is not None:
+            try:
+                return found[0], reader(found[1])
+            except (KeyError, TypeError) as error:
+                raise BadMetadataError(f"{name}/{file}: {error} is missing or wrong") from error
+            except BadMetadataError as error:
+                raise BadMetadataError(f"{name}: {error}") from error
+    return None
+
+
+def spec_v3(raw: Json) -> ArraySpec:
+    """From `zarr.json` of an array.  Raises BadMetadataError."""
+    _expect(raw, "zarr_format", 3)
+    _expect(raw, "node_type", "array")
+    _check_extensions(raw)
+    grid_name, grid = named(raw["chunk_grid"])
+    if grid_name != "regular":
+        raise BadMetadataError(f"chunk grid is {grid_name!r:.40}, expected 'regular'")
+    shape, files = _counts(raw, "shape", least=0), _counts(grid, "chunk_shape")
+    codecs = [named(x) for x in raw["codecs"]]
+    shards, chunks = None, files
+    if codecs and codecs[0][0] == "sharding_indexed":
+        shards, chunks, codecs = _sharding(codecs, files)
+    prefix, separator = _key_encoding(raw)
+    dtype, axes, packings = pipeline(codecs, raw["data_type"], len(chunks))
+    return _checked(
+        ArraySpec(
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            axes=axes,
+            packings=packings,
+            prefix=prefix,
+            separator=separator,
+            fill=raw.get("fill_value"),
+            shards=shards,
+        )
+    )
+
+
+def spec_v2(raw: Json) -> ArraySpec:
+    """From `.zarray`.  Raises BadMetadataError."""
+    _expect(raw, "zarr_format", 2)
+    if raw.get("filters"):
+        raise BadMetadataError("has filters, expected none")
+    separator = raw.get("dimension_separator", ".")
+    if separator not in (".", "/") or raw["order"] not in ("C", "F"):
+        raise BadMetadataError("dimension_separator or order is unknown")
+    shape, chunks = _counts(raw, "shape", least=0), _counts(raw, "chunks")
+    axes = tuple(range(len(shape)))
+    return _checked(
+        ArraySpec(
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype_v2(raw["dtype"]),
+            axes=axes if raw["order"] == "C" else axes[::-1],
+            packings=compressor_v2(raw.get("compressor")),
+            prefix="",
+            separator=separator,
+            fill=raw.get("fill_value"),
+        )
+    )
+
+
+def _checked(spec: ArraySpec) -> ArraySpec:
+    ranks = {len(spec.shape), len(spec.chunks), len(spec.files), len(spec.axes)}
+    if len(ranks) != 1:
+        raise BadMetadataError(f"shape is {spec.shape}, chunks are {spec.chunks}: ranks differ")
+    if spec.chunk_bytes > CHUNK_LIMIT:
+        raise BadMetadataError(
+            f"a chunk of {spec.chunks} takes {spec.chunk_bytes} bytes, at most {CHUNK_LIMIT} are "
+            "read at a time; rechunk it to one case per chunk"
+        )
+    return spec
+
+
+def _expect(raw: Json, field: str, value: object) -> None:
+    if raw.get(field) != value:
+        raise BadMetadataError(f"{field} is {raw.get(field)!r:.40}, expected {value!r}")
+
+
+KNOWN_V3 = {
+    *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding"),
+    *("fill_value", "codecs", "attributes", "storage_transformers", "dimension_names"),
+}
+
+
+def _check_extensions(raw: Json) -> None:
+    if raw.get("storage_transformers"):
+        raise BadMetadataError("has storage transformers, expected none")
+    for name in raw.keys() - KNOWN_V3:
+        if not isinstance(raw[name], dict) or raw[name].get("must_understand", True):
+            raise BadMetadataError(f"has an unknown extension {name!r:.40}")
+
+
+def _counts(raw: Json, field: str, least: int = 1) -> tuple[int, ...]:
+    values = raw[field]
+    whole = isinstance(values, list) and all(type(x) is int and x >= least for x in values)
+    if not whole or len(values) > 8:
+        raise BadMetadataError(f"{field} is {values!r:.80}, expected whole numbers from {least} up")
+    return tuple(values)
+
+
+def _key_encoding(raw: Json) -> tuple[str, str]:
+    name, configuration = named(raw["chunk_key_encoding"])
+    defaults = {"default": ("c", "/"), "v2": ("", ".")}
+    if name not in defaults:
+        raise BadMetadataError(f"chunk key encoding is {name!r:.40}, expected default or v2")
+    separator = configuration.get("separator", defaults[name][1])
+    if separator not in (".", "/"):
+        raise BadMetadataError("chunk key separator is unknown, expected '.' or '/'")
+    return defaults[name][0], separator
+
+
+def _sharding(
+    codecs: list[tuple[str, Json]], shape: tuple[int, ...]
+) -> tuple[Shards, tuple[int, ...], list[tuple[str, Json]]]:
+    """Layout, inner chunk and inner codecs of shards of `shape`."""
+    if len(codecs) != 1:
+        raise BadMetadataError("has codecs beside sharding_indexed, expected none")
+    raw = codecs[0][1]
+    inner = _counts(raw, "chunk_shape")
+    whole = len(inner) == len(shape) and all(n % k == 0 for n, k in zip(shape, inner, strict=True))
+    if not whole or prod(shape) // prod(inner) > INDEX_LIMIT:
+        raise BadMetadataError(f"shards of {shape} hold no whole number of chunks of {inner}")
+    endian, checksum = _index_codecs([named(x) for x in raw["index_codecs"]])
+    location = raw.get("index_location", "end")
+    if location not in ("start", "end"):
+        raise BadMetadataError("index_location is unknown, expected start or end")
+    shards = Shards(shape=shape, at_end=location == "end", endian=endian, checksum=checksum)
+    return shards, inner, [named(x) for x in raw["codecs"]]
+
+
+def _index_codecs(codecs: list[tuple[str, Json]]) -> tuple[str, bool]:
+    names = [name for name, _ in codecs]
+    if names not in (["bytes"], ["bytes", "crc32c"]):
+        raise BadMetadataError(f"index codecs are {names!r:.80}, expected bytes and crc32c")
+    return endianness(codecs[0][1]), "crc32c" in names

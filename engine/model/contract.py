@@ -1,0 +1,208 @@
+"""What a bundle says of itself: `contract.json`, written by export, read and checked by engine."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcdiff_batch.engine.errors import BundleError
+from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.image.frame import Frame
+from mcdiff_batch.engine.image.gate import Gate
+
+from .schedule import Schedule
+
+SCHEMA = 2
+SHIPPED = Path(__file__).parents[1] / "bundles" / "small"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One input or output of a graph; "batch" and "depths" are the free dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    file: str
+    sha256: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Half:
+    """The same graphs in float16 for GPUs, solver arithmetic and images in float32."""
+
+    conditioner: Graph
+    denoiser: Graph
+    parity: dict[str, Any] = field(default_factory=dict)  # against float32, as measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """A way down, with the fidelity of its samples to 1000-step DDIM's, as measured."""
+
+    solver: str
+    ladder: tuple[float, ...]
+    nfe: int
+    psnr_median_db: float
+    psnr_min_db: float
+    cases: int
+    temperature: float = 1.0  # what x_T is multiplied by; at 0 a run draws no noise at all
+    weights: tuple[tuple[float, float, float], ...] = ()  # a, b, c of each step, where fitted
+    figures: dict[str, Any] = field(default_factory=dict)  # of the result that a run keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """Everything the engine has to know of a model.
+
+    Graph `conditioner`: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W]
+        -> label [B, H, W] u1, conditions (one or more tensors).
+    Graph `denoiser`: x [B, 1, H, W], previous [B, 1, H, W], t [1], coefficients [5] (signal, noise,
+        a, b, c), strip, scan [B, 1, H, W] (the optimal depth, in [-1, 1]), conditions
+        -> x_next, x0; x0 is clamped, and -1 outside the strip.
+    """
+
+    name: str
+    frame: Frame
+    depth_weights: tuple[float, ...]
+    classes: tuple[str, ...]
+    schedule: Schedule
+    sampler: Sampler  # the recommended one
+    conditioner: Graph
+    denoiser: Graph
+    half: Half | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    gate: Gate | None = None  # None: no case is flagged
+    licence: str = ""
+    ladders: tuple[Sampler, ...] = ()  # for other numbers of evaluations
+    optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
+    scores: tuple[dict[str, Any], ...] = ()  # of every way down that was tried, and the reference
+    schema: int = SCHEMA
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        half = (self.half.conditioner, self.half.denoiser) if self.half else ()
+        return (self.conditioner, self.denoiser, *half)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the tensors that go from the conditioner to every step."""
+        return tuple(x.name for x in self.conditioner.outputs if x.name != "label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A contract that was read, and the files it answers for, hashes checked."""
+
+    contract: Contract
+    root: Path
+    sha256: str  # of contract.json, which holds the hashes of the rest
+
+    def graph(self, name: str, *, half: bool = False) -> Path:
+        """Path of `conditioner` or `denoiser`.  Raises BundleError where there is none in half."""
+        if half and self.contract.half is None:
+            raise BundleError(f"{self.root}: has no graphs in float16; export the bundle again")
+        graph: Graph = getattr(self.contract.half if half else self.contract, name)
+        return self.root / graph.file
+
+
+def _graph(raw: dict[str, Any]) -> Graph:
+    def tensors(key: str) -> tuple[Tensor, ...]:
+        return tuple(Tensor(**{**x, "shape": tuple(x["shape"])}) for x in raw[key])
+
+    return Graph(
+        file=raw["file"], sha256=raw["sha256"], inputs=tensors("inputs"), outputs=tensors("outputs")
+    )
+
+
+def _half(raw: dict[str, Any]) -> Half:
+    graphs = {name: _graph(raw[name]) for name in ("conditioner", "denoiser")}
+    return Half(**graphs, parity=raw["parity"])
+
+
+def _sampler(raw: dict[str, Any]) -> Sampler:
+    weights = tuple((float(a), float(b), float(c)) for a, b, c in raw.get("weights", ()))
+    return Sampler(**{**raw, "ladder": tuple(raw["ladder"]), "weights": weights})
+
+
+def _contract(raw: dict[str, Any]) -> Contract:
+    nested = {
+        "frame": Frame(**raw["frame"]),
+        "depth_weights": tuple(raw["depth_weights"]),
+        "classes": tuple(raw["classes"]),
+        "schedule": Schedule(**raw["schedule"]),
+        "sampler": _sampler(raw["sampler"]),
+        "ladders": tuple(_sampler(x) for x in raw.get("ladders", ())),
+        "scores": tuple(raw.get("scores", ())),
+        "conditioner": _graph(raw["conditioner"]),
+        "denoiser": _graph(raw["denoiser"]),
+        "half": _half(raw["half"]) if raw.get("half") else None,
+        "gate": Gate(**raw["gate"]) if raw.get("gate") else None,
+    }
+    return Contract(**{**raw, **nested})
+
+
+def write_contract(contract: Contract, root: Path) -> Path:
+    path = root / "contract.json"
+    path.write_text(json.dumps(asdict(contract), indent=1) + "\n")
+    return path
+
+
+def load_bundle(root: Path) -> Bundle:
+    """Reads and checks a bundle folder.  Raises BundleError, naming the file and both hashes."""
+    path = root / "contract.json"
+    try:
+        text = path.read_bytes()
+        raw = json.loads(text)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror}); expected a bundle folder, as written by "
+            "`mcdiff-batch export`"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{path}: is no JSON ({error}); export the bundle again") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        raise BundleError(f"{path}: schema is {found}, expected {SCHEMA}; export the bundle again")
+    try:
+        contract = _contract(raw)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: field {error} is missing or wrong; export again") from error
+    for graph in contract.graphs:
+        _check_file(root, graph)
+    _check_frame(path, contract)
+    return Bundle(contract=contract, root=root, sha256=hashlib.sha256(text).hexdigest())
+
+
+def _check_file(root: Path, graph: Graph) -> None:
+    path = root / graph.file
+    if Path(graph.file).name != graph.file:
+        raise BundleError(f"{root}: graph {graph.file!r} lies outside the bundle; refused")
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing; the contract names it; copy the whole bundle")
+    found = file_sha256(path)
+    if found != graph.sha256:
+        raise BundleError(
+            f"{path}: SHA-256 is {found[:12]}..., expected {graph.sha256[:12]}...; "
+            "the file was changed or damaged: copy or export the bundle again"
+        )
+
+
+def _check_frame(path: Path, contract: Contract) -> None:
+    expected = (contract.frame.height, contract.frame.width)
+    for graph in contract.graphs:
+        for tensor in graph.inputs:
+            framed = tensor.name in ("depths", "x", "strip", "scan")
+            if framed and tensor.shape[2:] != expected:
+                raise BundleError(
+                    f"{path}: {tensor.name} is {tensor.shape[2:]} px, the contract's frame is "
+                    f"{expected} px; export the bundle again"
+                )

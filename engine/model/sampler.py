@@ -1,0 +1,62 @@
+"""Walks noise down a ladder of time steps, one compiled step at a time."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mcdiff_batch.engine.image.frame import Image
+from mcdiff_batch.engine.telemetry.spans import span
+
+from .plan import Conditioned, Plan
+from .solver import Rung
+
+
+def sample(
+    plan: Plan,
+    noise: Image,
+    conditioned: Conditioned,
+    ladder: Sequence[Rung],
+    tick: Callable[[], None] = lambda: None,
+) -> Image:
+    """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image out.
+
+    Between steps x stays where the plan computes.
+    """
+    x, x0 = noise, np.zeros_like(noise)
+    for rung in ladder:
+        with span("step"):
+            x, x0 = plan.step(x, x0, rung, conditioned)
+        tick()
+    return np.asarray(x, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What several starting noises come to; [B, 1, H, W] in units of [-1, 1]."""
+
+    mean: Image  # of the samples
+    spread: Image | None  # standard deviation (n - 1); None of one
+
+
+def draws(
+    plan: Plan,
+    noises: Iterable[Image],
+    conditioned: Conditioned,
+    ladder: Sequence[Rung],
+    *,
+    tick: Callable[[], None] = lambda: None,
+) -> Drawn:
+    """`sample`, clipped, from each of `noises` in turn.
+
+    Holds two sums, however many draws there are, in float64, so that the mean of one is that one.
+    """
+    count, total, squares = 0, *np.zeros((2, 1))
+    for noise in noises:
+        x = np.clip(sample(plan, noise, conditioned, ladder, tick), -1, 1).astype(np.float64)
+        count, total, squares = count + 1, total + x, squares + x * x
+    mean = np.asarray(total / count, np.float32)
+    if count == 1:
+        return Drawn(mean=mean, spread=None)
+    variance = np.maximum(squares - total * total / count, 0) / (count - 1)
+    return Drawn(mean=mean, spread=np.asarray(np.sqrt(variance), np.float32))

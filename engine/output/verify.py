@@ -1,0 +1,94 @@
+"""Reads an output again, and compares it to what its ledger and manifest say."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zarr
+
+from mcdiff_batch.engine.files import file_sha256
+
+from . import ledger, shards
+from .ledger import DONE, DamagedRecord, Record
+from .runs import MANIFEST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """`cases`: those whose pixels are lost; none where a file is damaged around them."""
+
+    name: str
+    what: str
+    cases: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        named = f": case {', '.join(map(str, self.cases))}" if self.cases else ""
+        return f"{self.name} {self.what}{named}"
+
+
+def damages(root: Path, part: int = 1, parts: int = 1) -> Iterator[Damage]:
+    """All damage in units `part - 1`, `part - 1 + parts`, ...; and in the metadata."""
+    for unit in ledger.recorded(root):
+        if unit % parts == part - 1:
+            yield from _unit_damages(root, unit)
+    yield from _manifest_damages(root)
+
+
+def _unit_damages(root: Path, unit: int) -> Iterator[Damage]:
+    try:
+        record = ledger.read(root, unit)
+    except DamagedRecord:
+        yield Damage(name=ledger.name(unit), what="is no record")
+        return
+    for array, shard in record.shards.items():
+        name = shards.shard_name(array, unit)
+        if not (root / name).is_file():
+            yield Damage(name=name, what="is missing", cases=_done(record))
+        elif file_sha256(root / name) != shard.sha256:
+            yield Damage(name=name, what="was changed", cases=_damaged_cases(root, record))
+
+
+def _done(record: Record) -> tuple[int, ...]:
+    return tuple(entry.case for entry in record.cases if entry.status == DONE)
+
+
+def _damaged_cases(root: Path, record: Record) -> tuple[int, ...]:
+    group = zarr.open_group(root / shards.FOLDER, mode="r")
+    pixels = {entry.case: entry.pixels for entry in record.cases}
+    names = [name for name in shards.IMAGES if name in record.shards]
+    return tuple(case for case in _done(record) if _pixels(group, names, case) != pixels[case])
+
+
+def _pixels(group: zarr.Group, names: Sequence[str], case: int) -> str:
+    """Their SHA-256; nothing where they cannot be decoded."""
+    try:
+        images = [_array(group, name)[case] for name in names]
+    except Exception:  # zarr and its codecs raise what they like
+        return ""
+    return shards.pixels_sha256(images)  # type: ignore[arg-type]
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:  # type: ignore[type-arg]
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _manifest_damages(root: Path) -> Iterator[Damage]:
+    """Everything but the shards, which their records answer for."""
+    if not (root / MANIFEST).is_file():
+        return
+    try:
+        files = json.loads((root / MANIFEST).read_bytes())["files"]
+    except (ValueError, KeyError, TypeError):
+        yield Damage(name=MANIFEST, what="is no manifest")
+        return
+    for name, sha256 in files.items():
+        if "/c/" in name and name.split("/")[1] in shards.IMAGES:
+            if not (root / ledger.name(int(name.split("/")[3]))).is_file():
+                yield Damage(name=name, what="has no record")
+        elif not (root / name).is_file():
+            yield Damage(name=name, what="is missing")
+        elif file_sha256(root / name) != sha256:
+            yield Damage(name=name, what="was changed")

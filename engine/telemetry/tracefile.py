@@ -1,0 +1,148 @@
+"""Spans on disk, and as the trace that Perfetto and chrome://tracing open.
+
+However long a run is, its files hold the first FIRST units and the last LAST to 2 x LAST ones;
+of those between, the sums stay in `timings.jsonl`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mcdiff_batch.engine.files import json_lines
+from mcdiff_batch.engine.text import clean
+
+from .sampling import GPU, samples
+from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Notes, Span
+
+FOLDER = "report/spans"
+FIRST, LAST = 32, 32  # units
+MOST = 4000  # spans of a unit; beyond, solver steps are left out, then the later ones
+STEP = "step"
+MICROSECONDS = 1e6
+THREADS = {FEEDING: 1, READING: 10, MODEL: 2, FINISHING: 3}  # sorts the lanes of a device
+Json = dict[str, Any]
+
+
+class TraceLog:
+    """Appends units; memory and disk do not grow with their number (P8)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.first, self.last = (sum(1 for _ in json_lines(root / x)) for x in _paths()[::2])
+
+    def add(self, head: Mapping[str, Any], notes: Notes, epoch: float) -> None:
+        """`head` says which unit it was.  Raises OSError."""
+        name = _paths()[0 if self.first < FIRST else 2]
+        if name == _paths()[0]:
+            self.first += 1
+        elif self.last == LAST:
+            (self.root / name).replace(self.root / _paths()[1])
+            self.last = 1
+        else:
+            self.last += 1
+        line = {**head, "spans": _spans(notes.spans, epoch), "counts": _counts(notes, epoch)}
+        with (self.root / name).open("a") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _paths() -> tuple[str, str, str]:
+    """In the order of time."""
+    return f"{FOLDER}/first.jsonl", f"{FOLDER}/older.jsonl", f"{FOLDER}/last.jsonl"
+
+
+def _spans(spans: Sequence[Span], epoch: float) -> list[list[object]]:
+    kept = spans if len(spans) <= MOST else [x for x in spans if x.stage != STEP][:MOST]
+    return [
+        [x.stage, x.lane, round(x.begin - epoch, 6), round(x.end - epoch, 6), x.case] for x in kept
+    ]
+
+
+def _counts(notes: Notes, epoch: float) -> list[list[object]]:
+    return [[x.name, round(x.at - epoch, 6), x.value] for x in notes.counts[:MOST]]
+
+
+def exported(out: Path) -> Json:
+    """The trace in Chrome's JSON format: a process per device, a thread per lane, counter tracks.
+
+    https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+    Sessions lie where the wall clock had them.
+    """
+    units = list(_units(out))
+    sampled = list(samples(out))
+    start = min((float(x["began"]) for x in [*units, *sampled]), default=0.0)
+    found = sorted({x["device"] for x in units})
+    devices = {name: pid for pid, name in enumerate(found, 1)}
+    events = [*_names(devices, units)]
+    for unit in units:
+        events += _unit_events(unit, devices[unit["device"]], start)
+    for sample in sampled:
+        events += _sample_events(sample, start)
+    about = {"units": len(units), "first": FIRST, "last": LAST}
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
+
+
+def _units(out: Path) -> Iterator[Json]:
+    """In the order of time; a line that is none of ours is left out."""
+    for raw in (x for name in _paths() for x in json_lines(out / name)):
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            yield {
+                "began": float(raw["began"]),
+                "device": clean(raw["device"]),
+                "unit": int(raw["unit"]),
+                "spans": [
+                    (clean(stage), clean(lane), float(begin), float(end), int(case))
+                    for stage, lane, begin, end, case in raw["spans"]
+                ],
+                "counts": [(clean(x), float(at), int(value)) for x, at, value in raw["counts"]],
+            }
+
+
+def _names(devices: Mapping[str, int], units: Sequence[Json]) -> Iterator[Json]:
+    for name, pid in {"machine": 0, **devices}.items():
+        yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
+    lanes = {(devices[x["device"]], span[1]) for x in units for span in x["spans"]}
+    for pid, lane in sorted(lanes):
+        place = {"pid": pid, "tid": _thread(lane)}
+        yield {"ph": "M", "name": "thread_name", **place, "args": {"name": lane}}
+
+
+def _thread(lane: str) -> int:
+    name, _, number = lane.partition(" ")
+    return THREADS.get(name, len(LANES)) + (int(number) if number.isdecimal() else 0)
+
+
+def _unit_events(unit: Json, pid: int, start: float) -> Iterator[Json]:
+    shift = unit["began"] - start
+    for stage, lane, begin, end, case in unit["spans"]:
+        yield {
+            "ph": "X",
+            "name": stage,
+            "cat": lane.partition(" ")[0],
+            "pid": pid,
+            "tid": _thread(lane),
+            "ts": _micro(begin + shift),
+            "dur": _micro(end - begin),
+            "args": {"unit": unit["unit"]} | ({"case": case} if case >= 0 else {}),
+        }
+    for name, at, value in unit["counts"]:
+        yield _counter(name, pid, at + shift, value)
+
+
+def _sample_events(sample: Mapping[str, Any], start: float) -> Iterator[Json]:
+    at = float(sample["began"]) - start + float(sample["at"])
+    for name in ("cpu_percent", "resident_mib"):
+        yield _counter(name, 0, at, sample[name])
+    for gpu in sample["gpus"]:
+        for name in (x for x in GPU if x in gpu):
+            yield _counter(f"gpu {gpu['index']} {name}", 0, at, gpu[name])
+
+
+def _counter(name: str, pid: int, at: float, value: float) -> Json:
+    event = {"ph": "C", "name": name, "pid": pid, "tid": 0, "ts": _micro(at)}
+    return event | {"args": {name: value}}
+
+
+def _micro(seconds: float) -> float:
+    return round(seconds * MICROSECONDS, 1)

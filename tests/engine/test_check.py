@@ -1,0 +1,97 @@
+"""`check` tells what is wrong with an archive, by index, and changes nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.crafting import chunk, command, ids, pictures, put_chunk, snapshot, write_archive
+
+HOSTILE = "<script>\x1b[31m\u202e\n=cmd"
+
+
+def test_a_good_archive_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures(), attributes={"pixel_spacing_mm": 0.2})
+    before = snapshot(path)
+    assert command(monkeypatch, "check", path) == 0
+    said = capsys.readouterr().out
+    assert "3 cases of 5 depths, u1, 40 x 16 px" in said
+    assert "zstd with checksum" in said
+    assert "3 usable, 0 not" in said
+    assert "warning" not in said
+    assert snapshot(path) == before  # P6
+
+
+def test_bad_cases_are_named_by_index_and_end_in_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {"case_id": ids("PHI-anna", HOSTILE, "PHI-cleo", "PHI-dora")}
+    path = write_archive(tmp_path / "a.zarr", pictures(cases=4), columns=columns)
+    put_chunk(path, 1, b"junk")
+    chunk(path, 3).unlink()
+    assert command(monkeypatch, "check", path) == 3
+    said = capsys.readouterr()
+    assert "case 1: corrupt: " in said.out
+    assert "case 3: missing: " in said.out
+    assert "2 usable, 2 not" in said.out
+    assert "PHI" not in said.out + said.err  # P10
+    assert command(monkeypatch, "check", path, "--show-ids") == 3
+    said = capsys.readouterr()
+    assert "case 3 (PHI-dora): missing" in said.out
+    assert all(x.isprintable() for x in said.out.split("\n"))
+    assert said.out.count("\n") == 6  # the id's own line break is escaped
+
+
+def test_json_lists_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = pictures(cases=30)
+    images[:25] = 7
+    columns = {"extent": np.array([[40, 16]] * 29 + [[20, 10]], "i4")}
+    path = write_archive(tmp_path / "a.zarr", images, columns=columns)
+    assert command(monkeypatch, "check", path, "--json") == 3
+    document = json.loads(capsys.readouterr().out)
+    assert [x["index"] for x in document["problems"]] == list(range(25))
+    assert {x["reason"] for x in document["problems"]} == {"constant"}
+    assert (document["smallest"], document["largest"]) == ([20, 10], [40, 16])
+    assert len(document["identity"]) == 64
+    assert command(monkeypatch, "check", path) == 3
+    assert "and 5 more" in capsys.readouterr().out
+
+
+def test_an_unusable_archive_ends_in_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures().astype("i4"))
+    assert command(monkeypatch, "check", path) == 4
+    assert "expected u1, u2, f2 or f4" in capsys.readouterr().err
+
+
+def test_suspicious_but_usable_archives_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = pictures(dtype="u2") // 16  # 12 bit data that do not say so
+    images[1, 3] = images[1, 2]
+    path = write_archive(tmp_path / "a.zarr", images, compressors=None)
+    assert command(monkeypatch, "check", path) == 0
+    said = capsys.readouterr().out
+    assert "warning: the brightest px is at 6% of the intensity range" in said
+    assert "warning: 1 cases show the same image at two depths; the first is case 1" in said
+    assert "warning: depths: codec none without checksum" in said
+    assert "warning: pixel spacing is unknown" in said
+
+
+def test_a_case_that_cannot_be_read_now_is_told_from_bad_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures())
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("mcdiff_batch.engine.archive.chunks.unpack", broken)
+    assert command(monkeypatch, "check", path) == 3
+    assert "case 0: unreadable: Input/output error" in capsys.readouterr().out

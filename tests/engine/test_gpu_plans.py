@@ -1,0 +1,351 @@
+"""Plans for GPUs: what they compute, when they are trusted, and what a run keeps of them."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from tests.support.test_doctor import library
+from tests.support.test_faults import incidents
+
+from mcdiff_batch.engine.backends import ort, plan_cache
+from mcdiff_batch.engine.backends.cuda import CudaError, Queue
+from mcdiff_batch.engine.backends.devices import devices
+from mcdiff_batch.engine.backends.gpus import gpus
+from mcdiff_batch.engine.backends.ort import BoundPlan
+from mcdiff_batch.engine.backends.selftest import Verdict
+from mcdiff_batch.engine.backends.trial import Loader, elsewhere
+from mcdiff_batch.engine.backends.trt import TrtPlan
+from mcdiff_batch.engine.errors import DeviceError, Exit, FingerprintError, UsageError
+from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.model.contract import load_bundle
+from mcdiff_batch.engine.model.noise import gaussian
+from mcdiff_batch.engine.model.plan import Device
+from mcdiff_batch.engine.model.sampler import sample
+from mcdiff_batch.engine.model.solver import rungs
+from mcdiff_batch.engine.run import worker
+from mcdiff_batch.engine.run.enhance import enhance
+from mcdiff_batch.engine.run.pool import Limits
+from mcdiff_batch.engine.run.preflight import prepared
+from mcdiff_batch.engine.telemetry.spans import Notes, noting
+from tests.support import fake
+from tests.support.crafting import command
+from tests.support.fake import FakeMaker, InlinePool
+from tests.support.running import archive, committed, fault, job
+from tests.support.simulated import Cuda, Error, TensorRT, plan_folder
+
+BATCH = 2
+GPU = Device(kind="cuda", index=0)
+TWO = (GPU, Device(kind="cuda", index=1))
+SOUND = Verdict(finite=True, slots_equal=True, order_free=True, psnr_db=80, seconds=1)
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle):
+    return load_bundle(toy_bundle)
+
+
+def stack(bundle, seed):
+    """Depths, weights, strip and scan of a batch."""
+    rng, frame = np.random.default_rng(seed), bundle.contract.frame
+    depths = rng.uniform(-1, 1, (BATCH, 5, frame.height, frame.width)).astype(np.float32)
+    strip = np.ones((BATCH, 1, frame.height, frame.width), np.float32)
+    return depths, np.full((BATCH, 5), 0.2, np.float32), strip, depths[:, 2, None]
+
+
+def walked(plan, bundle):
+    """Labels, results and labels of results of two batches, one after the other, two draws each."""
+    contract, found = bundle.contract, []
+    walk = rungs("dpmpp_2m", contract.schedule, contract.sampler.ladder)
+    for seed in (0, 1):
+        depths, weights, strip, scan = stack(bundle, seed)
+        conditioned = plan.condition(depths, weights, strip, scan)
+        found.append(conditioned.label)
+        for draw in range(2):
+            noise = gaussian(draw, "case", strip.shape)
+            found.append(np.clip(sample(plan, noise, conditioned, walk), -1, 1))
+        found.append(plan.relabel(found[-1], strip))
+    return found
+
+
+def same(ours, theirs):
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("rtx", [False, True])
+def test_a_tensorrt_plan_computes_what_its_graphs_say(bundle, tmp_path, rtx):
+    cuda = Cuda()
+    folder = plan_folder(bundle, BATCH, tmp_path / "plans")
+    plan = TrtPlan(TensorRT(cuda, rtx=rtx), Queue(0, cuda), folder, BATCH)
+    assert same(walked(plan, bundle), walked(ort.load(bundle, ort.CPU, BATCH, half=True), bundle))
+    assert cuda.launches == 4 * len(bundle.contract.sampler.ladder)
+    notes = Notes()
+    with noting(notes, "model"):
+        plan.condition(*stack(bundle, 0))
+    assert {x.stage for x in notes.spans} == {"host-to-device", "compute", "device-to-host"}
+
+
+def test_conditions_of_another_batch_are_refused(bundle, tmp_path):
+    cuda = Cuda()
+    folder = plan_folder(bundle, BATCH, tmp_path / "plans")
+    plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), folder, BATCH)
+    strip = stack(bundle, 0)[2]
+    first = plan.condition(*stack(bundle, 0))
+    plan.condition(*stack(bundle, 0))
+    (rung, *_) = rungs("ddim", bundle.contract.schedule, (500.0,))
+    with pytest.raises(AssertionError, match="another batch"):
+        plan.step(strip, strip, rung, first)
+
+
+def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(bundle, tmp_path):
+    folder, contexts = plan_folder(bundle, BATCH, tmp_path / "plans"), []
+
+    class Watched(TensorRT):
+        def _loaded(self, plan):
+            engine = super()._loaded(plan)
+            make = engine.create_execution_context
+            engine.create_execution_context = lambda config: (
+                contexts.append(make(config)) or (contexts[-1])
+            )
+            return engine
+
+    def known():
+        contexts.clear()
+        cuda = Cuda()
+        TrtPlan(Watched(cuda, rtx=True), Queue(0, cuda), folder, BATCH)
+        return {x.config.kernels.known for x in contexts}
+
+    assert known() == {b""}
+    assert known() == {b"kernels of this GPU"}
+    for path in folder.glob("*.jit"):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert known() == {b""}
+    assert known() == {b"kernels of this GPU"}
+
+
+def test_a_plan_that_the_gpu_refuses_ends_the_worker_and_not_the_run(bundle, tmp_path):
+    cuda = Cuda()
+    folder = plan_folder(bundle, BATCH, tmp_path / "plans")
+    with pytest.raises(RuntimeError, match="refuses the plan"):
+        TrtPlan(TensorRT(cuda, refuses=True), Queue(0, cuda), folder, BATCH)
+
+
+def test_a_plan_is_not_read_after_its_file_was_changed(tmp_path):
+    (tmp_path / "denoiser.plan").write_bytes(b"compiled")
+    hashes = {"denoiser.plan": file_sha256(tmp_path / "denoiser.plan")}
+    (tmp_path / "denoiser.plan").write_bytes(b"Compiled")
+    with pytest.raises(DeviceError, match="was changed"):
+        plan_cache.load(tmp_path, hashes, GPU, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "kind"),
+    [
+        ("cudaMalloc", Error.cudaErrorMemoryAllocation, "memory"),
+        ("cudaStreamSynchronize", Error.cudaErrorLaunchFailure, "fault"),
+    ],
+)
+def test_a_cuda_error_is_told_as_what_it_is(call, error, kind):
+    def use():
+        queue = Queue(0, Cuda(**{call: error}))
+        queue.upload(queue.buffer((2,), np.float32), np.zeros(2))
+
+    with pytest.raises(CudaError, match=error.name) as raised:
+        use()
+    recipe = SimpleNamespace(archive="a.zarr", output="a.enhanced")
+    assert worker.told(raised.value, recipe).kind == kind
+
+
+def test_onnx_runtime_with_bound_tensors_computes_the_same_bits(bundle):
+    plain = ort.load(bundle, ort.CPU, BATCH)
+    bound = BoundPlan(plain.conditioner, plain.denoiser, bundle.contract.conditions, BATCH, ort.CPU)
+    assert same(walked(bound, bundle), walked(plain, bundle))
+
+
+@pytest.mark.skipif(
+    ort.CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="it has CUDA's code"
+)
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnx_runtime_may_not_compute_on_the_cpu_in_the_place_of_a_gpu(bundle):
+    with pytest.raises(DeviceError, match=r"^cuda:0: .*compute on the CPU; pip install"):
+        ort.load(bundle, GPU, BATCH, half=True)
+
+
+# --- which device, and whether to trust it
+
+
+def gpu(index, capability="sm_86"):
+    return replace(gpus(library())[0], index=index, capability=capability)
+
+
+def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
+    assert devices("auto", [gpu(0), gpu(1)]) == TWO
+    assert devices("auto", [gpu(0), gpu(1, "sm_89")]) == (GPU,)
+    assert devices("auto", []) == (ort.CPU,)
+    assert devices("auto", [gpu(0, "sm_90")]) == (ort.CPU,)  # RTX does not serve it
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "error", "said"),
+    [
+        ("cuda:0,cuda:2", [gpu(0), gpu(1)], DeviceError, "no cuda:2 is found"),
+        ("cuda:0", [], DeviceError, "there is: none"),
+        ("cuda:0,cuda:1", [gpu(0), gpu(1, "sm_89")], DeviceError, "of different kinds"),
+        ("cuda:0", [gpu(0, "sm_90")], DeviceError, "nothing that is installed"),
+        ("cuda:0,cuda:0", [gpu(0)], UsageError, "expected auto"),
+        ("cuda:0,cpu", [gpu(0)], UsageError, "expected auto"),
+        ("tpu", [gpu(0)], UsageError, "expected auto"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_said_so(text, found, error, said):
+    with pytest.raises(error, match=said):
+        devices(text, found)
+
+
+def test_gpus_are_counted_as_cuda_does(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    told = library(nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}")
+    assert [(x.index, x.throttled) for x in gpus(told)] == [(0, True)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-0")
+    assert [x.throttled for x in gpus(told)] == [True, False]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1,0")
+    assert gpus(told) == []
+
+
+def test_a_run_on_a_gpu_that_is_not_there_ends_with_its_own_code(tmp_path, monkeypatch, capsys):
+    source = archive(tmp_path / "a.zarr", 2)
+    words = ("run", "--input", source, "--devices", "cuda:0")
+    assert command(monkeypatch, *words) == Exit.NO_DEVICE
+    assert "no cuda:0 is found" in capsys.readouterr().err
+
+
+def attempts(*verdicts, files=None):
+    """An Attempt that has these verdicts in turn, and the batches it was asked for."""
+    left, asked = list(verdicts), []
+
+    def attempt(bundle, plan, device, batch, cache, kept):
+        asked.append(batch)
+        return Loader(
+            bundle=bundle, plan=plan, hashes=files or {"denoiser.plan": "12ab"}
+        ), left.pop(0)
+
+    return attempt, asked
+
+
+def prepare(tmp_path, attempt, **options):
+    source = tmp_path / "a.zarr"
+    if not source.exists():
+        archive(source, 2)
+    asked = job(source, tmp_path / "out", devices=TWO, plan="tensorrt", **options)
+    return prepared(None, asked, tmp_path, attempt)
+
+
+def test_a_plan_that_mixes_cases_is_taken_one_case_at_a_time(tmp_path, capsys):
+    attempt, asked = attempts(replace(SOUND, slots_equal=False), SOUND)
+    found, _ = prepare(tmp_path, attempt, batch_size=None)
+    assert asked == [8, 1]
+    assert found.batch_size == 1
+    assert "one at a time" in capsys.readouterr().err
+    attempt, asked = attempts(replace(SOUND, order_free=False))
+    with pytest.raises(DeviceError, match="depend on its neighbours"):
+        prepare(tmp_path, attempt, batch_size=4)
+    assert asked == [4]
+
+
+def test_a_plan_that_is_wrong_is_refused(tmp_path):
+    with pytest.raises(DeviceError, match="40 dB from float32"):
+        prepare(tmp_path, attempts(replace(SOUND, psnr_db=40))[0])
+
+
+def test_a_worker_does_not_take_a_plan_that_fails_on_its_device(bundle):
+    class Wrong(Loader):
+        def load(self, device, batch):
+            return fake.FakePlan(batch=batch)
+
+    with pytest.raises(RuntimeError, match="failed its self-test"):
+        Wrong(bundle=replace(bundle), plan="tensorrt")(GPU, BATCH)
+
+
+def test_what_no_gpu_can_try_is_no_usable_device(bundle, tmp_path):
+    with pytest.raises(DeviceError, match="cuda:0"):
+        elsewhere(bundle, "onnxruntime-cuda", GPU, BATCH, tmp_path, None)
+
+
+def test_a_run_keeps_its_plan_and_does_not_go_on_with_another(tmp_path):
+    folder, source = tmp_path / "plans", archive(tmp_path / "a.zarr", 2)
+    folder.mkdir()
+    (folder / "denoiser.plan").write_bytes(b"compiled")
+    (folder / plan_cache.BUILD).write_text("{}")
+    one = {"denoiser.plan": file_sha256(folder / "denoiser.plan")}
+    asked = job(
+        source, tmp_path / "out", plan="tensorrt", plan_folder=folder, plan_files=one, devices=TWO
+    )
+    enhance(asked, FakeMaker(), pool=InlinePool)
+    assert (tmp_path / "out/plan/denoiser.plan").read_bytes() == b"compiled"
+    stored = json.loads((tmp_path / "out/run.json").read_text())
+    assert stored["settings"]["plan_files"] == one
+    more = replace(asked, plan_folder=None, plan_files=None, batch_size=None)
+    same, _ = prepared(None, more, tmp_path, attempts(SOUND, files=one)[0])
+    assert (same.batch_size, same.plan_files) == (2, one)
+    other, _ = prepared(None, more, tmp_path, attempts(SOUND)[0])
+    with pytest.raises(FingerprintError, match="plan_files"):
+        enhance(other, FakeMaker(), pool=InlinePool)
+
+
+def test_a_runs_own_copy_of_a_plan_is_found_again(bundle, tmp_path):
+    first = plan_cache.plans(bundle, "sm_86", 1, tmp_path / "cache", print)
+    kept = tmp_path / "plan"
+    first.folder.rename(kept)
+    again = plan_cache.plans(bundle, "sm_86", 1, tmp_path / "cache", print, kept)
+    assert (again.found, again.folder, again.hashes) == (True, kept, first.hashes)
+    kept.chmod(0o777)
+    assert not plan_cache.plans(bundle, "sm_86", 1, tmp_path / "other", print, kept).found
+
+
+# --- two GPUs, and what happens to them
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return archive(tmp_path_factory.mktemp("gpus") / "night.zarr", 12)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source):
+    enhance(job(source, source.parent / "clean", unit_size=2), FakeMaker(), pool=InlinePool)
+    return committed(source.parent / "clean")
+
+
+def night(source, output, *faults, **options):
+    asked = job(source, output, unit_size=2, devices=TWO, **options)
+    return enhance(asked, FakeMaker(faults=faults, delay=0.02))
+
+
+def test_both_gpus_get_work_and_the_bytes_are_those_of_one(source, tmp_path, undisturbed):
+    assert night(source, tmp_path / "out").exit_code == Exit.DONE
+    lines = (tmp_path / "out/report/timings.jsonl").read_text().splitlines()
+    assert {json.loads(x)["device"] for x in lines} == {"cuda:0", "cuda:1"}
+    assert committed(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cuda memory", "hang", "kill"])
+def test_a_gpu_that_stumbles_comes_back_and_nothing_is_lost(source, tmp_path, undisturbed, kind):
+    once = fault(kind, source, 5, times=1, counter=tmp_path / "count")
+    assert night(source, tmp_path / "out", once, limits=Limits(patience=4)).exit_code == Exit.DONE
+    assert committed(tmp_path / "out") == undisturbed
+    assert incidents(tmp_path / "out")
+
+
+def test_a_lost_gpu_leaves_its_units_to_the_other(source, tmp_path, undisturbed):
+    lost = fault("lost", device="cuda:0", counter=tmp_path / "count")
+    found = night(source, tmp_path / "out", lost)
+    assert found.exit_code == Exit.DONE
+    assert committed(tmp_path / "out") == undisturbed
+    assert set(incidents(tmp_path / "out")) <= {"fault", "device"}
+
+
+def test_out_of_memory_twice_on_a_gpu_names_the_batch_size(source, tmp_path):
+    with pytest.raises(DeviceError, match="--batch-size 2"):
+        night(source, tmp_path / "out", fault("cuda memory"))

@@ -1,0 +1,179 @@
+"""The live view: a table on a terminal, lines elsewhere, JSON for machines, from any shell."""
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mcdiff_batch.engine.cli.live import board
+from mcdiff_batch.engine.cli.progress import Json, Lines, shown
+from mcdiff_batch.engine.output import runs
+from mcdiff_batch.engine.run import tracker
+from mcdiff_batch.engine.run.enhance import enhance
+from mcdiff_batch.engine.run.tracker import AtWork, Progress
+from tests.support.crafting import command
+from tests.support.fake import InlinePool
+from tests.support.fake_nvml import FakeNvml
+from tests.support.running import FakeMaker, archive, bundle, job
+
+SAMPLE = {
+    "began": 0.0,
+    "at": 3.0,
+    "cpu_percent": 182.4,
+    "resident_mib": 2048.0,
+    "xids": [],
+    "gpus": [
+        {"index": 0, "power_w": 251.0, "temperature_c": 71.0, "slowed": ["heat"]},
+    ],
+}
+AT = Progress(
+    cases=100,
+    done=40,
+    failed=2,
+    open=0,
+    computed=8,
+    rate=0.5,
+    incidents=1,
+    elapsed=100.0,
+    devices=(
+        AtWork(device="cuda:0", cases=30, working=96.5),
+        AtWork(device="cuda:1", cases=20, working=None),
+    ),
+    machine=SAMPLE,
+)
+
+
+def drawn(at: Progress | None) -> str:
+    file = io.StringIO()
+    Console(file=file, width=110, force_terminal=True, color_system=None).print(board(at))
+    return file.getvalue()
+
+
+def test_the_table_tells_rate_failures_devices_and_gpus() -> None:
+    text = drawn(AT)
+    assert "50 of 100 cases, 2 failed, 1 incidents" in text
+    assert "100 s left" in text or "2 min left" in text
+    assert re.search(r"cuda:0 .* 30 done +0.30/s +works 96 % of the time", text)
+    assert re.search(r"cuda:1 .* 20 done +0.20/s +first unit", text)
+    assert "1.8 cores busy, 2.0 GiB resident" in text
+    assert "GPU 0: 251 W, 71 °C, slowed by heat" in text
+
+
+def test_before_the_first_case_it_says_so() -> None:
+    assert drawn(None).strip() == "starting"
+    waiting = replace(AT, done=0, failed=0, computed=0, rate=0.0, elapsed=7.0)
+    assert "loading, 7 s" in drawn(waiting)
+
+
+def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    lines(replace(AT, rate=0.0))
+    lines(AT)
+    lines(AT)
+    assert capsys.readouterr().err.splitlines() == [
+        "50 of 100 cases, 2 failed, 1 incidents, 0.50/s, 2 min left"
+    ]
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Json()(AT)
+    Json()(replace(AT, rate=0.0))
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["handled"], first["eta"], first["devices"][0]["working"]) == (50, 100, 96.5)
+    assert second["eta"] is None
+
+
+def test_what_is_no_terminal_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown() as show:
+        show(AT)
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_run_tells_its_devices_and_gpus(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    source = archive(tmp_path / "a.zarr", 4)
+    asked = job(source, tmp_path / "out", unit_size=2)
+    enhance(asked, FakeMaker(), seen.append, InlinePool, nvml=FakeNvml())
+    assert [x.cases for x in seen[-1].devices] == [4]
+    assert 0 <= (seen[-1].devices[0].working or 0) <= 100
+    assert (seen[-1].done, seen[-1].cases) == (4, 4)
+    assert tracker.shared(tmp_path / "out") is not None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cases": 1', '{"cases": "many"}', "null"])
+def test_what_is_torn_is_not_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / tracker.LIVE).write_text(text)
+    assert tracker.shared(tmp_path) is None
+
+
+def test_status_follows_a_run_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = archive(tmp_path / "a.zarr", 4), tmp_path / "out"
+    enhance(job(source, out), FakeMaker(), pool=InlinePool)
+    with runs.locked(out):
+        watching = subprocess.Popen(
+            [sys.executable, "-c", CLI, "status", str(out), "--watch", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stderr is not None
+        line = json.loads(watching.stderr.readline())
+    said, _ = watching.communicate(timeout=60)
+    assert line["cases"] == 4
+    assert json.loads(said)["state"] == "complete"
+    assert watching.returncode == 0
+    assert command(monkeypatch, "status", out, "--watch") == 0  # none runs: it ends at once
+    assert "state complete" in capsys.readouterr().out
+
+
+CLI = "from mcdiff_batch.engine.cli import main; main()"
+
+
+def test_a_run_on_a_terminal_draws_its_table(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 6)
+    words = ["run", "--input", str(source), "--bundle", str(bundle(tmp_path / "bundle"))]
+    text, code = on_terminal([sys.executable, "-c", CLI, *words])
+    assert code == 0
+    assert "6 of 6 cases" in text
+    assert re.search(r"cpu:0.*6 done", text)
+
+
+def test_a_run_speaks_json_when_asked(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 6)
+    words = ["run", "--input", str(source), "--bundle", str(bundle(tmp_path / "bundle"))]
+    call = [sys.executable, "-c", CLI, *words, "--progress", "json"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    told = [json.loads(x) for x in done.stderr.splitlines()]
+    assert told[0]["cases"] == 6
+    assert "6 of 6 cases done" in done.stdout
+
+
+def on_terminal(call: list[str]) -> tuple[str, int]:
+    """What a command writes to a terminal, and its exit code."""
+    ours, theirs = pty.openpty()
+    env = os.environ | {"COLUMNS": "110", "LINES": "40", "TERM": "xterm"}
+    process: Any = subprocess.Popen(call, stdout=theirs, stderr=theirs, stdin=theirs, env=env)
+    os.close(theirs)
+    parts = []
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the last process has closed it
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(ours)
+    return b"".join(parts).decode(), process.wait()

@@ -1,0 +1,162 @@
+"""Telemetry: what the GPUs tell is kept, what they refuse is a note, and long runs stay bounded."""
+
+import json
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from mcdiff_batch.engine.page.write import write_report
+from mcdiff_batch.engine.report import machine as load
+from mcdiff_batch.engine.report.collect import collect
+from mcdiff_batch.engine.run.enhance import enhance
+from mcdiff_batch.engine.telemetry import sampling, tracefile
+from mcdiff_batch.engine.telemetry.gauges import processes
+from mcdiff_batch.engine.telemetry.sampling import MOST, Telemetry, halved, samples
+from tests.support.fake import InlinePool
+from tests.support.fake_nvml import FakeNvml
+from tests.support.running import FakeMaker, archive, committed, job
+
+
+def ended() -> Event:
+    event = Event()
+    event.set()
+    return event
+
+
+def watched(root: Path, nvml: FakeNvml, times: int = 1) -> list[dict[str, Any]]:
+    (root / "report").mkdir(exist_ok=True)
+    for _ in range(times):
+        Telemetry(root, 7.0, 0.0, nvml).run(ended())
+    return list(samples(root))
+
+
+def test_every_gpu_tells_its_figures(tmp_path: Path) -> None:
+    (sample,) = watched(tmp_path, FakeNvml(xids=[79]))
+    first, second = sample["gpus"]
+    assert first["power_w"] == 250
+    assert second["utilisation_percent"] == 91
+    assert (first["memory_mib"], second["temperature_c"]) == (10240, 71)
+    assert (first["slowed"], second["slowed"]) == ([], ["power cap"])
+    assert (first["ecc_errors"], second["ecc_errors"]) == (0, 1)
+    assert sample["xids"] == [79]
+    assert sample["resident_mib"] > 10
+
+
+def test_no_driver_is_a_note(tmp_path: Path) -> None:
+    (sample,) = watched(tmp_path, FakeNvml(refuses=("nvmlInit",)))
+    assert sample["gpus"] == []
+    found = load.collect(tmp_path, {7.0: 0.0}, 1.0)
+    assert any("no GPU is watched" in note for note in found["notes"])
+
+
+def test_what_a_gpu_refuses_is_a_note_and_the_rest_is_told(tmp_path: Path) -> None:
+    refused = ("nvmlDeviceGetPowerUsage", "nvmlEventSetCreate", "nvmlDeviceGetTotalEccErrors")
+    (sample,) = watched(tmp_path, FakeNvml(refuses=refused))
+    assert "power_w" not in sample["gpus"][0]
+    assert sample["gpus"][0]["temperature_c"] == 70
+    found = load.collect(tmp_path, {7.0: 0.0}, 1.0)
+    assert {note.partition(" is not told")[0] for note in found["notes"]} == {
+        "power_w", "xid", "ecc_errors",
+    }  # fmt: skip
+    assert found["gpus"][0]["power_w"] is None
+
+
+def sample(at: float, power: float = 100.0, began: float = 7.0, **more: Any) -> dict[str, Any]:
+    gpu = {"index": 0, "power_w": power, "temperature_c": power / 2, "slowed": []}
+    machine = {"cpu_percent": at, "resident_mib": 50.0, "gpus": [gpu], "xids": []}
+    return {"began": began, "at": at} | machine | more
+
+
+def test_merged_samples_keep_means_extremes_and_all_errors() -> None:
+    (found,) = halved([sample(1, 100, xids=[13]), sample(2, 300, xids=[79])])
+    assert (found["at"], found["cpu_percent"], found["xids"]) == (2, 1.5, [13, 79])
+    assert (found["gpus"][0]["power_w"], found["gpus"][0]["temperature_c"]) == (200, 150)
+
+
+def test_samples_of_two_sessions_are_not_merged() -> None:
+    note = {"began": 9.0, "notes": [], "gpu_names": []}
+    lines = [sample(1), sample(2), sample(3), note, sample(1, began=9.0)]
+    assert [x.get("at") for x in halved(lines)] == [2, 3, None, 1]
+
+
+def test_a_night_of_samples_stays_bounded(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    found = Telemetry(tmp_path, 7.0, 0.0, FakeNvml())
+    for k in range(10 * MOST):
+        found.add(sample(float(k)))
+    assert found.period > sampling.PERIOD
+    kept = list(samples(tmp_path))
+    assert MOST / 4 < len(kept) <= MOST
+    assert (kept[-1]["at"], kept[0]["began"]) == (10 * MOST - 1, 7.0)
+
+
+def test_the_report_shows_power_and_heat_where_there_are_gpus(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 4)
+    asked = job(source, tmp_path / "out", unit_size=2)
+    enhance(asked, FakeMaker(), pool=InlinePool, nvml=FakeNvml(xids=[31]))
+    page = write_report(tmp_path / "out").read_text()
+    assert "Power of GPU 0" in page
+    assert "Temperature of GPU 1" in page
+    assert "Driver errors (XID):" in page
+    gpu = collect(tmp_path / "out")["machine"]["gpus"][1]
+    assert gpu["name"] == "NVIDIA Fake 1"
+    assert gpu["power_w"]["max"] == 251
+    assert gpu["slowed_percent"] == {"power cap": 100}
+
+
+def test_without_gpus_the_report_shows_cpu_and_memory_alone(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 4)
+    nvml = FakeNvml(refuses=("nvmlInit",))
+    enhance(job(source, tmp_path / "out"), FakeMaker(), pool=InlinePool, nvml=nvml)
+    page = write_report(tmp_path / "out").read_text()
+    assert "Resident memory" in page
+    assert "Power of" not in page
+
+
+def test_gpus_do_not_change_a_byte(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zarr", 4)
+    for name, nvml in (("with", FakeNvml()), ("without", FakeNvml(refuses=("nvmlInit",)))):
+        enhance(job(source, tmp_path / name), FakeMaker(), pool=InlinePool, nvml=nvml)
+    assert committed(tmp_path / "with") == committed(tmp_path / "without")
+
+
+def test_samples_are_counter_tracks_of_the_trace(tmp_path: Path) -> None:
+    watched(tmp_path, FakeNvml())
+    events = tracefile.exported(tmp_path)["traceEvents"]
+    names = {x["name"] for x in events if x["ph"] == "C"}
+    assert {"resident_mib", "cpu_percent", "gpu 0 power_w", "gpu 1 temperature_c"} <= names
+
+
+def test_a_disk_that_is_full_ends_sampling_alone(tmp_path: Path) -> None:
+    Telemetry(tmp_path, 7.0, 0.0, FakeNvml()).run(ended())  # there is no folder to write to
+    assert list(samples(tmp_path)) == []
+
+
+def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    bad = ['{"at": 1}', '{"gpu_names": 1, "notes": 2}', json.dumps(sample(1, gpus=[3])), "{"]
+    (tmp_path / sampling.SAMPLES).write_text("\n".join([*bad, json.dumps(sample(1))]))
+    assert len(list(samples(tmp_path))) == 1
+
+
+def test_this_process_uses_memory_and_time() -> None:
+    spent, resident = processes()
+    assert spent > 0
+    assert 10 < resident < 1e6
+
+
+def test_a_process_that_went_away_is_not_counted(tmp_path: Path) -> None:
+    assert processes(tmp_path) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("cut", [0.5, 1.0])
+def test_a_curve_covers_the_whole_run(tmp_path: Path, cut: float) -> None:
+    (tmp_path / "report").mkdir()
+    lines = [sample(10 * cut * k / 9) for k in range(10)]
+    (tmp_path / sampling.SAMPLES).write_text("".join(json.dumps(x) + "\n" for x in lines))
+    found = load.collect(tmp_path, {7.0: 0.0}, 10.0)
+    curve = found["cpu_percent"]["curve"]
+    assert len(curve) == 10
+    assert curve[0] <= curve[4] <= curve[-1] == pytest.approx(10 * cut, abs=10 * cut / 3)

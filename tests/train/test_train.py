@@ -1,0 +1,517 @@
+"""Training on the toy preset: the three stages learn, resume, and refuse what does not fit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from click.testing import CliRunner
+from PIL import Image
+
+from mcdiff_batch.engine.backends import ort
+from mcdiff_batch.engine.errors import ArchiveError, FingerprintError, UsageError
+from mcdiff_batch.engine.image.frame import Frame
+from mcdiff_batch.engine.model.contract import load_bundle
+from mcdiff_batch.engine.model.plan import Device
+from mcdiff_batch.engine.model.solver import Rung
+from mcdiff_batch.train.networks.fusion import fuse
+from mcdiff_batch.train.networks.losses import coefficients, denoising_loss, diffuse
+from mcdiff_batch.train.networks.plan import TorchPlan
+from mcdiff_batch.train.networks.presets import PRESETS, altered, preset_from
+from mcdiff_batch.train.networks.trio import Networks
+from mcdiff_batch.train.networks.unet import Widths
+from mcdiff_batch.train.training import checkpoint
+from mcdiff_batch.train.training.cli import train
+from mcdiff_batch.train.training.corruption import corrupt, corrupted
+from mcdiff_batch.train.training.data import (
+    PART,
+    batch_of,
+    draw,
+    load,
+    one_hot,
+    split,
+    without_optimal,
+)
+from mcdiff_batch.train.training.loop import Setting
+from mcdiff_batch.train.training.stages import Noising, train_all
+from mcdiff_batch.train.training.weights import read_weights, start_from
+from tests.support.running import archive
+
+CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
+
+
+def command(*words, **kwargs):
+    return subprocess.run([*CLI, *map(str, words)], capture_output=True, text=True, **kwargs)
+
+
+def weights(folder):
+    return (folder / "weights.safetensors").read_bytes()
+
+
+def test_every_stage_of_the_toy_preset_learns(toy_training):
+    stages = json.loads((toy_training / "card.json").read_text())["stages"]
+    for name in ("foundation", "tuner"):
+        first, *_, last = stages[name]["history"]
+        assert last["psnr_T"] > first["psnr_T"], name
+    first, *_, last = stages["extractor"]["history"]
+    assert last["loss"] < 0.8 * first["loss"]
+    assert (toy_training / "curves.png").stat().st_size > 10_000
+
+
+def test_samples_are_drawn_while_a_stage_learns(toy_training):
+    drawn = sorted(x.name for x in (toy_training / "samples").iterdir())
+    assert drawn[-1] == "tuner_000060.png"
+    assert sum(x.startswith("foundation") for x in drawn) >= 5
+    picture = Image.open(toy_training / "samples" / "tuner_000060.png")
+    assert picture.height == 64
+    assert np.asarray(picture).std() > 10
+
+
+def test_the_card_says_data_split_settings_metrics_and_machine_on_one_page(toy_training):
+    card = json.loads((toy_training / "card.json").read_text())
+    sides = card["sides"]
+    assert sides["train"]["cases"] + sides["held_out"]["cases"] == 24
+    assert set(card["held_out"]) == {"foundation", "extractor", "tuner"}
+    assert card["machine"]["versions"]["torch"] == torch.__version__
+    assert "--preset toy" in card["command"]
+    page = (toy_training / "card.html").read_text()
+    for said in (card["data"]["sha256"], card["weights_sha256"], card["command"]):
+        assert said in page
+    assert page.count("data:image/png;base64,") == 4
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert str(toy_training.parent) not in page
+
+
+def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, phantoms, tmp_path):
+    row = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr_ln", "snr_ln")}
+    arm = {"arm": "a <b> arm", "question": "fusion", "4": row}
+    document = {
+        "frame": {"height": 128, "width": 32},
+        "steps": 400,
+        "cases": 48,
+        "evaluations": [4],
+        "runs": [arm | {"4, over base": row}],
+    }
+    (tmp_path / "settled.json").write_text(json.dumps(document))
+    folder = shutil.copytree(toy_training, tmp_path / "toy")
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(folder)]
+    more = ["--experiments", str(tmp_path / "settled.json")]
+    CliRunner().invoke(train, words + more, catch_exceptions=False)
+    assert json.loads((folder / "card.json").read_text())["experiments"] == document
+    page = (folder / "card.html").read_text()
+    for said in ("a &lt;b&gt; arm", "1.2 dB", "+1.25 (+0.50 to +2.00)", "128 x 32"):
+        assert said in page
+    assert "Experiments" not in (toy_training / "card.html").read_text()
+
+
+def test_a_budget_scales_every_stage():
+    half = altered(PRESETS["small"], 0.5, {"residual": False, "conditions": None})
+    for whole, stage in zip(PRESETS["small"].stages, half.stages, strict=True):
+        assert stage.steps == round(whole.steps / 2)
+        assert stage.crop_steps == round(whole.crop_steps / 2)
+    assert not half.residual
+    assert half.conditions == "depths"
+
+
+def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_bundle):
+    bundle = load_bundle(toy_bundle)
+    rng = np.random.default_rng(3)
+    depths, x = (rng.uniform(-1, 1, (2, n, 64, 16)).astype(np.float32) for n in (5, 1))
+    weights, strip = np.full((2, 5), 0.2, np.float32), np.ones((2, 1, 64, 16), np.float32)
+    rung = Rung(t=400.0, signal=0.8, noise=0.6, a=0.5, b=0.4, c=0.1)
+    found = []
+    for plan in (
+        ort.load(bundle, Device(kind="cpu", index=0), 2),
+        TorchPlan(read_weights(toy_training)[0], 2),
+    ):
+        conditioned = plan.condition(depths, weights, strip, depths[:, :1])
+        found.append((conditioned.label, *plan.step(x, x / 2, rung, conditioned)))
+    for theirs, mine in zip(*found, strict=True):
+        assert np.abs(theirs.astype(np.float32) - mine).max() < 1e-4
+
+
+def test_an_archive_read_by_several_processes_keeps_its_order(tmp_path):
+    path, cases = archive(tmp_path / "a.zarr", cases=PART + 1), np.arange(PART + 1)
+    group = zarr.open_group(path, mode="r+")
+    labels = np.broadcast_to(cases.astype(np.uint8)[:, None, None], (PART + 1, 40, 16))
+    group.create_array("label", data=labels, chunks=(1, 40, 16))
+    group.create_array("artifact_free", data=cases % 2 == 0)
+    found = load(path, Frame(height=32, width=16), (0.5, 0.5), 0.0)
+    assert found.artifact_free.tolist() == (cases % 2 == 0).tolist()
+    assert found.label.max((1, 2)).tolist() == cases.tolist()
+
+
+def test_processes_that_prepare_ahead_change_no_weight_and_what_is_waited_for_is_told(
+    phantoms, tmp_path
+):
+    preset = altered(PRESETS["toy"], 0.1, {})
+    cases = load(phantoms, preset.frame, preset.depth_weights, 0.0)
+    for loaders in (0, 2):
+        setting = Setting(
+            seed=0,
+            device=torch.device("cpu"),
+            ema=0.9,
+            clip=1.0,
+            folder=tmp_path / str(loaders),
+            loaders=loaders,
+        )
+        _, records = train_all(preset, cases, cases, setting, lambda text: None)
+        told = [(x["waited_for_data"], x["seconds"]) for x in records.values()]
+        assert all(0 <= waited < seconds + 0.05 for waited, seconds in told)
+        assert loaders or all(waited for waited, _ in told)
+    assert weights(tmp_path / "0") == weights(tmp_path / "2")
+
+
+def test_a_training_ends_with_the_minutes_that_it_is_given(phantoms, tmp_path):
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(tmp_path / "short")]
+    more = ["--budget", "1000", "--minutes", "0.1"]
+    CliRunner().invoke(train, words + more, catch_exceptions=False)
+    stages = json.loads((tmp_path / "short" / "card.json").read_text())["stages"]
+    assert all(0 < x["steps"] < 1000 for x in stages.values())
+
+
+def test_a_training_killed_in_any_stage_resumes_to_the_same_weights(
+    toy_training, phantoms, tmp_path
+):
+    output = tmp_path / "resumed"
+    train = ["train", "--data", phantoms, "--preset", "toy", "--output", output]
+    for stage in ("foundation", "tuner"):
+        process = subprocess.Popen([*CLI, *map(str, train)], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if line.startswith(f"{stage} "):
+                process.kill()
+                break
+        process.wait()
+        process.stdout.close()
+    done = command(*train)
+    assert done.returncode == 0, done.stderr
+    assert weights(output) == weights(toy_training)
+
+
+def test_another_seed_in_the_same_folder_is_refused_naming_the_field(toy_training, phantoms):
+    done = command(
+        "train", "--data", phantoms, "--preset", "toy", "--output", toy_training, "--seed", 1
+    )
+    assert done.returncode == FingerprintError.exit_code
+    assert "seed" in done.stderr
+
+
+def test_an_archive_without_labels_is_refused(tmp_path, phantoms):
+    group = zarr.open_group(tmp_path / "bare.zarr", mode="w")
+    depths = zarr.open_group(phantoms, mode="r")["depths"]
+    group.create_array("depths", data=depths[:2], chunks=(1, *depths.shape[1:]))
+    with pytest.raises(ArchiveError, match="no label"):
+        load(tmp_path / "bare.zarr", Frame(height=64, width=16), (0.2,) * 5, 0.0)
+
+
+def test_the_clean_target_is_never_read(tmp_path, phantoms):
+    """A phantom archive whose clean target is gone gives the same training data."""
+    import shutil
+
+    copy = shutil.copytree(phantoms, tmp_path / "copy.zarr")
+    shutil.rmtree(copy / "clean")
+    one, two = (load(x, Frame(height=64, width=16), (0.2,) * 5, 0.0) for x in (phantoms, copy))
+    assert (one.depths == two.depths).all()
+    assert (one.label == two.label).all()
+
+
+def test_a_patient_is_on_one_side_of_the_split_only(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    data.patient[:] = [f"p{i // 4}" for i in range(len(data))]
+    known, unseen = split(data, held_out=0.4)
+    assert len(known) + len(unseen) == len(data)
+    assert not set(known.patient) & set(unseen.patient)
+
+
+def test_a_flip_goes_for_all_depths_and_the_label_together(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    plain, mirrored = (batch_of(data, np.array([0]), np.array([f])) for f in (False, True))
+    assert torch.equal(mirrored.depths, plain.depths.flip(-1))
+    assert torch.equal(mirrored.label, plain.label.flip(-1))
+    assert torch.equal(mirrored.image, plain.image.flip(-1))
+
+
+def networks(**changes):
+    torch.manual_seed(0)
+    nets = Networks(replace(PRESETS["toy"], **changes), torch.device("cpu"))
+    for p in nets.foundation.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return nets
+
+
+def drawn(nets, x, scan, conditions, *, signal=0.6, noise=0.8):
+    t, *alpha = (torch.tensor([value]) for value in (500.0, signal, noise))
+    return nets.x0(x, t, *alpha, scan, conditions)
+
+
+def x0_pair(nets):
+    depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
+    x, scan = torch.randn(2, 1, 64, 16), depths[:, :1]
+    told = nets.conditions(depths, weights)
+    return drawn(nets, x, scan, None), drawn(nets, x, scan, told)
+
+
+def test_a_residual_tuner_begins_at_the_pretrained_model_and_eq_8_as_written_does_not():
+    plain, tuned = x0_pair(networks(residual=True, middle=True))
+    assert torch.equal(plain, tuned)
+    plain, tuned = x0_pair(networks(residual=False))
+    assert not torch.allclose(plain, tuned, atol=1e-3)
+
+
+def test_the_folded_tuner_is_equation_7_and_8():
+    tuner = networks(residual=False).tuner[0]
+    f, feature, star = torch.randn(3, 1, 8, 6, 4).unbind()
+    conv = torch.nn.functional.conv2d
+    down = conv(f + feature, tuner.down.weight, tuner.down.bias)
+    written = tuner.up(torch.nn.functional.silu(down)) + conv(star, tuner.star.weight)
+    assert torch.allclose(tuner(f, *tuner.fold(feature, star)), written, atol=1e-6)
+
+
+def test_fusion_is_the_weighted_sum_over_depths():
+    stacked = torch.randn(6, 2, 4, 4)
+    weights = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    found = fuse(weights, stacked)
+    assert torch.allclose(found[0], 0.2 * stacked[0] + 0.3 * stacked[1] + 0.5 * stacked[2])
+    assert torch.equal(found[1], stacked[3])
+
+
+def test_the_two_terms_of_equation_9_add_up_to_the_mean_square_of_v():
+    x0, eps, eps_hat = torch.randn(3, 4, 1, 8, 8, dtype=torch.float64).unbind()
+    alpha = torch.tensor([0.9, 0.5, 0.3, 0.2], dtype=torch.float64)
+    signal, noise = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
+    x = diffuse(x0, eps, alpha)
+    x0_hat = (x - noise * eps_hat) / signal
+    both = (eps - eps_hat).square().mean() + (x0 - x0_hat).square().mean()
+    scale = coefficients("v", signal, noise, 0.25).net.abs()
+    everywhere = torch.ones_like(x0)
+    found = denoising_loss(x0_hat, x0, scale, everywhere, power=0.0)
+    assert found.item() == pytest.approx(both.item(), rel=1e-6)
+    v, v_hat = (signal * e - noise * i for e, i in ((eps, x0), (eps_hat, x0_hat)))
+    assert found.item() == pytest.approx((v - v_hat).square().mean().item(), rel=1e-6)
+
+
+def test_the_linear_estimate_is_the_best_one_of_two_noisy_observations():
+    rng = np.random.default_rng(0)
+    x0, sigma_b, alpha = rng.standard_normal(200_000) * 50, 0.25, 0.8
+    x = np.sqrt(alpha) * x0 + np.sqrt(1 - alpha) * rng.standard_normal(len(x0))
+    scan = x0 + sigma_b * rng.standard_normal(len(x0))
+    told = (torch.tensor(value) for value in (alpha**0.5, (1 - alpha) ** 0.5))
+    c = coefficients("scan", *told, sigma_b)
+    fitted = np.linalg.lstsq(np.stack([x, scan], axis=1), x0, rcond=None)[0]
+    assert [c.x.item(), c.scan.item()] == pytest.approx(fitted.tolist(), abs=2e-3)
+    off = np.std(c.x.item() * x + c.scan.item() * scan - x0)
+    assert c.net.item() == pytest.approx(off, rel=0.01)
+
+
+def test_at_full_noise_the_estimate_is_the_scan_and_without_noise_it_is_x_t():
+    nets, scan, x = networks(), torch.rand(1, 1, 64, 16), torch.rand(1, 1, 64, 16)
+    for p in nets.foundation.out.parameters():
+        torch.nn.init.zeros_(p)
+    assert torch.allclose(drawn(nets, x, scan, None, signal=5e-5, noise=1.0), scan, atol=1e-4)
+    assert torch.allclose(drawn(nets, x, scan, None, signal=1.0, noise=0.0), x, atol=1e-6)
+
+
+def test_only_px_inside_the_strip_count_in_the_loss():
+    x0, inside = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    inside[..., :2] = 1
+    guess = torch.where(inside > 0, 0.5, 9.0)
+    loss = denoising_loss(guess, x0, torch.ones(1, 1, 1, 1), inside, power=2.0)
+    assert loss.item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("tunes", ["tuner", "decoder", "all"])
+def test_stage_iii_trains_what_the_preset_says_and_the_extractor_never(phantoms, tmp_path, tunes):
+    preset = replace(altered(PRESETS["toy"], 0.05, {}), tunes=tunes)
+    data = load(phantoms, preset.frame, preset.depth_weights, 0.0)
+    setting = Setting(
+        seed=0, device=torch.device("cpu"), ema=0.5, clip=1.0, folder=tmp_path / "t", notes=1
+    )
+    nets, _ = train_all(preset, data, data, setting, lambda text: None)
+    before = {
+        stage: checkpoint.under("average", checkpoint.load(setting.folder / stage)[0])
+        for stage in ("foundation", "extractor")
+    }
+    after = {"foundation": nets.foundation, "extractor": nets.extractor}
+    changed = {
+        f"{stage}.{name.split('.')[0]}"
+        for stage, model in after.items()
+        for name, x in model.state_dict().items()
+        if not torch.equal(x, before[stage][name])
+    }
+    if tunes == "tuner":
+        assert not changed
+    elif tunes == "decoder":
+        assert changed == {"foundation.decoder", "foundation.last", "foundation.out"}
+    else:
+        assert {"foundation.stem", "foundation.encoder", "foundation.out"} <= changed
+        assert not any(x.startswith("extractor") for x in changed)
+
+
+def test_plain_regression_is_trained_at_full_noise_alone():
+    noising, image = Noising(last=True), torch.zeros(6, 1, 8, 8)
+    found = noising(image, image, np.random.default_rng(0))
+    assert found.t.tolist() == [1000] * 6
+    assert len(set(Noising()(image, image, np.random.default_rng(0)).t.tolist())) == 6
+
+
+def test_a_crop_is_a_part_of_the_rows_of_all_depths_and_the_label(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    batch = draw(data, 4, np.random.default_rng(0), crop=True)
+    assert batch.depths.shape == (4, 5, 16, 16)
+    assert batch.label.shape == (4, 16, 16)
+    rows = np.arange(20, 36)[None]
+    cut = batch_of(data, np.array([1]), np.array([False]), rows)
+    whole = batch_of(data, np.array([1]), np.array([False]))
+    assert torch.equal(cut.depths, whole.depths[:, :, 20:36])
+    assert torch.equal(cut.label, whole.label[:, 20:36])
+
+
+def test_a_stack_without_its_optimal_depth_has_another_there_and_keeps_its_target(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    clear = batch_of(data, np.arange(8), np.zeros(8, bool))
+    left = without_optimal(clear, 1.0, np.random.default_rng(0))
+    assert torch.equal(left.image, clear.image)
+    for i, optimal in enumerate(clear.optimal.tolist()):
+        assert torch.equal(left.depths[i, optimal], left.scan[i, 0])
+        others = [d for d in range(5) if d != optimal]
+        assert any(torch.equal(left.scan[i, 0], clear.depths[i, d]) for d in others)
+        assert torch.equal(left.depths[i, others], clear.depths[i, others])
+    assert torch.equal(without_optimal(clear, 0.0, np.random.default_rng(0)).depths, clear.depths)
+
+
+def test_presets_survive_json_and_weights_come_back(toy_training):
+    for preset in PRESETS.values():
+        from dataclasses import asdict
+
+        assert preset_from(json.loads(json.dumps(asdict(preset)))) == preset
+    nets, card = read_weights(toy_training)
+    assert nets.preset.name == card["preset"]["name"] == "toy"
+
+
+def test_a_damaged_checkpoint_is_refused(toy_training, tmp_path):
+    from mcdiff_batch.engine.errors import BundleError
+
+    data = (toy_training / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(data[:100])
+    with pytest.raises(BundleError, match="is no checkpoint"):
+        checkpoint.load(tmp_path / "weights")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_under_torchrun(phantoms, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script = tmp_path / "main.py"
+    script.write_text("from mcdiff_batch.engine.cli import main; main()")
+    words = ["train", "--data", phantoms, "--preset", "toy", "--output", tmp_path / "two"]
+    done = subprocess.run(
+        [*launch, "--master-port", "29517", script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = json.loads((tmp_path / "two" / "card.json").read_text())
+    assert card["stages"]["tuner"]["steps"] == 60
+
+
+def stack():
+    """Depths [2, 5, 64, 16] with a black margin of three px."""
+    depths = torch.rand(2, 5, 64, 16, generator=torch.Generator().manual_seed(1)) - 0.4
+    depths[..., :3], depths[..., -3:] = -1, -1
+    return depths
+
+
+def spoiled(depths, seed):
+    label = torch.zeros(len(depths), 64, 16, dtype=torch.uint8)
+    label[:, 20:30, 5:9] = 1
+    return corrupt(depths, label, torch.Generator().manual_seed(seed), 64)
+
+
+def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_seed():
+    depths = stack()
+    found, again, other = (spoiled(depths, s) for s in (7, 7, 8))
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    assert (found[..., :3] == -1).all()
+    assert (found[..., -3:] == -1).all()
+    assert found.abs().max() <= 1
+    assert (found - depths)[..., 3:-3].abs().mean() > 0.02
+
+
+def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
+    data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
+    clear = batch_of(data, np.arange(8), np.zeros(8, bool))
+    none, some = (corrupted(clear, share, np.random.default_rng(0), 64) for share in (0.0, 0.5))
+    assert none is clear
+    changed = (some.depths != clear.depths).flatten(1).any(1)
+    assert 0 < changed.sum() < 8
+    assert torch.equal(some.image, clear.image)
+    assert torch.equal(some.label, clear.label)
+
+
+def test_clutter_is_each_depth_s_own():
+    depths = torch.full((1, 5, 64, 16), 0.0)
+    found = spoiled(depths, 3)[0]
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    assert all((found[i] - found[j]).abs().mean() > 0.02 for i, j in pairs)
+
+
+def tensors_of(nets):
+    return {f"{part}.{k}": x for part, m in nets.all().items() for k, x in m.state_dict().items()}
+
+
+def test_a_training_starts_from_the_very_weights_of_a_bundle_or_of_a_training(
+    toy_training, toy_bundle
+):
+    trained, _ = read_weights(toy_training)
+    for source in (toy_training, toy_bundle):
+        nets = networks()
+        start_from(nets, source)
+        for name, x in tensors_of(nets).items():
+            assert torch.equal(x, tensors_of(trained)[name]), (source, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"residual": False}, "trained with residual True"),
+        ({"widths": Widths(base=16, multipliers=(1, 2), blocks=1)}, "this preset's is"),
+    ],
+)
+def test_a_start_from_another_kind_of_model_is_refused(toy_training, toy_bundle, changes, said):
+    for source in (toy_training, toy_bundle):
+        with pytest.raises(UsageError, match=said):
+            start_from(networks(**changes), source)
+
+
+def test_every_kind_of_condition_is_told_to_every_skip():
+    depths, weights = stack(), torch.full((2, 5), 0.2)
+    for kind in ("depths", "segmentation"):
+        nets = networks(conditions=kind, residual=False)
+        torch.nn.init.normal_(nets.extractor.out.weight)
+        encoder, star = nets.told(weights, nets.extractor.features(depths.flatten(0, 1)[:, None]))
+        assert len(encoder) == len(star) == len(nets.tuner)
+        if kind == "segmentation":
+            assert all(torch.allclose(x.sum(1), torch.ones(()), atol=1e-5) for x in encoder)
+        conditions = nets.conditions(depths, weights)
+        scan = depths[:, :1]
+        assert drawn(nets, scan, scan, conditions).shape == (2, 1, 64, 16)
+
+
+def test_conditions_from_one_depth_do_not_look_at_the_others(phantoms):
+    data = one_hot(load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0))
+    batch = batch_of(data, np.arange(2), np.zeros(2, bool))
+    nets = networks()
+    told = nets.conditions(batch.depths, batch.weights)
+    others = torch.nn.functional.one_hot(batch.optimal, 5)[:, :, None, None] == 0
+    moved = nets.conditions(torch.where(others, batch.depths.flip(2), batch.depths), batch.weights)
+    for a, b in zip(told, moved, strict=True):
+        assert torch.allclose(a[0], b[0], atol=1e-5)
+        assert torch.allclose(a[1], b[1], atol=1e-5)

@@ -1,0 +1,163 @@
+"""What was asked of the enhancement, beside what was measured."""
+
+from dataclasses import dataclass
+
+from .angles import CURVES
+from .evaluate import Evaluation
+from .rivals import CLEAN, ENHANCED, FLOORS, ORIGINAL
+
+IDENTITY = 0.1  # 20 ln
+WORD = 20  # characters of a name given by the user
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One figure and its bars; None where there is none."""
+
+    title: str
+    measured: float
+    bar: float | None
+    stretch: float | None = None
+    at_most: bool = False  # else at least
+    strictly: bool = False  # more than the bar
+    interval: tuple[float, float] | None = None
+    digits: int = 2
+
+    @property
+    def verdict(self) -> str:
+        if self.measured != self.measured:
+            return "not measured"
+        if self._reaches(self.stretch):
+            return "stretch met"
+        if self.bar is None:
+            return "reported"
+        return "met" if self._reaches(self.bar) else "missed"
+
+    def _reaches(self, bar: float | None) -> bool:
+        if bar is None:
+            return False
+        if self.strictly:
+            return self.measured > bar
+        return self.measured <= bar if self.at_most else self.measured >= bar
+
+    @property
+    def sign(self) -> str:
+        return "> " if self.strictly else "<= " if self.at_most else ">= "
+
+
+def bars(found: Evaluation) -> list[Bar]:
+    """In the order in which they were set."""
+    parts = (_gains, _fidelity, _against, _reading, _likeness, _identity)
+    return [bar for part in parts for bar in part(found)]
+
+
+def _gains(found: Evaluation) -> list[Bar]:
+    """The bars are 60 % of the ceiling's gain by the phantom's targets, and the paper's own."""
+    means, rows = found.groups["all cases"], []
+    for name, (bar, stretch) in {"cnr": (4.6, 7.7), "snr": (4.3, 7.2)}.items():
+        column, share = f"{name}_ln", found.gain_share[name]
+        rows += [
+            Bar(
+                title=f"{name.upper()} over the original, 20 ln",
+                measured=means[ENHANCED][column] - means[ORIGINAL][column],
+                bar=bar,
+                stretch=stretch,
+            ),
+            Bar(
+                title="  share of the ceiling's gain, %",
+                measured=100 * share.value,
+                interval=(100 * share.low, 100 * share.high),
+                bar=None,
+                digits=0,
+            ),
+        ]
+    floor = max(means[x]["cnr_ln"] for x in FLOORS)
+    return [*rows, _above("CNR over the best floor, 20 ln", means[ENHANCED]["cnr_ln"], floor)]
+
+
+def _above(title: str, measured: float, other: float) -> Bar:
+    return Bar(title=title, measured=measured - other, bar=0.0, strictly=True)
+
+
+def _fidelity(found: Evaluation) -> list[Bar]:
+    hard = found.groups.get("difficult half", found.groups["all cases"])
+    easy = found.groups["easy half"]
+    limits = {"difficult half": (hard, 4.0, 6.0), "easy half": (easy, -0.5, 1.0)}
+    return [
+        Bar(
+            title=f"PSNR to clean, {half}, over original, dB",
+            measured=means[ENHANCED]["psnr"] - means[ORIGINAL]["psnr"],
+            bar=bar,
+            stretch=stretch,
+        )
+        for half, (means, bar, stretch) in limits.items()
+    ]
+
+
+def _against(found: Evaluation) -> list[Bar]:
+    """Plain regression with the same network and budget, or whatever --against named."""
+    means, rows = found.groups["all cases"], []
+    for other in found.against:
+        rows += [
+            Bar(
+                title=f"PSNR to clean over {other[:WORD]}, dB",
+                measured=means[ENHANCED]["psnr"] - means[other]["psnr"],
+                bar=-0.3,
+                stretch=0.01,  # above, to the printed digits
+            ),
+            _above(
+                f"CNR over {other[:WORD]}, 20 ln", means[ENHANCED]["cnr_ln"], means[other]["cnr_ln"]
+            ),
+        ]
+    return rows
+
+
+def _likeness(found: Evaluation) -> list[Bar]:
+    means = found.likeness["strip"][ENHANCED]
+    limits = {"ms_ssim": (0.76, 0.81), "psnr": (16.5, 17.5)}
+    titles = {"ms_ssim": "MS-SSIM, mean over depths", "psnr": "PSNR, mean over depths, dB"}
+    return [
+        Bar(title=titles[name], measured=_mean(means[name]), bar=bar, stretch=stretch)
+        for name, (bar, stretch) in limits.items()
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _reading(found: Evaluation) -> list[Bar]:
+    changed = {x: row["lost"] + row["invented"] for x, row in found.groups["all cases"].items()}
+    rows = [
+        Bar(
+            title="levels lost or invented, per case",
+            measured=changed[ENHANCED],
+            bar=0.05,
+            stretch=0.01,
+            at_most=True,
+            digits=3,
+        ),
+        _above("  fewer than in the original by", changed[ORIGINAL], changed[ENHANCED]),
+        Bar(title="  in the clean target itself", measured=changed[CLEAN], bar=None),
+    ]
+    against_truth = found.angles[0].rows
+    for k, curve in enumerate(CURVES):
+        original, enhanced = (against_truth[x][k].mad for x in (ORIGINAL, ENHANCED))
+        title = f"UCA against truth, {curve}: MAD, deg"
+        rows += [
+            Bar(title=title, measured=enhanced, bar=2.0, stretch=1.5, at_most=True),
+            _above("  better than on the original by", original, enhanced),
+        ]
+    return rows
+
+
+def _identity(found: Evaluation) -> list[Bar]:
+    return [
+        Bar(
+            title=f"identity run, gain in {name.upper()}, 20 ln",
+            measured=abs(gain),
+            bar=IDENTITY,
+            at_most=True,
+        )
+        for name, gain in found.identity_gain.items()
+    ]

@@ -1,0 +1,63 @@
+"""The two graphs of a bundle as PyTorch modules: what is exported is what is checked."""
+
+import torch
+from torch import Tensor, nn
+
+from .fusion import fused_probabilities
+from .trio import Networks
+
+
+class Conditioner(nn.Module):
+    """Once per case: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W] to what steps need.
+
+    Returns (label [B, H, W], then down_i and star_i for every skip i).
+    Of networks in half precision those are half too, and the label i4: TensorRT computes no u1.
+    """
+
+    def __init__(self, nets: Networks) -> None:
+        super().__init__()
+        self.extractor, self.tuner, self.told = nets.extractor, nets.tuner, nets.told
+
+    def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
+        height, width = strip.shape[2:]
+        dtype = self.extractor.dtype
+        features = self.extractor.features(depths.reshape(-1, 1, height, width).to(dtype))
+        likely = fused_probabilities(weights, features.logits)
+        kind = torch.int32 if dtype == torch.float16 else torch.uint8
+        label = likely.argmax(dim=1).to(kind) * strip[:, 0].to(kind)
+        folded = self.tuner.fold(*self.told(weights, features))
+        return label, *(x for pair in folded for x in pair)
+
+
+class Denoiser(nn.Module):
+    """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, x0-hat clamped (SCIENCE.md).
+
+    Arithmetic and images are float32, whatever the networks are; x0-hat is black outside the
+    strip.  Without conditions it is the foundation model's step.
+    coefficients [5]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c; t [1]; images [B, 1, H, W].
+    """
+
+    def __init__(self, nets: Networks) -> None:
+        super().__init__()
+        self.foundation, self.tuner, self.x0 = nets.foundation, nets.tuner, nets.x0
+
+    def forward(
+        self,
+        x: Tensor,
+        previous: Tensor,
+        t: Tensor,
+        coefficients: Tensor,
+        strip: Tensor,
+        scan: Tensor,
+        conditions: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        folded = list(zip(conditions[::2], conditions[1::2], strict=True))
+        signal, noise, a, b, c = coefficients.unbind()
+        x0 = self.x0(x, t, signal, noise, scan, folded).clamp(-1, 1)
+        x0 = strip * x0 - (1 - strip)
+        return a * x + b * x0 + c * previous, x0
+
+
+def condition_names(nets: Networks) -> list[str]:
+    """down_0, star_0, down_1, ... in the order of the graphs."""
+    return [f"{kind}_{i}" for i in range(len(nets.tuner)) for kind in ("down", "star")]

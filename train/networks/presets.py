@@ -1,0 +1,170 @@
+"""Sizes and stages as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mcdiff_batch.engine.image.frame import Frame
+
+from .losses import Prediction
+from .unet import Widths
+
+Conditions = Literal["depths", "optimal", "segmentation"]
+Reads = Literal["estimate", "x", "both"]  # the linear estimate; x_t; the estimate and the scan
+Tunes = Literal["tuner", "decoder", "all"]
+PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep; add to 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage's budget: the first `crop_steps` of `steps` run on crops (data.py)."""
+
+    name: str
+    steps: int
+    crop_steps: int
+    batch: int
+    learning_rate: float
+    draws: int = 1  # (t, eps) pairs for each case of a batch; batch counts the pairs
+    warmup: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Everything that a training run is made of, but its data and seed."""
+
+    name: str
+    frame: Frame
+    widths: Widths
+    stages: tuple[Stage, ...]
+    depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
+    optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
+    prediction: Prediction = "scan"  # "v" is the paper's way: no second observation
+    reads: Reads = "estimate"  # what the foundation is shown of the two observations
+    sigma_b: float = 0.25  # sd of the scan's error as an observation of x_0, in [-1, 1]
+    loss_power: float = 1.0  # of the loss's weight; 2: the error of x0-hat, 0: of the output
+    regression: bool = False  # t = T alone: plain regression, sampled by one evaluation
+    any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
+    residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
+    middle: bool = False  # a condition at the middle block too
+    tuner_share: float = 0.5  # of a skip's channels, the tuner's width
+    tunes: Tunes = "all"  # stage III: "tuner" alone (the paper's way), or the foundation's too
+    tuner_artifact_free: bool = True  # stage III on the artifact-free subset; False: all cases
+    clearest: float = 1.0  # share of these that stage III learns towards, by contrast to bone
+    conditions: Conditions = "depths"  # Table V; all but "depths" for experiments, not for export
+    corruption: float = 0.7  # share of the cases read that are corrupted
+    left_out: float = 0.5  # share of stage III's stacks that do without their optimal depth
+    ema: float = 0.999
+    clip: float = 1.0
+
+
+def _stages(
+    foundation: tuple[int, int] | None,
+    extractor: tuple[int, int],
+    tuner: tuple[int, int],
+    batch: int,
+    warmup: int = 100,
+    learning_rate: float = 1e-3,
+) -> tuple[Stage, ...]:
+    """The paper's three stages from (steps, of which on crops) of each; None: left out."""
+    budgets = {"foundation": foundation, "extractor": extractor, "tuner": tuner}
+    return tuple(
+        Stage(
+            name=name,
+            steps=steps,
+            crop_steps=crops,
+            batch=batch,
+            learning_rate=learning_rate,
+            draws=3 if name == "tuner" else 1,
+            warmup=warmup,
+        )
+        for name, budget in budgets.items()
+        if budget is not None
+        for steps, crops in [budget]
+    )
+
+
+def altered(preset: Preset, budget: float, changes: Mapping[str, Any]) -> Preset:
+    """The preset with its stages `budget` times as long, and those of `changes` not None."""
+    kept: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
+    return replace(scaled(preset, budget), **kept)
+
+
+def scaled(preset: Preset, budget: float) -> Preset:
+    """The preset with every stage `budget` times as long."""
+    times = lambda steps: max(1, round(budget * steps))
+    stages = tuple(
+        replace(
+            x,
+            steps=times(x.steps),
+            crop_steps=times(x.crop_steps) if x.crop_steps else 0,
+            warmup=min(x.warmup, times(x.steps)),
+        )
+        for x in preset.stages
+    )
+    return replace(preset, stages=stages)
+
+
+SMALL = Preset(
+    name="small",
+    frame=Frame(height=512, width=128),
+    widths=Widths(base=32, multipliers=(1, 2, 3), blocks=1, patch=4),
+    stages=_stages((400, 360), (500, 440), (6300, 5400), batch=24),
+    reads="both",
+    middle=True,
+    left_out=0.85,
+    corruption=0.85,
+    clearest=0.5,
+)
+PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
+    "prediction": "v",
+    "tunes": "tuner",
+    "loss_power": 0.0,
+    "left_out": 0.0,
+    "corruption": 0.0,
+    "clearest": 1.0,
+    "tuner_artifact_free": False,
+}
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="toy",
+            frame=Frame(height=64, width=16),
+            widths=Widths(base=8, multipliers=(1, 2), blocks=1),
+            stages=_stages((60, 30), (60, 30), (60, 30), batch=8, warmup=10),
+            ema=0.9,
+        ),
+        SMALL,
+        replace(  # on from a trained `small` (--from), its foundation learning in stage III alone
+            SMALL,
+            name="small-more",
+            stages=_stages(None, (1600, 1440), (6300, 5400), batch=24, learning_rate=6e-4),
+        ),
+        replace(  # the same networks with the budget of a GPU
+            SMALL,
+            name="small-gpu",
+            stages=_stages((12000, 8000), (4000, 2400), (48000, 24000), batch=64),
+        ),
+        replace(SMALL, name="small-regression", regression=True),
+        replace(SMALL, name="small-paper-way", **PAPER_WAY),
+        Preset(
+            name="paper",
+            frame=Frame(height=256, width=256),
+            widths=Widths(base=128, multipliers=(1, 2, 3, 4), blocks=3),
+            stages=_stages((40000, 0), (4000, 0), (30000, 0), batch=16),
+            **PAPER_WAY,
+        ),
+    )
+}
+
+
+def preset_from(raw: dict[str, Any]) -> Preset:
+    """A preset from its JSON form (dataclasses.asdict)."""
+    widths = Widths(**{**raw["widths"], "multipliers": tuple(raw["widths"]["multipliers"])})
+    nested = {
+        "frame": Frame(**raw["frame"]),
+        "widths": widths,
+        "stages": tuple(Stage(**stage) for stage in raw["stages"]),
+        "depth_weights": tuple(raw["depth_weights"]),
+    }
+    return Preset(**{**raw, **nested})

@@ -1,0 +1,172 @@
+"""Writes phantoms as an input archive: a zarr v3 group, one chunk per case, checksummed."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from mcdiff_batch.engine.errors import SpaceError, UsageError
+
+from .case import SPACING_MM, VERSION, Phantom, phantom
+from .shadow import DEPTHS
+
+GRID = (1040, 260)  # y, x px: the largest scan; smaller ones lie in its top left corner
+DEPTH_MM = [8.0, 13.0, 18.0, 23.0, 28.0]  # nominal: shallow spinous processes to deep ribs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One array of the archive: case x shape."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    fill: float | bool = 0
+    whole: bool = False  # one chunk for a thousand cases; pictures have one chunk each
+
+
+IMAGES = {
+    "depths": Column(shape=(DEPTHS, *GRID), dtype="uint8", dims=("depth", "y", "x")),
+    "clean": Column(shape=GRID, dtype="uint8", dims=("y", "x")),
+    "label": Column(shape=GRID, dtype="uint8", dims=("y", "x")),
+}
+FACTS = {
+    "extent": Column(shape=(2,), dtype="int32", dims=("axis",), whole=True),
+    "pixel_spacing_mm": Column(shape=(2,), dtype="float32", dims=("axis",), whole=True),
+    "optimal_depth": Column(shape=(), dtype="int32", dims=(), whole=True),
+    "depth_present": Column(shape=(DEPTHS,), dtype="bool", dims=("depth",), whole=True),
+    "angles_deg": Column(shape=(2,), dtype="float32", dims=("curve",), whole=True),
+    "landmarks": Column(
+        shape=(18, 2, 2), dtype="float32", dims=("level", "side", "axis"), whole=True
+    ),
+    "artifact_free": Column(shape=(), dtype="bool", dims=(), whole=True),
+    "difficult": Column(shape=(), dtype="bool", dims=(), whole=True),
+}
+Facts = dict[str, Any]
+
+
+def write_phantoms(
+    path: Path,
+    *,
+    cases: int,
+    seed: int,
+    first: int = 0,
+    workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Writes cases `first .. first + cases - 1` of series `seed` to the new archive `path`.
+
+    The archive appears under its name when it is complete.  `workers` 0: one per CPU;
+    1: in this process.  `progress` is told the number of cases done.  Raises UsageError where
+    `path` exists, SpaceError where the disk is full.
+    """
+    _check(path, cases, first)
+    partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        _create(partial_path, cases, seed)
+        facts = []
+        for fact in _drawn(partial_path, range(first, first + cases), seed, workers):
+            facts.append(fact)
+            if progress is not None:
+                progress(len(facts))
+        _finish(partial_path, facts, seed, first)
+        partial_path.rename(path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        shutil.rmtree(partial_path, ignore_errors=True)
+
+
+def _check(path: Path, cases: int, first: int) -> None:
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path}: exists already, expected a new name; choose another --output")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder; create it or choose another --output")
+    if cases < 1 or first < 0:
+        raise UsageError(f"{cases} cases from {first}: expected one case or more, from 0 upwards")
+
+
+def _explained(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(f"{path}: no space left; about 1.5 MB is needed for each case")
+    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EROFS):
+        return UsageError(f"{path}: cannot be created ({error.strerror}); choose another --output")
+    return error
+
+
+def _create(path: Path, cases: int, seed: int) -> None:
+    attributes = {
+        "mcdiff": {
+            "schema": 1,
+            "intensity_range": [0, 255],
+            "pixel_spacing_mm": [SPACING_MM, SPACING_MM],
+            "depth_mm": DEPTH_MM,
+        },
+        "phantom": {"seed": seed, "version": VERSION},
+    }
+    group = zarr.create_group(path, zarr_format=3, attributes=attributes)
+    for name, column in (IMAGES | FACTS).items():
+        group.create_array(
+            name,
+            shape=(cases, *column.shape),
+            dtype=column.dtype,
+            chunks=(min(cases, 1024) if column.whole else 1, *column.shape),
+            compressors=[ZstdCodec(level=3, checksum=True)],
+            dimension_names=("case", *column.dims),
+            fill_value=column.fill,
+            config={"write_empty_chunks": True},
+        )
+
+
+def _drawn(path: Path, indices: range, seed: int, workers: int) -> Iterator[Facts]:
+    """Draws and stores the pictures of each case, in order; yields what is small."""
+    store = partial(_store, path, seed, indices.start)
+    workers = min(workers or len(os.sched_getaffinity(0)), len(indices))
+    if workers == 1:
+        yield from map(store, indices)
+        return
+    with get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(store, indices)
+
+
+def _store(path: Path, seed: int, first: int, index: int) -> Facts:
+    """Draws case `index`; reads nothing, writes its own chunks of `IMAGES` alone."""
+    case = phantom(seed, index)
+    group = zarr.open_group(path, mode="r+")
+    for name in IMAGES:
+        image = getattr(case, name)
+        room = [(0, 0)] * (image.ndim - 2)
+        room += [(0, grid - n) for grid, n in zip(GRID, image.shape[-2:], strict=True)]
+        group[name][index - first] = np.pad(image, room)  # type: ignore[index]
+    return _facts(case)
+
+
+def _facts(case: Phantom) -> Facts:
+    spacing = (case.pixel_spacing_mm, case.pixel_spacing_mm)
+    known = {"pixel_spacing_mm": spacing, "depth_present": (True,) * DEPTHS}
+    return known | {name: getattr(case, name) for name in FACTS if name not in known}
+
+
+def _finish(path: Path, facts: list[Facts], seed: int, first: int) -> None:
+    group = zarr.open_group(path, mode="r+")
+    for name, column in FACTS.items():
+        group[name][:] = np.array([fact[name] for fact in facts], dtype=column.dtype)  # type: ignore[index]
+    names = [f"phantom-{seed}-{first + k:06d}" for k in range(len(facts))]
+    group.create_array(
+        "case_id",
+        shape=(len(names),),
+        dtype="string",
+        chunks=(min(len(names), 1024),),
+        dimension_names=("case",),
+        compressors=[ZstdCodec(level=3, checksum=True)],
+    )[:] = np.array(names, dtype=object)

@@ -1,0 +1,32 @@
+"""The command `phantom`: a synthetic archive to try the program on."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="archive to write, for instance demo.zarr; must not exist",
+)
+@click.option("--cases", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--first", type=click.IntRange(min=0), default=0, show_default=True, help="first case's index"
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="processes; 0: one per CPU",
+)
+def phantom(output: Path, cases: int, seed: int, first: int, workers: int) -> None:
+    """Write synthetic scans of scoliotic spines, with masks and true angles."""
+    from .archive import write_phantoms
+
+    write_phantoms(output, cases=cases, seed=seed, first=first, workers=workers)
+    click.echo(f"{cases} phantom cases (seed {seed}, from {first}) in {output}")

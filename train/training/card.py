@@ -1,0 +1,82 @@
+"""The card of a training: what it was made of and what came out, as JSON and as a page."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.train.networks.trio import Networks
+
+from .card_page import page
+from .data import Dataset
+from .loop import Setting
+from .weights import source_sha256, write_weights
+
+PACKAGES = ("safetensors", "torch")
+
+
+def write_card(
+    nets: Networks, setting: Setting, sides: tuple[Dataset, Dataset], records: dict[str, Any]
+) -> None:
+    """Writes the weights, `card.json` and `card.html` into the folder; sides: train, held out."""
+    about = {"preset": asdict(nets.preset), "seed": setting.seed}
+    train, held_out = sides
+    card = about | {
+        "weights_sha256": write_weights(nets, setting.folder, about),
+        "from_sha256": source_sha256(setting.source),
+        "data": train.origin | {"sha256": train.sha256},
+        "command": setting.command,
+        "cases": {
+            "train": len(train),
+            "held_out": len(held_out),
+            "artifact_free": int(train.artifact_free.sum()),
+        },
+        "split": "by patient",
+        "sides": {"train": _side(train), "held_out": _side(held_out)},
+        "held_out": {
+            name: {k: v for k, v in record["history"][-1].items() if k not in ("step", "loss")}
+            for name, record in records.items()
+        },
+        "device": _device(setting),
+        "torch": str(torch.__version__),
+        "machine": machine(PACKAGES),
+        "experiments": _read(setting.experiments),
+        "stages": records,
+    }
+    (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    pictures = {x.stem: x for x in sorted((setting.folder / "samples").glob("*.png"))}
+    (setting.folder / "card.html").write_text(page(card, _chosen(pictures)), encoding="utf-8")
+
+
+def _read(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _side(data: Dataset) -> dict[str, int]:
+    return {
+        "patients": len(set(data.patient.tolist())),
+        "cases": len(data),
+        "artifact_free": int(data.artifact_free.sum()),
+    }
+
+
+def _device(setting: Setting) -> str:
+    """With the GPU's name, and how many there were."""
+    cuda = setting.device.type == "cuda"
+    name = f"cuda ({torch.cuda.get_device_name(setting.device)})" if cuda else "cpu"
+    return name if setting.world == 1 else f"{setting.world} x {name}"
+
+
+def _chosen(pictures: dict[str, Path]) -> dict[str, bytes]:
+    """The first and the last of each stage: a page is to stay small."""
+    kept: dict[str, bytes] = {}
+    for stage in ("foundation", "tuner"):
+        names = [x for x in pictures if x.startswith(f"{stage}_")]
+        kept |= {x: pictures[x].read_bytes() for x in (*names[:1], *names[-1:])}
+    return kept

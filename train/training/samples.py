@@ -1,0 +1,64 @@
+"""What a model draws while it is trained: a row of fixed held-out cases, as one PNG."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Picture
+
+from mcdiff_batch.engine.image.frame import Image, scan_strip
+from mcdiff_batch.engine.model.noise import gaussian
+from mcdiff_batch.engine.model.sampler import sample
+from mcdiff_batch.engine.model.schedule import Schedule, log_snr_ladder
+from mcdiff_batch.engine.model.solver import Rung, rungs
+from mcdiff_batch.train.networks.plan import TorchPlan
+from mcdiff_batch.train.networks.trio import Networks
+
+from .data import Dataset
+
+CASES = 4
+EVALUATIONS = 4
+GAP = 4  # px
+
+
+def draw_samples(nets: Networks, data: Dataset, path: Path, *, conditioned: bool) -> None:
+    """Of each of the first cases: mean of its depths, optimal depth, one evaluation, a sample.
+
+    Not `conditioned`: what the foundation model makes of the optimal depth alone.
+    """
+    few = data.subset(np.arange(len(data)) < CASES)
+    depths = few.depths.astype(np.float32) / np.float32(127.5) - 1
+    strip = np.stack([scan_strip(x) for x in depths])[:, None].astype(np.float32)
+    scan = depths[np.arange(len(few)), few.optimal][:, None]
+    plan, noise = TorchPlan(nets, len(few)), gaussian(0, "samples", strip.shape)
+    if conditioned:
+        held = plan.condition(depths, few.weights, strip, scan)
+    else:
+        held = plan.unconditioned(strip, scan)
+    drawn = [sample(plan, noise, held, _walk(count))[:, 0] for count in (1, EVALUATIONS)]
+    mean = np.einsum("nd,ndhw->nhw", few.weights, depths)
+    _write([mean, scan[:, 0], *drawn], path)
+
+
+def _walk(evaluations: int) -> list[Rung]:
+    schedule = Schedule()
+    return rungs("dpmpp_2m", schedule, log_snr_ladder(schedule, evaluations))
+
+
+def _write(columns: list[Image], path: Path) -> None:
+    """columns: each [N, H, W] in [-1, 1]."""
+    cases = [_joined(list(row), GAP) for row in zip(*columns, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    Picture.fromarray(_levels(_joined(cases, 3 * GAP))).save(part, format="PNG", optimize=True)
+    part.replace(path)
+
+
+def _joined(images: list[Image], gap: int) -> Image:
+    """Side by side, grey between."""
+    between = np.full((images[0].shape[0], gap), 0.0, np.float32)
+    return np.concatenate([x for image in images for x in (image, between)][:-1], axis=1)
+
+
+def _levels(image: Image) -> npt.NDArray[np.uint8]:
+    return np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
