@@ -59,7 +59,8 @@ def estimate(mean: Image, x: Image) -> Image:
 
 def combined(x: Image, previous: Image, x0: Image, rung: Rung) -> Image:
     """The next x: a x + b x0-hat + c x0-hat of the step before."""
-    return np.float32(rung.a) * x + np.float32(rung.b) * x0 + np.float32(rung.c) * previous
+    after: Image = np.float32(rung.a) * x + np.float32(rung.b) * x0 + np.float32(rung.c) * previous
+    return after
 
 
 def contract(frame: Frame, depths: int = 5) -> Contract:

@@ -11,7 +11,7 @@ import pytest
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.plan import Conditioned, Device
 from mcdiff_batch.engine.page.write import write_report
-from mcdiff_batch.engine.report import timeline, timings
+from mcdiff_batch.engine.report import timeline, timings, unit_lines
 from mcdiff_batch.engine.report.collect import collect
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.messages import UnitDone
