@@ -1,8 +1,10 @@
 """Depth fusion, eq. 5: one set of features from D depths."""
 
+from functools import partial
+
 from torch import Tensor
 
-from .unet import Features
+from .unet import Features, UNet
 
 
 def fuse(weights: Tensor, stacked: Tensor) -> Tensor:
@@ -12,14 +14,20 @@ def fuse(weights: Tensor, stacked: Tensor) -> Tensor:
     return (weights[:, :, None, None, None].to(stacked.dtype) * split).sum(dim=1)
 
 
-def fused_probabilities(weights: Tensor, logits: Tensor) -> Tensor:
-    """Class probabilities [B, 4, H, W] from logits [B * D, 4, H, W], weighted as in eq. 5."""
-    return fuse(weights, logits.float().softmax(dim=1))
+def early(extractor: UNet, images: Tensor, weights: Tensor) -> Features:
+    """Features of images [B * D, 1, H, W], fused before they are decoded: one decoder pass a case.
+
+    The decoder is three quarters of a pass; eq. 5 has it decode every depth.
+    """
+    return extractor.features(images, partial(fuse, weights))
 
 
-def fused(weights: Tensor, features: Features) -> tuple[list[Tensor], list[Tensor]]:
-    """Fused encoder and decoder features, a pair per skip."""
-    return (
-        [fuse(weights, x) for x in features.encoder],
-        [fuse(weights, x) for x in features.decoder],
+def late(extractor: UNet, images: Tensor, weights: Tensor) -> Features:
+    """Eq. 5 as written: every depth is decoded, then the features and probabilities are fused."""
+    each = extractor.features(images)
+    likely = fuse(weights, each.logits.float().softmax(dim=1))
+    return Features(
+        likely.log(),
+        [fuse(weights, x) for x in each.encoder],
+        [fuse(weights, x) for x in each.decoder],
     )

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from .fusion import fused_probabilities
 from .trio import Networks
 
 
@@ -16,16 +15,15 @@ class Conditioner(nn.Module):
 
     def __init__(self, nets: Networks) -> None:
         super().__init__()
-        self.extractor, self.tuner, self.told = nets.extractor, nets.tuner, nets.told
+        self.extractor, self.tuner = nets.extractor, nets.tuner
+        self.features, self.told = nets.features, nets.told
 
     def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
-        height, width = strip.shape[2:]
         dtype = self.extractor.dtype
-        features = self.extractor.features(depths.reshape(-1, 1, height, width).to(dtype))
-        likely = fused_probabilities(weights, features.logits)
+        features = self.features(depths.to(dtype), weights)
         kind = torch.int32 if dtype == torch.float16 else torch.uint8
-        label = likely.argmax(dim=1).to(kind) * strip[:, 0].to(kind)
-        folded = self.tuner.fold(*self.told(weights, features))
+        label = features.logits.argmax(dim=1).to(kind) * strip[:, 0].to(kind)
+        folded = self.tuner.fold(*self.told(features))
         return label, *(x for pair in folded for x in pair)
 
 

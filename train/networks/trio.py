@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fusion import fused, fused_probabilities
+from .fusion import early, late
 from .losses import Coefficients, coefficients
 from .presets import Preset
 from .tuner import Folded, Tuners
@@ -58,16 +58,21 @@ class Networks:
         for model in self.all().values():
             model.to(device)
 
-    def told(self, weights: Tensor, features: Features) -> tuple[list[Tensor], list[Tensor]]:
-        """F and F* for every skip, from weights [B, D] and features of B * D images.
+    def features(self, depths: Tensor, weights: Tensor) -> Features:
+        """The extractor's, fused over depths [B, D, H, W] by weights [B, D]."""
+        images = depths.reshape(-1, 1, *depths.shape[2:])
+        return (early if self.preset.early_fusion else late)(self.extractor, images, weights)
+
+    def told(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
+        """F and F* for every skip, from fused features.
 
         Table V's three conditions: features of all depths, fused (eq. 5); features of the optimal
         one, eq. 5 with one-hot weights; or the label map, one-hot, on the grid of each skip.
         """
         if self.preset.conditions != "segmentation":
-            return fused(weights, features)
-        label = fused_probabilities(weights, features.logits).argmax(dim=1)
-        classes = F.one_hot(label, len(CLASSES)).permute(0, 3, 1, 2).to(weights.dtype)
+            return features.encoder, features.decoder
+        label = features.logits.argmax(dim=1)
+        classes = F.one_hot(label, len(CLASSES)).permute(0, 3, 1, 2).to(features.logits.dtype)
         grids = [f.shape[2:] for f in features.encoder]
         maps = [F.interpolate(classes, grid, mode="area") for grid in grids]
         return maps, maps
@@ -75,8 +80,7 @@ class Networks:
     def conditions(self, depths: Tensor, weights: Tensor) -> Folded:
         """What depths [B, D, H, W] come to at every skip; only the tuner gets gradients."""
         with torch.no_grad():
-            features = self.extractor.features(depths.flatten(0, 1)[:, None])
-            told = self.told(weights, features)
+            told = self.told(self.features(depths, weights))
         return self.tuner.fold(*told)
 
     def coefficients(self, signal: Tensor, noise: Tensor) -> Coefficients:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 GROUP = 8  # channels per group: a power of two keeps TensorRT's fast GroupNorm kernel
 
 Tune = Callable[[int, Tensor], Tensor]  # (skip index, f_i) -> what the decoder gets instead
+Merge = Callable[[Tensor], Tensor]  # features of B * D images to those of B
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +185,12 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor | None = None, tune: Tune | None = None) -> Tensor:
         return self._run(x, t, tune or (lambda i, f: f)).logits
 
-    def features(self, x: Tensor) -> Features:
-        """The extractor's side of eq. 4."""
-        return self._run(x, None, lambda i, f: f)
+    def features(self, x: Tensor, merge: Merge = lambda f: f) -> Features:
+        """The extractor's side of eq. 4.  `merge` joins the encoder's features of several images
+        into one before they are decoded."""
+        return self._run(x, None, lambda i, f: f, merge)
 
-    def _run(self, x: Tensor, t: Tensor | None, tune: Tune) -> Features:
+    def _run(self, x: Tensor, t: Tensor | None, tune: Tune, merge: Merge = lambda f: f) -> Features:
         embedding = self._embed(t, x.dtype)
         skips = [self.stem(F.pixel_unshuffle(x, self.patch))]
         for layer in self.encoder:
@@ -197,6 +199,7 @@ class UNet(nn.Module):
         h = skips[-1]
         for block in self.middle:
             h = block(h, embedding)
+        skips, h = [merge(f) for f in skips], merge(h)
         lowest = [h] if self.tunes_middle else []
         if lowest:
             h = tune(len(skips), h)
