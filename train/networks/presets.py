@@ -45,6 +45,7 @@ class Preset:
     regression: bool = False  # t = T alone: plain regression, sampled by one evaluation
     any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
     residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
+    early_fusion: bool = True  # depths are fused before they are decoded; False: after (eq. 5)
     middle: bool = False  # a condition at the middle block too
     tuner_share: float = 0.5  # of a skip's channels, the tuner's width
     tunes: Tunes = "all"  # stage III: "tuner" alone (the paper's way), or the foundation's too
@@ -121,6 +122,7 @@ PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every
     "loss_power": 0.0,
     "left_out": 0.0,
     "corruption": 0.0,
+    "early_fusion": False,
     "clearest": 1.0,
     "tuner_artifact_free": False,
 }
@@ -138,7 +140,7 @@ PRESETS = {
         replace(  # on from a trained `small` (--from), its foundation learning in stage III alone
             SMALL,
             name="small-more",
-            stages=_stages(None, (1600, 1440), (6300, 5400), batch=24, learning_rate=6e-4),
+            stages=_stages(None, (1600, 1440), (8000, 6900), batch=24, learning_rate=6e-4),
         ),
         replace(  # the same networks with the budget of a GPU
             SMALL,

@@ -12,7 +12,6 @@ from torch import Tensor
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
 from mcdiff_batch.engine.image.metrics import mean_dice
 from mcdiff_batch.engine.model.schedule import Schedule
-from mcdiff_batch.train.networks.fusion import fused_probabilities
 from mcdiff_batch.train.networks.losses import denoising_loss, diffuse, extractor_loss
 from mcdiff_batch.train.networks.presets import Preset, Stage
 from mcdiff_batch.train.networks.trio import Networks
@@ -260,8 +259,7 @@ def _held_out_dice(nets: Networks, data: Dataset, setting: Setting) -> float:
     chosen = np.arange(min(len(data), 24))
     batch = batch_of(data, chosen, np.zeros(len(chosen), bool))
     depths, weights = batch.depths.to(setting.device), batch.weights.to(setting.device)
-    likely = fused_probabilities(weights, nets.extractor(depths.flatten(0, 1)[:, None]))
-    found = likely.argmax(1).to(torch.uint8).cpu().numpy()
+    found = nets.features(depths, weights).logits.argmax(1).to(torch.uint8).cpu().numpy()
     return float(np.mean([mean_dice(a, b) for a, b in zip(found, data.label[chosen], strict=True)]))
 
 
