@@ -47,6 +47,8 @@ ARMS = (  # what matters most first: a run that is cut short has scored that
     Arm(name="optimal features", question="Table V", changes={"conditions": "optimal"}),
     Arm(name="optimal segmentation", question="Table V", changes={"conditions": "segmentation"}),
     Arm(name="all cases", question="cases of stage III", changes={"tuner_artifact_free": False}),
+    Arm(name="not the clearest half", question="cases of stage III", changes={"clearest": 1.0}),
+    Arm(name="late fusion", question="fusion", changes={"early_fusion": False}),
     _other("network reads the estimate", "what the network reads", reads="estimate"),
     _other("network reads x_t", "what the network reads", reads="x"),
     _other("plain regression", "diffusion", regression=True),
