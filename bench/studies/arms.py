@@ -24,6 +24,7 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the base preset
     sampled: str | None = None  # the arm whose networks these are
     temperature: float = 1.0
+    seed: int = 0
     parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # of the steps
 
     def changed(self) -> Preset:
@@ -61,6 +62,13 @@ ARMS = (  # what matters most first: a run that is cut short has scored that
     _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
     _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
 )
+TABLE_V = ("base", "optimal features", "optimal segmentation")
+REPEATS = tuple(  # stage III of Table V's three conditions with other seeds
+    replace(arm, name=f"{arm.name}, seed {seed}", seed=seed)
+    for seed in (1, 2)
+    for arm in ARMS
+    if arm.name in TABLE_V
+)
 WAYS = (  # several settings at once
     _other("the paper's way", "second observation", **PAPER_WAY),
     Arm(
@@ -73,6 +81,7 @@ FRAMES = (  # scored on the larger grid; as many multiply-adds a step: px four t
     _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),
     _other("512 x 128, patch 4", "frame", frame=WHOLE),
 )
+ALL = (*ARMS, *REPEATS, *WAYS, *FRAMES)
 
 
 def staged(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:

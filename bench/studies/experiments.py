@@ -31,10 +31,10 @@ from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import source_sha256
 
 from . import scoring
-from .arms import ARMS, BASE, FRAMES, SHARED, WAYS, WHOLE, Arm, staged
+from .arms import ALL, ARMS, BASE, FRAMES, REPEATS, SHARED, TABLE_V, WHOLE, Arm, staged
 
 Say = Callable[[str], None]
-SEED = 0
+SEED = 0  # of stages I and II that arms share
 EQUAL_DB = 120  # a PSNR beyond this is an image against itself
 REFERENCES = ("original", "clean target")
 
@@ -76,7 +76,7 @@ def _scored(bench: Bench) -> Iterator[str]:
         ("clean target", scoring.targets(cases)),
     ):
         _keep(bench, name, {"": scoring.measured(images, cases, rater)})
-    for arm in (*ARMS, *WAYS, *FRAMES):
+    for arm in ALL:
         if not _path(bench, arm.name).exists():
             nets = _trained(bench, arm)
             _keep(bench, arm.name, _scores(bench, arm, nets, cases, rater))
@@ -106,20 +106,24 @@ def _trained(bench: Bench, arm: Arm) -> Networks:
     if arm.sampled is not None:
         return _trained(bench, next(x for x in ARMS if x.name == arm.sampled))
     if SHARED.keys() <= arm.parts.keys():
-        return _train(bench, arm.name, staged(arm.changed(), bench.steps, arm.parts))
-    _train(bench, "shared", staged(BASE, bench.steps, SHARED), bench.source)
+        preset = staged(arm.changed(), bench.steps, arm.parts)
+        return _train(bench, arm.name, preset, arm.seed)
+    _train(bench, "shared", staged(BASE, bench.steps, SHARED), SEED, bench.source)
     folder = bench.work / arm.name
     folder.mkdir(exist_ok=True)
     for stage in SHARED:
         file = f"{stage}.safetensors"
         if not (folder / file).exists():
             shutil.copy(bench.work / "shared" / file, folder / file)
-    return _train(bench, arm.name, staged(arm.changed(), bench.steps, {**SHARED, **arm.parts}))
+    preset = staged(arm.changed(), bench.steps, {**SHARED, **arm.parts})
+    return _train(bench, arm.name, preset, arm.seed)
 
 
-def _train(bench: Bench, name: str, preset: Preset, source: Path | None = None) -> Networks:
+def _train(
+    bench: Bench, name: str, preset: Preset, seed: int, source: Path | None = None
+) -> Networks:
     setting = Setting(
-        seed=SEED,
+        seed=seed,
         device=torch.device("cpu"),
         ema=preset.ema,
         clip=preset.clip,
@@ -158,7 +162,7 @@ def _keep(bench: Bench, name: str, scores: dict[str, scoring.Columns]) -> None:
 def _document(bench: Bench) -> dict[str, Any]:
     """All that is scored so far."""
     held = {x: json.loads(_path(bench, x).read_text())[""] for x in REFERENCES}
-    done = [x for x in (*ARMS, *WAYS, *FRAMES) if _path(bench, x.name).exists()]
+    done = [x for x in ALL if _path(bench, x.name).exists()]
     stored = {x.name: json.loads(_path(bench, x.name).read_text()) for x in done}
     base = stored.get(ARMS[0].name, {})
     return {
@@ -176,8 +180,26 @@ def _document(bench: Bench) -> dict[str, Any]:
             name: {m: scoring.interval(x) for m, x in columns.items() if max(x) < EQUAL_DB}
             for name, columns in held.items()
         },
+        "table_v": _table_v(stored, held["original"]),
         "runs": [_row(arm, stored[arm.name], base, held) for arm in done],
     }
+
+
+def _table_v(stored: dict[str, Any], original: scoring.Columns) -> dict[str, Any]:
+    """Gains over the original of Table V's conditions, 20 ln: each case's mean over the seeds."""
+    table: dict[str, Any] = {}
+    for name in TABLE_V:
+        names = [name, *(x.name for x in REPEATS if x.name.startswith(f"{name}, "))]
+        found = [stored[x] for x in names if x in stored]
+        table[name] = {"seeds": len(found)}
+        for mode in found[0] if found else ():
+            table[name][mode] = {
+                m: scoring.interval(
+                    np.subtract(np.mean([x[mode][m] for x in found], axis=0), original[m]).tolist()
+                )
+                for m in ("cnr_ln", "snr_ln")
+            }
+    return table
 
 
 def _identity(path: Path) -> dict[str, Any]:
@@ -221,6 +243,12 @@ def as_text(document: dict[str, Any]) -> str:
         for evaluations in map(str, document["evaluations"]):
             cells = _cells(row[evaluations], names)
             lines.append(f"{row['arm']:<28}{evaluations:>11}{cells}")
+    lines.append("TABLE V: gains over the original, 20 ln, mean and 95 % interval over cases")
+    for name, found in document["table_v"].items():
+        for evaluations in (str(x) for x in document["evaluations"] if str(x) in found):
+            gains = (found[evaluations][m] for m in ("cnr_ln", "snr_ln"))
+            cells = "".join(f"{a:+8.2f} ({b:+.2f}..{c:+.2f})" for a, b, c in gains)
+            lines.append(f"{name:<28}{evaluations:>11}{cells}  {found['seeds']} seeds")
     return "\n".join(lines)
 
 

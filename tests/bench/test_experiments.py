@@ -3,18 +3,25 @@
 import numpy as np
 import pytest
 
-from mcdiff_batch.bench.studies.arms import ARMS, BASE, FRAMES, WAYS, staged
+from mcdiff_batch.bench.studies.arms import ALL, ARMS, BASE, REPEATS, TABLE_V, staged
 from mcdiff_batch.bench.studies.scoring import gain_share, interval
 
 
 def test_every_arm_changes_one_thing_or_only_how_it_is_sampled():
-    names = [x.name for x in (*ARMS, *WAYS, *FRAMES)]
+    names = [x.name for x in ALL]
     assert len(set(names)) == len(names)
     for arm in ARMS[1:]:
         sampling = arm.temperature != ARMS[0].temperature
         assert len(arm.changes) + sampling == 1, arm.name
         assert (arm.sampled in names) if sampling else arm.sampled is None
         assert (arm.changed() != BASE) == bool(arm.changes), arm.name
+
+
+def test_each_condition_of_table_v_is_trained_with_three_seeds():
+    for name in TABLE_V:
+        arms = [x for x in (*ARMS, *REPEATS) if x.name.split(", ")[0] == name]
+        assert [x.seed for x in arms] == [0, 1, 2]
+        assert len({str(x.changes) for x in arms}) == 1
 
 
 def test_equal_budgets_are_equal_steps():

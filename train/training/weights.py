@@ -77,7 +77,7 @@ def start_from(nets: Networks, source: Path) -> None:
 
 def _check_kind(mine: Preset, theirs: dict[str, Any], source: Path) -> None:
     """The same shapes can mean another thing: eq. 8 with and without its residual."""
-    for field in ("residual", "conditions", "prediction", "reads", "sigma_b"):
+    for field in ("residual", "conditions", "prediction", "reads", "sigma_b", "early_fusion"):
         value = getattr(mine, field)
         if theirs.get(field, value) != value:
             raise UsageError(
