@@ -1,15 +1,46 @@
-"""Files: their hash, and JSON lines that a killed run may have left torn."""
+"""Reading files: their hash, JSON documents as dataclasses, and JSON lines."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def from_json(raw: object, kind: type[T]) -> T:
+    """A value of `kind`, such as a dataclass, from what `json.loads` returns.
+
+    Raises ValueError where a field is missing, unknown or of another type, and names it.
+    """
+    value = msgspec.convert(raw, kind)
+    written = msgspec.json.decode(msgspec.json.encode(value))
+    if written != raw:  # a fast comparison, equal for nearly every document
+        _check_fields(raw, written, "$")
+    return value
+
+
+def _check_fields(raw: object, written: Any, where: str) -> None:
+    """msgspec skips fields that a dataclass does not have; a misspelled one must not pass."""
+    if isinstance(raw, dict):
+        for name, value in raw.items():
+            if name not in written:
+                raise ValueError(f"Object has unknown field `{name}` - at `{where}`")
+            _check_fields(value, written[name], f"{where}.{name}")
+    elif isinstance(raw, list):
+        for index, value in enumerate(raw):
+            _check_fields(value, written[index], f"{where}[{index}]")
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON lines file, without what is torn; nothing where there is no file."""
+    """The objects of a JSON lines file; none where there is no file.
+
+    Lines that a killed process left incomplete are skipped.
+    """
     if not path.is_file():
         return
     with path.open(errors="replace") as file:
@@ -21,5 +52,6 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -55,6 +55,11 @@ def crc32c(data: bytes, limit: int, packing: Packing) -> bytes:
     return body
 
 
+def with_crc32c(data: bytes) -> bytes:
+    """`data` and its CRC-32C, as zarr's codec crc32c writes it."""
+    return data + google_crc32c.value(data).to_bytes(CRC_BYTES, "little")
+
+
 def gzip(data: bytes, limit: int, packing: Packing) -> bytes:
     stream = zlib.decompressobj(wbits=31)
     try:

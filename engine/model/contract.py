@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdiff_batch.engine.errors import BundleError
-from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.files import file_sha256, from_json
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import Gate
 
@@ -114,42 +114,6 @@ class Bundle:
         return self.root / graph.file
 
 
-def _graph(raw: dict[str, Any]) -> Graph:
-    def tensors(key: str) -> tuple[Tensor, ...]:
-        return tuple(Tensor(**{**x, "shape": tuple(x["shape"])}) for x in raw[key])
-
-    return Graph(
-        file=raw["file"], sha256=raw["sha256"], inputs=tensors("inputs"), outputs=tensors("outputs")
-    )
-
-
-def _half(raw: dict[str, Any]) -> Half:
-    graphs = {name: _graph(raw[name]) for name in ("conditioner", "denoiser")}
-    return Half(**graphs, parity=raw["parity"])
-
-
-def _sampler(raw: dict[str, Any]) -> Sampler:
-    weights = tuple((float(a), float(b), float(c)) for a, b, c in raw.get("weights", ()))
-    return Sampler(**{**raw, "ladder": tuple(raw["ladder"]), "weights": weights})
-
-
-def _contract(raw: dict[str, Any]) -> Contract:
-    nested = {
-        "frame": Frame(**raw["frame"]),
-        "depth_weights": tuple(raw["depth_weights"]),
-        "classes": tuple(raw["classes"]),
-        "schedule": Schedule(**raw["schedule"]),
-        "sampler": _sampler(raw["sampler"]),
-        "ladders": tuple(_sampler(x) for x in raw.get("ladders", ())),
-        "scores": tuple(raw.get("scores", ())),
-        "conditioner": _graph(raw["conditioner"]),
-        "denoiser": _graph(raw["denoiser"]),
-        "half": _half(raw["half"]) if raw.get("half") else None,
-        "gate": Gate(**raw["gate"]) if raw.get("gate") else None,
-    }
-    return Contract(**{**raw, **nested})
-
-
 def write_contract(contract: Contract, root: Path) -> Path:
     path = root / "contract.json"
     path.write_text(json.dumps(asdict(contract), indent=1) + "\n")
@@ -173,9 +137,11 @@ def load_bundle(root: Path) -> Bundle:
         found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
         raise BundleError(f"{path}: schema is {found}, expected {SCHEMA}; export the bundle again")
     try:
-        contract = _contract(raw)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path}: field {error} is missing or wrong; export again") from error
+        contract = from_json(raw, Contract)
+    except ValueError as error:
+        raise BundleError(
+            f"{path}: a field is missing or wrong ({error}); export the bundle again"
+        ) from error
     for graph in contract.graphs:
         _check_file(root, graph)
     _check_frame(path, contract)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mcdiff_batch.engine.files import from_json
+
 from . import durable
 
 FOLDER = "ledger"
@@ -32,7 +34,7 @@ class Entry:
     pixels: str = ""  # SHA-256 of the stored pixels: enhanced, label, spread if there is one
     extent: tuple[int, int] | None = None  # (y, x) px of the input
     optimal: int | None = None  # 0-based depth
-    quality: dict[str, float | None] = field(default_factory=dict)  # None: undefined
+    quality: dict[str, int | float | None] = field(default_factory=dict)  # None: undefined
     flags: tuple[str, ...] = ()  # why the gate says to look at it first
 
 
@@ -104,25 +106,17 @@ def encode(record: Record) -> bytes:
     return f'{head[:-1]},\n"cases":[\n{cases}\n]}}\n'.encode()
 
 
-def _head(raw: dict[str, Any]) -> dict[str, Any]:
-    shards = {name: Shard(**shard) for name, shard in raw["shards"].items()}
-    return {**raw, "shards": shards}
-
-
-def _entry(raw: dict[str, Any]) -> Entry:
-    extent, flags = raw["extent"], tuple(raw.get("flags", ()))
-    return Entry(**{**raw, "extent": None if extent is None else tuple(extent), "flags": flags})
-
-
 def decode(data: bytes) -> Record:
     """Raises DamagedRecord."""
     try:
-        raw = _head(json.loads(data))
-        for counted in ("counts", "flagged"):
-            raw.pop(counted, None)
-        return Record(**{**raw, "cases": tuple(_entry(x) for x in raw["cases"])})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raw = from_json(json.loads(data), dict[str, Any])
+        cases = from_json(raw.pop("cases", None), tuple[Entry, ...])
+        head = from_json(raw, Head)
+    except ValueError as error:
         raise DamagedRecord(str(error)) from error
+    return Record(
+        unit=head.unit, first=head.first, count=head.count, shards=head.shards, cases=cases
+    )
 
 
 def write(root: Path, record: Record) -> None:
@@ -139,8 +133,8 @@ def read_head(root: Path, unit: int) -> Head:
     with (root / name(unit)).open("rb") as file:
         line = file.readline()
     try:
-        return Head(**_head(json.loads(line.rstrip(b",\n") + b"}")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return from_json(json.loads(line.rstrip(b",\n") + b"}"), Head)
+    except ValueError as error:
         raise DamagedRecord(str(error)) from error
 
 

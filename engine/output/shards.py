@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numcodecs.checksum32 import CRC32C  # type: ignore[import-untyped]
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
 
+from mcdiff_batch.engine.archive.codecs import with_crc32c
 from mcdiff_batch.engine.image.frame import Frame, Pixels, from_frame, nearest_from_frame
 
 from . import durable
@@ -87,7 +87,7 @@ def encode_shard(chunks: Mapping[int, bytes], size: int) -> bytes | None:
         index[slot] = offset, len(chunks[slot])
         offset += len(chunks[slot])
     parts = [chunks[slot] for slot in sorted(chunks)]
-    return b"".join([*parts, bytes(CRC32C(location="end").encode(index))]) if parts else None
+    return b"".join([*parts, with_crc32c(index.tobytes())]) if parts else None
 
 
 def shard_name(array: str, unit: int) -> str:
