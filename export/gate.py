@@ -16,7 +16,7 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.backends.ort import load
 from mcdiff_batch.engine.errors import CaseError, UsageError
 from mcdiff_batch.engine.image.frame import Image, grey
-from mcdiff_batch.engine.image.gate import TOO_HIGH, TOO_LOW, Gate, flags, measures
+from mcdiff_batch.engine.image.gate import TOO_HIGH, TOO_LOW, Gate, check_values, failed_checks
 from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model import ladder
 from mcdiff_batch.engine.model.batch import condition, scans, strips
@@ -176,9 +176,9 @@ class Cut:
 
 def _cuts(gate: Gate, found: Sequence[Trial]) -> Iterator[Cut]:
     """Every threshold of every check not yet made that keeps false alarms in the budget."""
-    caught = np.array([bool(flags(gate, x.quality)) for x in found])
+    caught = np.array([bool(failed_checks(gate, x.quality)) for x in found])
     sound = np.array([x.kind == SOUND for x in found])
-    rows = [measures(x.quality) for x in found]
+    rows = [check_values(x.quality) for x in found]
     for check in (*TOO_LOW, *TOO_HIGH):
         if getattr(gate, check) is not None:
             continue
@@ -229,7 +229,7 @@ def as_text(gate: Gate) -> str:
 
 def _figures(gate: Gate, fitting: Sequence[Trial], scoring: Sequence[Trial]) -> dict[str, Any]:
     """Counts over the scoring half, and what each kind of failure did to the image."""
-    hit = [(x, flags(gate, x.quality)) for x in scoring]
+    hit = [(x, failed_checks(gate, x.quality)) for x in scoring]
     failures = [(x, names) for x, names in hit if x.kind != SOUND]
     alarms = [names for x, names in hit if x.kind == SOUND]
     return {

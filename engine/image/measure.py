@@ -1,50 +1,93 @@
-"""The quality columns of one case that its images and label maps give."""
+"""Computes the quality columns of one case."""
+
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from .columns import (
+    AGREEMENT,
+    BONE_SHARE,
+    CNR,
+    CONFIDENCE,
+    COVERAGE,
+    INVENTED,
+    LEVELS,
+    LOST,
+    LUMBAR,
+    SNR,
+    SPREAD,
+    THORACIC,
+)
 from .frame import Image, Labels, Mask
 from .metrics import FALLBACK_SPACING_MM, contrast, mean_dice, regions
 from .spine import levels_changed, read_spine
 
 
-def measure(
-    before: Image,
-    after: Image,
-    labels: tuple[Labels, Labels],
-    strip: Mask,
-    spacing_mm: tuple[float, float],
-) -> dict[str, float]:
-    """Quality columns of one case.  before, after [H, W] in [0, 1]; labels before and after.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One case on the frame, before and after enhancement."""
 
-    spacing_mm: y, x, of a px; NaN where it is unknown.
-    """
-    spacing = float(np.sqrt(np.prod(spacing_mm)))
-    spacing = spacing if np.isfinite(spacing) else FALLBACK_SPACING_MM
-    s, b = regions(labels[0] > 0, strip, spacing)
-    old, new = contrast(before, s, b), contrast(after, s, b)
+    before: Image  # [H, W] in [0, 1], the optimal depth
+    after: Image  # [H, W] in [0, 1]
+    labels: tuple[Labels, Labels]  # [H, W], before and after
+    depths: Image  # [D, H, W] in [-1, 1]
+    weights: npt.NDArray[np.float32]  # [D], 0 where the archive says that a depth is absent
+    strip: Mask  # [H, W], what the scan covers
+    spacing_mm: tuple[float, float]  # y, x, of a px; NaN where it is unknown
+    spread: Image | None = None  # [H, W], standard deviation over draws, of [-1, 1]
+
+
+def measure(result: Result) -> dict[str, float]:
+    """Every column by its key; NaN where it is undefined.  SPREAD needs several draws."""
+    spread = {} if result.spread is None else {SPREAD.name: mean_spread(result)}
     return {
-        "cnr_log10_before": old["cnr_log10"],
-        "cnr_log10_after": new["cnr_log10"],
-        "snr_log10_before": old["snr_log10"],
-        "snr_log10_after": new["snr_log10"],
-        "label_agreement": mean_dice(*labels),
-        "bone_share": float(s.sum() / max(1, strip.sum())),
-        **spines(*labels, spacing_mm),
+        **measure_contrast(result),
+        AGREEMENT.name: mean_dice(*result.labels),
+        **measure_spines(*result.labels, result.spacing_mm),
+        COVERAGE.name: depth_coverage(result.depths, result.weights, result.strip),
+        **spread,
     }
 
 
-def spines(before: Labels, after: Labels, spacing_mm: tuple[float, float]) -> dict[str, float]:
-    """Vertebral levels and ultrasound curve angles, degrees, by the label maps [H, W]."""
+def measure_contrast(result: Result) -> dict[str, float]:
+    """Both images by the bone and the ring of the label map before."""
+    spacing = float(np.sqrt(np.prod(result.spacing_mm)))
+    spacing = spacing if np.isfinite(spacing) else FALLBACK_SPACING_MM
+    bone, ring = regions(result.labels[0] > 0, result.strip, spacing)
+    before, after = (contrast(image, bone, ring) for image in (result.before, result.after))
+    return {
+        **CNR.pair(before["cnr_log10"], after["cnr_log10"]),
+        **SNR.pair(before["snr_log10"], after["snr_log10"]),
+        BONE_SHARE.name: float(bone.sum() / max(1, result.strip.sum())),
+    }
+
+
+def measure_spines(
+    before: Labels, after: Labels, spacing_mm: tuple[float, float]
+) -> dict[str, float]:
+    """Vertebral levels and ultrasound curve angles, by the label maps [H, W]."""
     old, new = read_spine(before, spacing_mm), read_spine(after, spacing_mm)
     lost, invented = levels_changed(old, new)
     return {
-        "levels_before": len(old.levels),
-        "levels_after": len(new.levels),
-        "levels_lost": lost,
-        "levels_invented": invented,
-        "uca_thoracic_before": old.thoracic_deg,
-        "uca_thoracic_after": new.thoracic_deg,
-        "uca_lumbar_before": old.lumbar_deg,
-        "uca_lumbar_after": new.lumbar_deg,
-        "uca_confidence": new.confidence,
+        **LEVELS.pair(len(old.levels), len(new.levels)),
+        LOST.name: lost,
+        INVENTED.name: invented,
+        **THORACIC.pair(old.thoracic_deg, new.thoracic_deg),
+        **LUMBAR.pair(old.lumbar_deg, new.lumbar_deg),
+        CONFIDENCE.name: new.confidence,
     }
+
+
+def depth_coverage(depths: Image, weights: npt.NDArray[np.float32], strip: Mask) -> float:
+    """The least share of the strip [H, W] that a depth [D, H, W] in [-1, 1] shows at all.
+
+    Depths of weight [D] zero are absent by the archive's own word and do not count.
+    """
+    return float((depths[weights > 0][:, strip] > -1 + 1e-3).mean(axis=1).min())
+
+
+def mean_spread(result: Result) -> float:
+    """Inside the strip, of grey levels from 0 to 1."""
+    assert result.spread is not None
+    return float(result.spread[result.strip].mean(dtype=np.float64)) / 2

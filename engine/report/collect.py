@@ -15,7 +15,7 @@ from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.errors import ArchiveError, Exit, UsageError
 from mcdiff_batch.engine.files import file_sha256, json_lines
 from mcdiff_batch.engine.image.frame import Frame
-from mcdiff_batch.engine.image.gate import why
+from mcdiff_batch.engine.image.gate import explain
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED
 from mcdiff_batch.engine.output.units import parse_selection
@@ -155,7 +155,7 @@ def _gallery(out: Path, stored: Json, found: Tally) -> Json:
         {
             "case": pick.case,
             "flag": pick.flag,
-            "why": why(known[pick.case].flags, known[pick.case].quality),
+            "why": explain(known[pick.case].flags, known[pick.case].quality),
             "reason": clean(known[pick.case].reason),
             "detail": clean(known[pick.case].detail),
             "quality": {k: v for k, v in known[pick.case].quality.items() if k in tally.COLUMNS},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdiff_batch.engine.image.gate import why
+from mcdiff_batch.engine.image.gate import explain
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, DamagedRecord, Entry
 from mcdiff_batch.engine.text import clean
@@ -62,7 +62,7 @@ class Tally:
         self.flags.append(len(entry.flags))
         self.kinds.update(map(clean, entry.flags))
         if entry.flags and len(self.flagged) < MOST_ROWS:
-            self.flagged.append({"case": entry.case, "why": why(entry.flags, entry.quality)})
+            self.flagged.append({"case": entry.case, "why": explain(entry.flags, entry.quality)})
 
     def _add_bad(self, entry: Entry) -> None:
         reason = clean(entry.reason or entry.status)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mcdiff_batch.engine.image.frame import Image, Labels, Mask, Pixels, grey, spread_grey
-from mcdiff_batch.engine.image.gate import depth_coverage, flags
-from mcdiff_batch.engine.image.measure import measure as quality_columns
+from mcdiff_batch.engine.image.gate import failed_checks
+from mcdiff_batch.engine.image.measure import Result
+from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
 from mcdiff_batch.engine.output import ledger, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
@@ -84,7 +85,7 @@ def _finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
         extent=case.extent,
         optimal=case.optimal,
         quality=measured,
-        flags=() if gate is None else flags(gate, measured),
+        flags=() if gate is None else failed_checks(gate, measured),
     )
 
 
@@ -97,18 +98,20 @@ def unusable(image: Image, strip: Mask) -> str:
 
 
 def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
-    """Quality columns of one case, rounded; None: undefined."""
+    """Quality columns of one case, rounded; None where one is undefined."""
     case = done.case
-    before = (case.depths[case.optimal] + 1) / 2
-    after = image.astype(np.float32) / np.float32(255)
-    labels = (done.before, done.after)
-    found = quality_columns(before, after, labels, case.strip, case.spacing_mm)
-    found["depth_coverage"] = depth_coverage(case.depths, case.weights, case.strip)
-    if done.spread is not None:
-        found["mean_spread"] = (
-            float(done.spread[case.strip].mean(dtype=np.float64)) / 2
-        )  # of [0, 1]
-    return {name: round(x, 4) if np.isfinite(x) else None for name, x in found.items()}
+    result = Result(
+        before=(case.depths[case.optimal] + 1) / 2,
+        after=image.astype(np.float32) / np.float32(255),
+        labels=(done.before, done.after),
+        depths=case.depths,
+        weights=case.weights,
+        strip=case.strip,
+        spacing_mm=case.spacing_mm,
+        spread=done.spread,
+    )
+    values = measure_result(result).items()
+    return {key: round(x, 4) if np.isfinite(x) else None for key, x in values}
 
 
 def commit(work: Work, recipe: Recipe) -> UnitDone:

@@ -17,7 +17,7 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.errors import Exit, UsageError
 from mcdiff_batch.engine.image.frame import grey
-from mcdiff_batch.engine.image.gate import Gate, flags
+from mcdiff_batch.engine.image.gate import Gate, explain, failed_checks
 from mcdiff_batch.engine.model.contract import Contract, load_bundle, write_contract
 from mcdiff_batch.engine.model.framing import FramedCase, frame_case
 from mcdiff_batch.engine.model.ladder import chosen
@@ -291,7 +291,7 @@ def flagged(output: Path) -> dict[int, tuple[str, ...]]:
 def test_what_the_gate_flags_is_in_the_ledger_and_in_a_column(gated: Path, whole: Path) -> None:
     found = list(entries(gated))
     assert STRICT.gate is not None
-    assert [x.flags for x in found] == [flags(STRICT.gate, x.quality) for x in found]
+    assert [x.flags for x in found] == [failed_checks(STRICT.gate, x.quality) for x in found]
     assert 0 < len(flagged(gated)) <= CASES
     assert column(gated, "flagged").tolist() == [bool(x.flags) for x in found]
     assert not flagged(whole)  # a bundle without a gate
@@ -317,14 +317,12 @@ def test_a_report_without_a_gate_says_so(whole: Path) -> None:
 
 
 def test_flags_that_nobody_knows_are_shown_as_they_are() -> None:
-    from mcdiff_batch.engine.image.gate import why
-
     measured: dict[str, float | None] = {
         "levels_lost": 2, "levels_invented": 0, "uca_lumbar_before": 20, "uca_lumbar_after": 31,
         "uca_thoracic_after": None, "mean_spread": 0.061, "depth_coverage": 0.5,
     }  # fmt: skip
     known = ("coverage", "levels", "angle", "spread", "{made} up")
-    assert why(known, measured) == [
+    assert explain(known, measured) == [
         "a depth shows only 50% of the scan",
         "levels: 2 lost, 0 invented",
         "curve angle changed by 11.0°",

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.image.columns import KEYS
 from mcdiff_batch.engine.image.frame import (
     Frame,
     from_frame,
@@ -15,7 +16,7 @@ from mcdiff_batch.engine.image.frame import (
     scan_strip,
     to_frame,
 )
-from mcdiff_batch.engine.image.measure import measure
+from mcdiff_batch.engine.image.measure import Result, measure
 from mcdiff_batch.engine.image.metrics import (
     cnr_ratio,
     dice,
@@ -183,11 +184,33 @@ def test_the_roc_area_counts_pairs_in_which_bone_is_the_darker_and_ties_half():
     assert roc_area(image, bone, ~bone) == pytest.approx(4.5 / 6)
 
 
+def measure_image(image, label, spacing_mm=1.8, spread=None):
+    """The columns of a case that enhancement leaves as it is."""
+    return measure(
+        Result(
+            before=image,
+            after=image,
+            labels=(label, label),
+            depths=2 * image[None] - 1,
+            weights=np.ones(1, np.float32),
+            strip=np.ones(image.shape, bool),
+            spacing_mm=(spacing_mm, spacing_mm),
+            spread=spread,
+        )
+    )
+
+
+def test_every_column_of_the_table_is_measured_and_no_other():
+    image, label = np.full((16, 8), 0.5, np.float32), np.zeros((16, 8), np.uint8)
+    assert set(measure_image(image, label, spread=image)) == set(KEYS)
+    assert len(set(KEYS)) == len(KEYS)
+
+
 def test_an_identity_enhancement_gains_exactly_nothing():
     rng = np.random.default_rng(0)
     image = rng.random((64, 16), dtype=np.float32)
     label = (rng.random((64, 16)) < 0.1).astype(np.uint8)
-    found = measure(image, image, (label, label), np.ones((64, 16), bool), (1.8, 1.8))
+    found = measure_image(image, label)
     assert found["cnr_log10_after"] == found["cnr_log10_before"]
     assert found["snr_log10_after"] == found["snr_log10_before"]
     assert found["label_agreement"] == 1
@@ -214,9 +237,7 @@ def test_the_columns_see_the_ring_around_the_bone_and_not_the_rest_of_the_strip(
     image[4:8] = 0.2
     far = image.copy()
     far[20:] = 0.1
-    measured = [
-        measure(x, x, (label, label), np.ones(x.shape, bool), (1.0, 1.0)) for x in (image, far)
-    ]
+    measured = [measure_image(x, label, spacing_mm=1.0) for x in (image, far)]
     np.testing.assert_equal(measured[0], measured[1])
     ratio = 0.5 / 0.1  # mu_s 0.2 of sigma 0, mu_b 0.7 of sigma 0.1
     assert measured[0]["cnr_log10_after"] == pytest.approx(20 * np.log10(ratio), abs=1e-4)
@@ -226,7 +247,7 @@ def test_the_columns_see_the_ring_around_the_bone_and_not_the_rest_of_the_strip(
 def test_measures_without_bone_are_nan_and_not_a_crash():
     blank = np.zeros((16, 8), np.uint8)
     image = np.full((16, 8), 0.5, np.float32)
-    found = measure(image, image, (blank, blank), np.ones((16, 8), bool), (np.nan, np.nan))
+    found = measure_image(image, blank, spacing_mm=np.nan)
     assert np.isnan(found["cnr_log10_before"])
     assert found["label_agreement"] == 1
 

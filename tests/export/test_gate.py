@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.image.gate import Gate, depth_coverage, flags
+from mcdiff_batch.engine.image.gate import Gate, failed_checks
+from mcdiff_batch.engine.image.measure import depth_coverage
 from mcdiff_batch.engine.model.contract import load_bundle
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.export.cli import gate as gate_command
@@ -29,7 +30,7 @@ GATE = Gate(agreement=0.8, coverage=0.5, levels=1.5, angle=5.0, spread=0.05)
 
 
 def test_a_sound_case_has_no_flag():
-    assert flags(GATE, SOUND) == ()
+    assert failed_checks(GATE, SOUND) == ()
 
 
 @pytest.mark.parametrize(
@@ -44,25 +45,25 @@ def test_a_sound_case_has_no_flag():
     ],
 )
 def test_each_threshold_that_is_broken_is_named(change, flag):
-    assert flags(GATE, SOUND | change) == (flag,)
+    assert failed_checks(GATE, SOUND | change) == (flag,)
 
 
 def test_every_broken_threshold_is_named():
     bad = SOUND | {"label_agreement": 0.1, "depth_coverage": 0.1, "levels_lost": 9}
-    assert flags(GATE, bad) == ("agreement", "coverage", "levels")
+    assert failed_checks(GATE, bad) == ("agreement", "coverage", "levels")
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan")])
 def test_what_is_undefined_is_no_flag(unknown):
-    assert flags(GATE, dict.fromkeys(SOUND, unknown)) == ()
-    assert flags(GATE, SOUND | {"uca_thoracic_before": unknown, "uca_lumbar_after": 30}) == (
-        "angle",
-    )
+    assert failed_checks(GATE, dict.fromkeys(SOUND, unknown)) == ()
+    assert failed_checks(
+        GATE, SOUND | {"uca_thoracic_before": unknown, "uca_lumbar_after": 30}
+    ) == ("angle",)
 
 
 def test_a_gate_without_thresholds_and_columns_that_are_not_there_flag_nothing():
-    assert flags(Gate(), dict.fromkeys(SOUND, 0.0)) == ()
-    assert flags(GATE, {}) == ()
+    assert failed_checks(Gate(), dict.fromkeys(SOUND, 0.0)) == ()
+    assert failed_checks(GATE, {}) == ()
 
 
 def test_coverage_is_that_of_the_emptiest_depth_present():
