@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 
-from .attributes import RANGES, Attributes, attributes, is_spacing, mcdiff_attribute
+from .attributes import RANGES, Attributes, attributes, is_spacing, read_attribute
 from .chunks import ChunkedArray, MissingError
 from .codecs import CorruptError
 from .columns import Columns, read_columns
@@ -181,7 +181,7 @@ def _root(path: Path) -> Path:
 
 
 def _opened(store: Store) -> Archive:
-    raw = mcdiff_attribute(store)
+    raw = read_attribute(store)
     found = array_spec(store, "depths")
     if found is None:
         raise BadMetadataError("holds no array `depths` (case, depth, y, x)")

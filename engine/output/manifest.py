@@ -1,10 +1,14 @@
-"""The last act of a run: the hash of every file that it committed."""
+"""The manifest: the hash of every file of a run, written when all its units are finished."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
+
+from mcdiff_batch.engine.files import from_json
 
 from . import arrays, durable, ledger, shards
 from .arrays import Files
@@ -13,16 +17,30 @@ from .runs import MANIFEST
 from .shards import Layout
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The document `manifest.json`."""
+
+    cases: dict[str, int]  # by status
+    files: dict[str, str]  # SHA-256 by name in the output
+    schema: Literal[1] = 1
+
+
 def records(root: Path) -> Iterator[Record]:
+    """The records of all units, in order.  Raises DamagedRecord."""
     return (ledger.read(root, unit) for unit in ledger.recorded(root))
 
 
 def entries(root: Path) -> Iterator[Entry]:
+    """The entries of all cases, in order.  Raises DamagedRecord."""
     return (entry for record in records(root) for entry in record.cases)
 
 
 def complete(root: Path, layout: Layout) -> None:
-    """Writes the columns, then the manifest; shards are not read again, their records know."""
+    """Writes the columns, then the manifest.
+
+    The hashes of shards come from their records; shards are not read again.
+    """
     columns = arrays.columns(layout, entries(root))
     for name, data in columns.items():
         durable.write(root, name, data)
@@ -30,12 +48,17 @@ def complete(root: Path, layout: Layout) -> None:
     files = columns | {
         name: (root / name).read_bytes() for name in (f"{shards.FOLDER}/{x}" for x in metadata)
     }
-    text = json.dumps(_manifest(root, files), indent=0, sort_keys=True) + "\n"
+    text = json.dumps(asdict(_manifest(root, files)), indent=0, sort_keys=True) + "\n"
     durable.write(root, MANIFEST, text.encode())
 
 
-def _manifest(root: Path, metadata: Files) -> dict[str, object]:
-    """`metadata`: every file of images.zarr that is no shard."""
+def read_manifest(root: Path) -> Manifest:
+    """Raises ValueError where the file is damaged, FileNotFoundError where there is none."""
+    return from_json(json.loads((root / MANIFEST).read_bytes()), Manifest)
+
+
+def _manifest(root: Path, metadata: Files) -> Manifest:
+    """metadata: every file of images.zarr but the shards."""
     counts: Counter[str] = Counter()
     files = dict(_hashes(metadata.items()))
     for unit in ledger.recorded(root):
@@ -44,7 +67,7 @@ def _manifest(root: Path, metadata: Files) -> dict[str, object]:
         files.update(_hashes([(ledger.name(unit), data)]))
         files.update({shards.shard_name(x, unit): y.sha256 for x, y in head.shards.items()})
         counts.update(head.counts)
-    return {"schema": 1, "cases": dict(counts), "files": files}
+    return Manifest(cases=dict(counts), files=files)
 
 
 def _hashes(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:

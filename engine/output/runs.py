@@ -1,4 +1,4 @@
-"""One output directory: who may write to it, and which settings it was begun with."""
+"""The output directory of a run: the lock on it, and the settings that `run.json` keeps."""
 
 import fcntl
 import json
@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from mcdiff_batch.engine.errors import FingerprintError, OutputLockedError, UsageError
 from mcdiff_batch.engine.telemetry.machine import package_version
@@ -22,17 +24,18 @@ LOCK = ".lock"
 CONFIG = "run.json"
 MANIFEST = "manifest.json"
 REPORT = "report"
-PLAN = "plan"  # compiled for a GPU, a copy
-OURS = {LOCK, CONFIG, MANIFEST, REPORT, PLAN, durable.SCRATCH}
-OURS |= {ledger.FOLDER, ledger.INCIDENTS, shards.FOLDER}
-LOCK_WAIT = 3.0  # s: workers outlive a killed parent by a moment, and hold the lock with it
+PLAN = "plan"  # a copy of the plan that was compiled for a GPU
+OWN_NAMES = {  # what a run may find in its directory
+    *(LOCK, CONFIG, MANIFEST, REPORT, PLAN, durable.SCRATCH),
+    *(ledger.FOLDER, ledger.INCIDENTS, shards.FOLDER),
+}
+LOCK_WAIT = 3.0  # s: the workers of a killed run hold its lock for a moment longer
 SOFTWARE = ("mcdiff-batch", "numcodecs", "numpy", "onnxruntime", "scipy", "zarr")
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that bytes depend on: the fingerprint.  Chosen once, kept in run.json."""
+    """Everything that the bytes of a run depend on: its fingerprint."""
 
     plan: str
     device_kind: str
@@ -41,24 +44,27 @@ class Settings:
     solver: str
     ladder: tuple[float, ...]
     seed: int
-    temperature: float  # of x_T
+    temperature: float  # scale of the starting noise
     bundle: str  # SHA-256 of contract.json
-    archive: str  # SHA-256 of all but the pixels
-    cases: str
+    archive: str  # SHA-256 of everything but the pixels
+    cases: str  # as Selection writes it
     grid: str  # "frame" or "input"
-    software: dict[str, str]
+    software: dict[str, str]  # versions
     draws: int = 1  # starting noises per case
-    plan_files: dict[str, str] = field(default_factory=dict)  # SHA-256 of compiled plans
+    plan_files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the compiled plans
 
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "Settings":
-        always = {x.name for x in fields(cls) if x.default is x.default_factory is MISSING}
-        known = {x.name: raw[x.name] for x in fields(cls) if x.name in raw or x.name in always}
-        return cls(**{**known, "ladder": tuple(raw["ladder"])})
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The document `run.json`."""
+
+    settings: Settings
+    contract: dict[str, Any]  # the bundle's, as it was; the report also reads older ones
+    schema: Literal[1] = 1
 
 
 class HeldLock:
-    """The open lock file.  Goes to worker processes, so that the lock lives as long as any."""
+    """An open lock file.  Workers inherit it, so the lock lasts until the last of them ends."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -73,8 +79,10 @@ def _inherited(handle: Any) -> HeldLock:
 
 @contextmanager
 def locked(root: Path) -> Iterator[HeldLock]:
-    """Makes `root`, and is its only writer.  Raises OutputLockedError.  A lock dies with its
-    processes, so a stale one is none (P7)."""
+    """Creates `root` and locks it, so that no other run writes there.
+
+    A lock whose processes have ended is ignored (P7).  Raises OutputLockedError.
+    """
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -89,8 +97,8 @@ def _acquire(root: Path, descriptor: int) -> None:
     while not _try(descriptor, fcntl.LOCK_EX):
         if time.monotonic() > end:
             raise OutputLockedError(
-                f"{root}: another run is writing there; wait for it (`mcdiff-batch status {root}`) "
-                "or use another --output"
+                f"{root}: another run is writing here; wait until it ends (see `mcdiff-batch "
+                f"status {root}`), or choose another --output"
             )
         time.sleep(0.05)
 
@@ -104,7 +112,7 @@ def _try(descriptor: int, kind: int) -> bool:
 
 
 def is_running(root: Path) -> bool:
-    """Whether a run holds the output now.  Writes nothing."""
+    """Whether a run holds the lock now.  Writes nothing."""
     try:
         descriptor = os.open(root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -117,48 +125,62 @@ def is_running(root: Path) -> bool:
 
 @lru_cache
 def software() -> dict[str, str]:
+    """Versions of the packages that the bytes of a run depend on."""
     return {name: package_version(name) for name in SOFTWARE}
 
 
-def load(root: Path) -> dict[str, Any] | None:
-    """What run.json says; None where no run was begun.  Raises UsageError for a foreign folder."""
+def load(root: Path) -> Run | None:
+    """The run in `root`; None where there is none yet.
+
+    Raises UsageError for a damaged run.json and for a folder with other files in it.
+    """
     path = root / CONFIG
     if path.is_file():
         try:
-            raw = json.loads(path.read_bytes())
-            Settings.from_json(raw["settings"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: is damaged ({error}); use another --output") from error
-        return dict(raw)
-    foreign = {x.name for x in root.iterdir()} - OURS if root.is_dir() else set()
+            return msgspec.convert(json.loads(path.read_bytes()), Run)
+        except ValueError as error:
+            raise UsageError(f"{path}: is damaged ({error}); choose another --output") from error
+    foreign = {x.name for x in root.iterdir()} - OWN_NAMES if root.is_dir() else set()
     if foreign:
-        raise UsageError(f"{root}: holds files that are no run's; use another --output")
+        raise UsageError(
+            f"{root}: contains files that no run has written, expected a new or empty folder or "
+            "the output of an earlier run; choose another --output"
+        )
     return None
 
 
-def save(root: Path, settings: Settings, more: Mapping[str, Any]) -> None:
-    raw = {"schema": SCHEMA, "settings": asdict(settings), **more}
-    durable.write(root, CONFIG, (json.dumps(raw, indent=1, sort_keys=True) + "\n").encode())
+def load_existing(root: Path) -> Run:
+    """The run in `root`.  Raises UsageError where there is none."""
+    run = load(root)
+    if run is None:
+        raise UsageError(f"{root}: contains no run; expected the --output of `mcdiff-batch run`")
+    return run
+
+
+def save(root: Path, run: Run) -> None:
+    """Writes run.json.  Raises as `durable.write` does."""
+    text = json.dumps(asdict(run), indent=1, sort_keys=True) + "\n"
+    durable.write(root, CONFIG, text.encode())
 
 
 def settle(
-    root: Path, stored: Mapping[str, Any] | None, wanted: Mapping[str, Any], automatic: Settings
+    root: Path, stored: Run | None, wanted: Mapping[str, Any], automatic: Settings
 ) -> Settings:
-    """`wanted` (asked for, or a fact) over `stored` over `automatic`.
+    """The settings of a run: `wanted` first, then what is stored, then `automatic`.
 
-    Raises FingerprintError where a run was begun with anything else than wanted.
+    wanted: fields that the user chose, and facts such as the plan and the archive.
+    Raises FingerprintError where one of them differs from what is stored.
     """
-    begun = automatic if stored is None else Settings.from_json(stored["settings"])
-    chosen = asdict(begun)
+    if stored is None:
+        return replace(automatic, **wanted)
     for name, value in wanted.items():
-        found = tuple(chosen[name]) if name == "ladder" else chosen[name]
-        if stored is not None and found != value:
+        before = getattr(stored.settings, name)
+        if before != value:
             raise FingerprintError(
-                f"{root}: {name} was {_short(found)} when this output was begun, now it is "
-                f"{_short(value)}; go back to the former, or use another --output"
+                f"{root}: {name} was {_short(before)} when this output was begun, now it is "
+                f"{_short(value)}; go back to the first value, or choose another --output"
             )
-        chosen[name] = value
-    return Settings.from_json(chosen)
+    return stored.settings
 
 
 def _short(value: object) -> str:
@@ -167,7 +189,10 @@ def _short(value: object) -> str:
 
 
 def finished(root: Path, unit: int) -> Head | None:
-    """The head of a unit that needs nothing: its shards are there, in full, and no case is open."""
+    """The head of a finished unit: no case is open and its shards have the size in its record.
+
+    None where the unit has to be done, again or for the first time.
+    """
     try:
         head = ledger.read_head(root, unit)
         sizes = {

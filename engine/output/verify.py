@@ -1,6 +1,5 @@
-"""Reads an output again, and compares it to what its ledger and manifest say."""
+"""Reads the files of an output again and compares them with its ledger and manifest."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,17 @@ from mcdiff_batch.engine.files import file_sha256
 
 from . import ledger, shards
 from .ledger import DONE, DamagedRecord, Record
+from .manifest import read_manifest
 from .runs import MANIFEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """`cases`: those whose pixels are lost; none where a file is damaged around them."""
+    """One file that is not as it was committed."""
 
-    name: str
-    what: str
-    cases: tuple[int, ...] = ()
+    name: str  # in the output
+    what: str  # is wrong with it
+    cases: tuple[int, ...] = ()  # whose pixels are lost; none where all of them can be read
 
     def __str__(self) -> str:
         named = f": case {', '.join(map(str, self.cases))}" if self.cases else ""
@@ -28,7 +28,10 @@ class Damage:
 
 
 def damages(root: Path, part: int = 1, parts: int = 1) -> Iterator[Damage]:
-    """All damage in units `part - 1`, `part - 1 + parts`, ...; and in the metadata."""
+    """The damage in part `part` of `parts` of the units, and in all other files.
+
+    A part is every `parts`-th unit; the first part is 1.
+    """
     for unit in ledger.recorded(root):
         if unit % parts == part - 1:
             yield from _unit_damages(root, unit)
@@ -39,7 +42,7 @@ def _unit_damages(root: Path, unit: int) -> Iterator[Damage]:
     try:
         record = ledger.read(root, unit)
     except DamagedRecord:
-        yield Damage(name=ledger.name(unit), what="is no record")
+        yield Damage(name=ledger.name(unit), what="is not a record")
         return
     for array, shard in record.shards.items():
         name = shards.shard_name(array, unit)
@@ -61,10 +64,10 @@ def _damaged_cases(root: Path, record: Record) -> tuple[int, ...]:
 
 
 def _pixels(group: zarr.Group, names: Sequence[str], case: int) -> str:
-    """Their SHA-256; nothing where they cannot be decoded."""
+    """SHA-256 of a case's images; "" where one cannot be decoded."""
     try:
         images = [_array(group, name)[case] for name in names]
-    except Exception:  # zarr and its codecs raise what they like
+    except Exception:  # zarr and its codecs raise any of many errors
         return ""
     return shards.pixels_sha256(images)  # type: ignore[arg-type]
 
@@ -76,13 +79,13 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:  # type: ignore[type-arg
 
 
 def _manifest_damages(root: Path) -> Iterator[Damage]:
-    """Everything but the shards, which their records answer for."""
+    """Damage to other files than shards: the hash of a shard is in its record."""
     if not (root / MANIFEST).is_file():
         return
     try:
-        files = json.loads((root / MANIFEST).read_bytes())["files"]
-    except (ValueError, KeyError, TypeError):
-        yield Damage(name=MANIFEST, what="is no manifest")
+        files = read_manifest(root).files
+    except ValueError:
+        yield Damage(name=MANIFEST, what="is not a manifest")
         return
     for name, sha256 in files.items():
         if "/c/" in name and name.split("/")[1] in shards.IMAGES:
