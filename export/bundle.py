@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mcdiff_batch.engine.backends.ort import load
+from mcdiff_batch.engine.backends.ort import CPU, OnnxRuntime
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model.contract import (
     Bundle,
@@ -21,11 +21,11 @@ from mcdiff_batch.engine.model.contract import (
     write_contract,
 )
 from mcdiff_batch.engine.model.framing import FramedCase
-from mcdiff_batch.engine.model.plan import Device, Plan
+from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import Schedule
 from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.presets import preset_from
-from mcdiff_batch.train.networks.trio import CLASSES, Networks, halved
+from mcdiff_batch.train.networks.trio import CLASSES, Networks, to_half
 from mcdiff_batch.train.training.weights import read_weights, start_from
 
 from .fidelity import Reference, framed, reference, with_truth
@@ -146,7 +146,7 @@ def _with_half(
     contract: Contract, nets: Networks, folder: Path, plan: Plan, cases: Sequence[FramedCase]
 ) -> Contract:
     """With the graphs in float16, and how far they are from `plan`, which is float32."""
-    small = halved(nets)
+    small = to_half(nets)
     half = Half(
         conditioner=write_conditioner(small, folder / "conditioner_half.onnx"),
         denoiser=write_denoiser(small, folder / "denoiser_half.onnx"),
@@ -164,4 +164,4 @@ def _brief(card: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(contract: Contract, folder: Path, *, half: bool = False) -> Plan:
     write_contract(contract, folder)
-    return load(load_bundle(folder), Device(kind="cpu", index=0), batch=1, half=half)
+    return OnnxRuntime(half=half).load(load_bundle(folder), CPU, batch=1)

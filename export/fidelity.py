@@ -27,7 +27,7 @@ from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.model.schedule import uniform_ladder
 from mcdiff_batch.engine.model.solver import Rung
-from mcdiff_batch.train.evaluation.subject import NEEDED, Subject, subject
+from mcdiff_batch.train.evaluation.subject import NEEDED, Subject, read_subject
 
 Scores = npt.NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def with_truth(
         return
     for index in range(min(cases, archive.cases)):
         try:
-            known = subject(archive, group, index, contract)
+            known = read_subject(archive, group, index, contract)
         except CaseError:
             continue
         yield known.case, known

@@ -19,7 +19,7 @@ from mcdiff_batch.engine.model.ladder import steps
 from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import log_snr_ladder
 from mcdiff_batch.engine.model.solver import FITTED, SOLVERS
-from mcdiff_batch.train.evaluation.subject import Subject, readings
+from mcdiff_batch.train.evaluation.subject import Subject, read_image
 from mcdiff_batch.train.segmenters.rater import SHIPPED as RATERS
 from mcdiff_batch.train.segmenters.rater import Rater, load_rater
 
@@ -132,9 +132,9 @@ def quality(truths: Sequence[Subject], images: Sequence[Image]) -> Figures:
     """
     rows = [_contrasts(x, image) for x, image in zip(truths, images, strict=True)]
     near = [
-        psnr(image, x.known.clean, x.case.strip) for x, image in zip(truths, images, strict=True)
+        psnr(image, x.truth.clean, x.case.strip) for x, image in zip(truths, images, strict=True)
     ]
-    read = [readings(x, image, _rater()) for x, image in zip(truths, images, strict=True)]
+    read = [read_image(x, image, _rater()) for x, image in zip(truths, images, strict=True)]
     found = {"psnr_db": float(np.mean(near))}
     for i, name in enumerate(("cnr", "snr")):
         before, after, most = np.array([[y[i] for y in case] for case in rows]).T
@@ -148,7 +148,7 @@ def quality(truths: Sequence[Subject], images: Sequence[Image]) -> Figures:
 
 def _contrasts(x: Subject, image: Image) -> list[tuple[float, float]]:
     """(CNR, SNR) of the optimal depth, of the image, and of the clean target."""
-    told = [x.contrast(y) for y in (x.depths[x.case.optimal], image, x.known.clean)]
+    told = [x.contrast(y) for y in (x.depths[x.case.optimal], image, x.truth.clean)]
     return [(y["cnr_log10"], y["snr_log10"]) for y in told]
 
 

@@ -27,10 +27,10 @@ from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import machine
 from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.presets import PRESETS, Preset, Stage, preset_from
-from mcdiff_batch.train.networks.trio import Networks, halved
+from mcdiff_batch.train.networks.trio import Networks, to_half
 from mcdiff_batch.train.training import stages
 from mcdiff_batch.train.training.data import Dataset, load, split
-from mcdiff_batch.train.training.loop import Job, Setting, generator
+from mcdiff_batch.train.training.loop import Objective, Setting, generator
 from mcdiff_batch.train.training.step import WARM_UP, Stepper
 from mcdiff_batch.train.training.weights import start_from
 
@@ -100,12 +100,14 @@ class Training:
             yield stage.name, partial(self._stage, stage, make, top, steps)
             self.nets.all()[stage.name].requires_grad_(False).eval()
 
-    def _stage(self, stage: Stage, make: Callable[..., Job], top: Ceilings, steps: int) -> Json:
-        job = make(self.nets, stage, *self.data, self.setting)
+    def _stage(
+        self, stage: Stage, make: Callable[..., Objective], top: Ceilings, steps: int
+    ) -> Json:
+        objective = make(self.nets, stage, *self.data, self.setting)
         model, device = self.nets.all()[stage.name], self.device
-        preparing, batches = self._prepared(stage, job)
+        preparing, batches = self._prepared(stage, objective)
         average = {name: p.detach().clone() for name, p in model.state_dict().items()}
-        stepper = Stepper(model, job.loss, average, device, clip=self.setting.clip, world=1)
+        stepper = Stepper(model, objective.loss, average, device, clip=self.setting.clip, world=1)
         records, stepper.records = stepper.records, False
         turn = count()
         step = lambda: stepper(batches[next(turn) % len(batches)], stage.learning_rate, 0.999)
@@ -122,13 +124,13 @@ class Training:
 
         return judged(row | recorded(again, device), top)
 
-    def _prepared(self, stage: Stage, job: Job) -> tuple[float, list[Any]]:
+    def _prepared(self, stage: Stage, objective: Objective) -> tuple[float, list[Any]]:
         """Milliseconds that one core takes for a batch, and batches, pinned for a GPU."""
         threads, taken, made = torch.get_num_threads(), [], []
         torch.set_num_threads(1)
         for k in range(3):
             start = time.perf_counter()
-            made.append(job.prepare(generator(SEED, stage.name, k), False))
+            made.append(objective.prepare(generator(SEED, stage.name, k), False))
             taken.append(time.perf_counter() - start)
         torch.set_num_threads(threads)
         dataset: Any = made  # a list is one
@@ -148,7 +150,7 @@ class Denoising:
         start_from(read, SHIPPED)
         self.nets = {"float32": read}
         if device.type == "cuda":
-            self.nets["float16"] = halved(read)
+            self.nets["float16"] = to_half(read)
         for nets in self.nets.values():
             for model in nets.all().values():
                 model.requires_grad_(False).eval().to(device)

@@ -29,7 +29,7 @@ from mcdiff_batch.engine.model.solver import Rung, rungs
 from mcdiff_batch.engine.telemetry.machine import cores
 from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.presets import preset_from
-from mcdiff_batch.train.networks.trio import Networks, halved
+from mcdiff_batch.train.networks.trio import Networks, to_half
 from mcdiff_batch.train.training.weights import start_from
 
 OURS, EAGER, PAPER = "mcdiff-batch", "torch eager float32", "1000-step DDIM, eager float32"
@@ -85,7 +85,7 @@ class Field:
 
     def _in_half(self, *, compiled: bool) -> dict[str, Make]:
         """Weights and conditions in float16, channels last; no autocast, which casts every step."""
-        nets = halved(self.nets)
+        nets = to_half(self.nets)
         nets.to(self.device)
         denoiser = TorchPlan(nets, 1).denoiser
         out: dict[str, Make] = {

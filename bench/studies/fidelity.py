@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.backends.ort import load
+from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.batch import condition
 from mcdiff_batch.engine.model.contract import Bundle, Contract, Sampler, load_bundle
 from mcdiff_batch.engine.model.ladder import steps
-from mcdiff_batch.engine.model.plan import Device, Plan
+from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.model.solver import FITTED, SOLVERS
 from mcdiff_batch.engine.telemetry.machine import machine
@@ -36,7 +36,7 @@ from mcdiff_batch.export.fidelity import (
 )
 from mcdiff_batch.export.recommend import figures
 from mcdiff_batch.export.steps import MEDIAN_DB, MIN_DB
-from mcdiff_batch.train.evaluation.subject import readings
+from mcdiff_batch.train.evaluation.subject import read_image
 from mcdiff_batch.train.segmenters.rater import SHIPPED as RATERS
 from mcdiff_batch.train.segmenters.rater import Rater, load_rater
 
@@ -63,7 +63,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     """The document."""
     bundle = load_bundle(bench.bundle)
     contract = bundle.contract
-    plan = load(bundle, Device(kind="cpu", index=0), batch=1)
+    plan = REFERENCE.load(bundle, CPU, batch=1)
     found = [
         reference(plan, contract, case, bench.work, truth)
         for case, truth in with_truth(bench.data, contract, bench.cases)
@@ -150,7 +150,7 @@ def _angles(found: Sequence[Reference], images: Sequence[Image], rater: Rater) -
     """Mean error of the curve angles that the rater reads from the results, degrees."""
     units = [np.asarray((x[0, 0] + 1) / 2, np.float32) for x in images]
     read = [
-        readings(x.truth, unit, rater)
+        read_image(x.truth, unit, rater)
         for x, unit in zip(found, units, strict=True)
         if x.truth is not None
     ]

@@ -19,7 +19,7 @@ from mcdiff_batch.engine.image.frame import Image, Mask
 from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.train.evaluation.sources import Source, run_source
-from mcdiff_batch.train.evaluation.subject import Subject, subject
+from mcdiff_batch.train.evaluation.subject import Subject, read_subject
 
 from .panels import Group, Panel, Pixels, around, heat, sheet
 from .real_image import SPACING_MM, enhance
@@ -114,7 +114,7 @@ def conditions(
     from .scoring import sampled, subjects
 
     nets = {arm: read_weights(work / arm)[0] for arm in ARMS}
-    cases = [x for x in subjects(truth, nets["base"].preset.frame) if x.known.difficult]
+    cases = [x for x in subjects(truth, nets["base"].preset.frame) if x.truth.difficult]
     found = [_unit(x) for x in sampled(nets["base"], cases, evaluations, temperature)]
     groups = []
     for k, words in _picked(cases, found, TWO).items():
@@ -139,7 +139,7 @@ def _seen(
         raise UsageError(f"{truth}: has no 'difficult'; only phantoms tell which cases are")
     flags: Any = group["difficult"]
     hard = [k for k in source.cases if flags[k]]
-    cases = [subject(archive, group, k, bundle.contract) for k in hard]
+    cases = [read_subject(archive, group, k, bundle.contract) for k in hard]
     images = [source.image(k, frame) for k in hard]
     seen = []
     for k, words in _picked(cases, images, percentiles).items():
@@ -191,7 +191,7 @@ def chosen(gains: Sequence[float], percentiles: Sequence[int]) -> list[int]:
 
 def _gain(case: Subject, image: Image) -> float:
     """In PSNR to clean, dB, as `evaluate` has it."""
-    clean, strip = case.known.clean, case.case.strip
+    clean, strip = case.truth.clean, case.case.strip
     return psnr(image, clean, strip) - psnr(_original(case), clean, strip)
 
 
@@ -205,7 +205,7 @@ def _phantom(case: Subject, image: Image, words: str, spread: Image | None = Non
         enhanced=image,
         strip=case.case.strip,
         words=words,
-        clean=case.known.clean,
+        clean=case.truth.clean,
         spread=spread,
     )
 

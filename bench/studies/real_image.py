@@ -35,7 +35,7 @@ from mcdiff_batch.engine.model.framing import FramedCase, frame_case
 from mcdiff_batch.engine.telemetry.machine import machine
 from mcdiff_batch.train.evaluation.bars import Bar
 from mcdiff_batch.train.evaluation.sources import run_source
-from mcdiff_batch.train.evaluation.tables import rounded
+from mcdiff_batch.train.evaluation.tables import round_figures
 
 from .panels import Pixels, beside, grey, overlaid
 
@@ -234,7 +234,7 @@ def main(
         "bars": [asdict(x) | {"verdict": x.verdict} for x in bars(measured)],
         "machine": machine(),
     }
-    document = json.dumps(rounded(told))
+    document = json.dumps(round_figures(told))
     click.echo(as_text(measured))
     if output is not None:
         output.write_text(document + "\n")

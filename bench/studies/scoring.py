@@ -18,7 +18,7 @@ from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.model.schedule import Schedule, log_snr_ladder
 from mcdiff_batch.engine.model.solver import rungs
-from mcdiff_batch.train.evaluation.subject import Subject, readings, subject
+from mcdiff_batch.train.evaluation.subject import Subject, read_image, read_subject
 from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.presets import Preset
 from mcdiff_batch.train.networks.trio import Networks
@@ -35,7 +35,7 @@ def subjects(path: Path, frame: Frame) -> list[Subject]:
     """Cases with their truth, on `frame`."""
     archive, truth = open_archive(path), zarr.open_group(path, mode="r", use_consolidated=False)
     contract = replace(load_bundle(SHIPPED).contract, frame=frame)
-    return [subject(archive, truth, i, contract) for i in range(min(CASES, archive.cases))]
+    return [read_subject(archive, truth, i, contract) for i in range(min(CASES, archive.cases))]
 
 
 def sampled(
@@ -71,7 +71,7 @@ def originals(cases: Sequence[Subject]) -> list[Image]:
 
 
 def targets(cases: Sequence[Subject]) -> list[Image]:
-    return [2 * x.known.clean - 1 for x in cases]
+    return [2 * x.truth.clean - 1 for x in cases]
 
 
 def measured(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) -> Columns:
@@ -82,9 +82,9 @@ def measured(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) ->
 
 def _measured(image: Image, case: Subject, rater: Rater) -> dict[str, float]:
     unit = np.asarray((image + 1) / 2, np.float32)
-    contrast, read = case.contrast(unit), readings(case, unit, rater)
+    contrast, read = case.contrast(unit), read_image(case, unit, rater)
     return {
-        "psnr": psnr(unit, case.known.clean, case.case.strip),
+        "psnr": psnr(unit, case.truth.clean, case.case.strip),
         "cnr_ln": contrast["cnr_ln"],
         "snr_ln": contrast["snr_ln"],
         "dice": float(read["dice"]),

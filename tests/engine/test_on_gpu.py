@@ -69,7 +69,7 @@ def test_a_step_recorded_as_a_graph_is_the_step():
         sizes = [(2, 1, 16, 16), (2, 1, 8, 8)] * 6
         batches = [tuple(torch.randn(2, *size).unbind()) for size in sizes]
         losses = torch.stack([step(batch, 1e-2, 0.9) for batch in batches])
-        assert len(step.recorded) == (2 if records else 0)
+        assert len(step.recordings) == (2 if records else 0)
         found[records] = torch.cat([losses, *(x.flatten() for x in average.values())]).cpu()
     assert torch.allclose(found[False], found[True], rtol=1e-2, atol=1e-3)
 

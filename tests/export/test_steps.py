@@ -121,7 +121,7 @@ def test_the_original_has_no_share_of_the_gain_and_the_clean_target_all(phantoms
     frame = Frame(height=256, width=64)
     truths = [x for _, x in with_truth(phantoms, contract(frame), 3) if x is not None]
     original = quality(truths, [x.depths[x.case.optimal] for x in truths])
-    clean = quality(truths, [x.known.clean for x in truths])
+    clean = quality(truths, [x.truth.clean for x in truths])
     shares = [(x["cnr_share"], x["snr_share"]) for x in (original, clean)]
     assert shares == [(0, 0), (1, 1)]
     assert original["psnr_db"] < clean["psnr_db"] == float("inf")

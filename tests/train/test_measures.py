@@ -5,7 +5,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from mcdiff_batch.train.evaluation.agreement import agreement, bootstrap, icc
-from mcdiff_batch.train.evaluation.draws import calibrated, spread_counts
+from mcdiff_batch.train.evaluation.draws import compare_spread, count_spread
 from mcdiff_batch.train.evaluation.similarity import (
     WEIGHTS,
     ms_ssim,
@@ -32,7 +32,7 @@ def test_icc_of_absolute_agreement_sees_a_constant_offset():
     assert icc(np.stack([angles, angles + 10], axis=1)).value < 0.9
 
 
-def test_mad_and_sem_leave_out_what_one_of_two_could_not_read():
+def test_mad_and_sem_leave_out_angles_that_one_rater_could_not_read():
     a, b = np.array([10.0, 20.0, np.nan, 40.0, 50.0]), np.array([13.0, 16.0, 30.0, np.nan, 50.0])
     found = agreement(a, b)
     assert found.cases == 3
@@ -77,20 +77,20 @@ def test_the_strips_box_keeps_its_aspect_and_is_tall_enough_for_five_scales():
     assert square_view(image).shape == (256, 256)
 
 
-def test_spread_that_follows_the_error_is_told_from_spread_that_does_not():
+def test_spread_that_follows_the_error_differs_from_spread_that_does_not():
     rng = np.random.default_rng(1)
     strip = np.ones((64, 32), bool)
-    told, blind = [], []
+    following, blind = [], []
     for scale in (0.5, 1.0, 1.5, 2.0):
         spread = (scale * rng.uniform(0, 0.2, strip.shape)).astype(np.float32)
         off = np.abs(rng.normal(0, 1, strip.shape) * spread)
-        told.append(spread_counts(spread, off, strip))
-        blind.append(spread_counts(spread, rng.permuted(off.ravel()).reshape(off.shape), strip))
-    found, lost = calibrated(told), calibrated(blind)
+        following.append(count_spread(spread, off, strip))
+        blind.append(count_spread(spread, rng.permuted(off.ravel()).reshape(off.shape), strip))
+    found, lost = compare_spread(following), compare_spread(blind)
     assert found is not None
     assert lost is not None
     assert found.per_px > 0.4 > 0.1 > abs(lost.per_px)
     assert found.per_case == pytest.approx(1)
     assert np.all(np.diff(found.spread) > 0)
     np.testing.assert_allclose(found.error, found.spread, rtol=0.25)
-    assert calibrated([]) is None
+    assert compare_spread([]) is None

@@ -55,7 +55,7 @@ def test_neighbouring_cases_and_seeds_differ() -> None:
     assert phantom(2, 0).label.tobytes() != case(0).label.tobytes()
 
 
-def test_all_pictures_of_a_case_share_one_grid_within_the_largest() -> None:
+def test_all_pictures_of_a_case_have_one_grid_within_the_largest() -> None:
     for one in cases():
         assert one.depths.shape == (5, *one.extent)
         assert one.clean.shape == one.label.shape == one.extent
@@ -64,7 +64,7 @@ def test_all_pictures_of_a_case_share_one_grid_within_the_largest() -> None:
         assert one.depths.dtype == one.clean.dtype == one.label.dtype == np.uint8
 
 
-def test_it_is_black_outside_the_strip_and_the_mask_lies_inside() -> None:
+def test_a_phantom_is_black_outside_the_strip_and_its_mask_lies_inside() -> None:
     for one in cases():
         outside = one.clean == 0
         assert 0.2 < outside.mean() < 0.6
@@ -79,7 +79,7 @@ def test_only_dead_pixels_are_black_inside_the_strip() -> None:
         assert (dead == dead[0]).all()
 
 
-def test_every_kind_of_bone_is_there_and_darker_than_the_tissue() -> None:
+def test_every_kind_of_bone_occurs_and_is_darker_than_the_tissue() -> None:
     for one in cases():
         tissue = one.clean[(one.label == 0) & (one.clean > 0)].mean()
         for kind in (PROCESS, RIB, LUMP):
@@ -91,7 +91,7 @@ def test_the_optimal_depth_shows_bone_best() -> None:
     assert np.mean([b == one.optimal_depth for b, one in zip(best, cases(), strict=True)]) > 0.8
 
 
-def test_the_clean_target_is_alike_for_all_and_an_easy_case_comes_near_it() -> None:
+def test_clean_targets_are_alike_and_an_easy_case_is_near_its_own() -> None:
     easy = [x for x in cases() if x.artifact_free]
     hard = [x for x in cases() if x.difficult]
     seen = lambda some: np.mean([contrast(x.depths[x.optimal_depth], x) for x in some])
@@ -202,7 +202,7 @@ def test_every_chunk_carries_a_checksum(archive: Path) -> None:
         assert codecs[-1] == {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
 
 
-def test_an_existing_output_is_refused_and_left_alone(archive: Path) -> None:
+def test_an_existing_output_is_refused_and_not_changed(archive: Path) -> None:
     before = sorted(archive.rglob("*"))
     with pytest.raises(UsageError, match="exists already"):
         write_phantoms(archive, cases=1, seed=0)
@@ -222,4 +222,4 @@ def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
     path = tmp_path / "demo.zarr"
     result = CliRunner().invoke(command, ["--output", str(path), "--cases", "1", "--workers", "1"])
     assert result.exit_code == 0
-    assert result.output == f"1 phantom cases (seed 0, from 0) in {path}\n"
+    assert result.output == f"wrote 1 phantoms (seed 0, from case 0) to {path}\n"

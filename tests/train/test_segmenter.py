@@ -11,12 +11,12 @@ from mcdiff_batch.train.segmenters.rater import SHIPPED, load_rater
 
 def test_the_two_shipped_raters_are_small_good_and_trained_on_different_phantoms():
     about = [load_rater(path).about for path in SHIPPED]
-    for path, told in zip(SHIPPED, about, strict=True):
+    for path, expected in zip(SHIPPED, about, strict=True):
         assert path.stat().st_size < 2.5e6
-        assert float(told["dice_original"]) > 0.88
-        assert float(told["dice_clean"]) > 0.88
-    assert len({told["phantom_seed"] for told in about}) == 2
-    assert len({told["seed"] for told in about}) == 2
+        assert float(expected["dice_original"]) > 0.88
+        assert float(expected["dice_clean"]) > 0.88
+    assert len({expected["phantom_seed"] for expected in about}) == 2
+    assert len({expected["seed"] for expected in about}) == 2
 
 
 def test_a_shipped_rater_names_no_folder_of_the_machine_it_was_made_on():
@@ -43,5 +43,5 @@ def test_the_command_trains_a_rater_that_reads(phantoms, tmp_path):
 def test_what_is_no_segmenter_is_refused(tmp_path):
     from mcdiff_batch.engine.model.contract import SHIPPED as BUNDLE
 
-    with pytest.raises(BundleError, match="is no segmenter"):
+    with pytest.raises(BundleError, match="is not a segmenter"):
         load_rater(BUNDLE / "denoiser.onnx")

@@ -23,20 +23,20 @@ from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.train.networks.fusion import fuse
 from mcdiff_batch.train.networks.losses import coefficients, denoising_loss, diffuse
 from mcdiff_batch.train.networks.plan import TorchPlan
-from mcdiff_batch.train.networks.presets import PRESETS, altered, preset_from
+from mcdiff_batch.train.networks.presets import PRESETS, adjust, preset_from
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.unet import Widths
 from mcdiff_batch.train.training import checkpoint
 from mcdiff_batch.train.training.cli import train
-from mcdiff_batch.train.training.corruption import corrupt, corrupted
+from mcdiff_batch.train.training.corruption import corrupt_batch, corrupt_depths
 from mcdiff_batch.train.training.data import (
     PART,
     batch_of,
     draw,
+    leave_out_optimal,
     load,
     one_hot,
     split,
-    without_optimal,
 )
 from mcdiff_batch.train.training.loop import Setting
 from mcdiff_batch.train.training.stages import Noising, train_all
@@ -112,7 +112,7 @@ def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, ph
 
 
 def test_a_budget_scales_every_stage():
-    half = altered(PRESETS["small"], 0.5, {"residual": False, "conditions": None})
+    half = adjust(PRESETS["small"], 0.5, {"residual": False, "conditions": None})
     for whole, stage in zip(PRESETS["small"].stages, half.stages, strict=True):
         assert stage.steps == round(whole.steps / 2)
         assert stage.crop_steps == round(whole.crop_steps / 2)
@@ -148,10 +148,8 @@ def test_an_archive_read_by_several_processes_keeps_its_order(tmp_path):
     assert found.label.max((1, 2)).tolist() == cases.tolist()
 
 
-def test_processes_that_prepare_ahead_change_no_weight_and_what_is_waited_for_is_told(
-    phantoms, tmp_path
-):
-    preset = altered(PRESETS["toy"], 0.1, {})
+def test_processes_that_prepare_ahead_change_no_weight_and_the_wait_is_recorded(phantoms, tmp_path):
+    preset = adjust(PRESETS["toy"], 0.1, {})
     cases = load(phantoms, preset.frame, preset.depth_weights, 0.0)
     for loaders in (0, 2):
         setting = Setting(
@@ -163,13 +161,13 @@ def test_processes_that_prepare_ahead_change_no_weight_and_what_is_waited_for_is
             loaders=loaders,
         )
         _, records = train_all(preset, cases, cases, setting, lambda text: None)
-        told = [(x["waited_for_data"], x["seconds"]) for x in records.values()]
-        assert all(0 <= waited < seconds + 0.05 for waited, seconds in told)
-        assert loaders or all(waited for waited, _ in told)
+        times = [(x["waited_for_data"], x["seconds"]) for x in records.values()]
+        assert all(0 <= waited < seconds + 0.05 for waited, seconds in times)
+        assert loaders or all(waited for waited, _ in times)
     assert weights(tmp_path / "0") == weights(tmp_path / "2")
 
 
-def test_a_training_ends_with_the_minutes_that_it_is_given(phantoms, tmp_path):
+def test_a_training_ends_when_its_minutes_are_over(phantoms, tmp_path):
     words = ["--data", str(phantoms), "--preset", "toy", "--output", str(tmp_path / "short")]
     more = ["--budget", "1000", "--minutes", "0.1"]
     CliRunner().invoke(train, words + more, catch_exceptions=False)
@@ -230,7 +228,7 @@ def test_a_patient_is_on_one_side_of_the_split_only(phantoms):
     assert not set(known.patient) & set(unseen.patient)
 
 
-def test_a_flip_goes_for_all_depths_and_the_label_together(phantoms):
+def test_a_flip_turns_all_depths_and_the_label_together(phantoms):
     data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     plain, mirrored = (batch_of(data, np.array([0]), np.array([f])) for f in (False, True))
     assert torch.equal(mirrored.depths, plain.depths.flip(-1))
@@ -254,8 +252,8 @@ def drawn(nets, x, scan, conditions, *, signal=0.6, noise=0.8):
 def x0_pair(nets):
     depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
     x, scan = torch.randn(2, 1, 64, 16), depths[:, :1]
-    told = nets.conditions(depths, weights)
-    return drawn(nets, x, scan, None), drawn(nets, x, scan, told)
+    conditions = nets.conditions(depths, weights)
+    return drawn(nets, x, scan, None), drawn(nets, x, scan, conditions)
 
 
 def test_a_residual_tuner_begins_at_the_pretrained_model_and_eq_8_as_written_does_not():
@@ -302,8 +300,8 @@ def test_the_linear_estimate_is_the_best_one_of_two_noisy_observations():
     x0, sigma_b, alpha = rng.standard_normal(200_000) * 50, 0.25, 0.8
     x = np.sqrt(alpha) * x0 + np.sqrt(1 - alpha) * rng.standard_normal(len(x0))
     scan = x0 + sigma_b * rng.standard_normal(len(x0))
-    told = (torch.tensor(value) for value in (alpha**0.5, (1 - alpha) ** 0.5))
-    c = coefficients("scan", *told, sigma_b)
+    scalars = (torch.tensor(value) for value in (alpha**0.5, (1 - alpha) ** 0.5))
+    c = coefficients("scan", *scalars, sigma_b)
     fitted = np.linalg.lstsq(np.stack([x, scan], axis=1), x0, rcond=None)[0]
     assert [c.x.item(), c.scan.item()] == pytest.approx(fitted.tolist(), abs=2e-3)
     off = np.std(c.x.item() * x + c.scan.item() * scan - x0)
@@ -328,14 +326,14 @@ def test_only_px_inside_the_strip_count_in_the_loss():
 
 @pytest.mark.parametrize("tunes", ["tuner", "decoder", "all"])
 def test_stage_iii_trains_what_the_preset_says_and_the_extractor_never(phantoms, tmp_path, tunes):
-    preset = replace(altered(PRESETS["toy"], 0.05, {}), tunes=tunes)
+    preset = replace(adjust(PRESETS["toy"], 0.05, {}), tunes=tunes)
     data = load(phantoms, preset.frame, preset.depth_weights, 0.0)
     setting = Setting(
         seed=0, device=torch.device("cpu"), ema=0.5, clip=1.0, folder=tmp_path / "t", notes=1
     )
     nets, _ = train_all(preset, data, data, setting, lambda text: None)
     before = {
-        stage: checkpoint.under("average", checkpoint.load(setting.folder / stage)[0])
+        stage: checkpoint.select_prefix("average", checkpoint.load(setting.folder / stage)[0])
         for stage in ("foundation", "extractor")
     }
     after = {"foundation": nets.foundation, "extractor": nets.extractor}
@@ -376,17 +374,17 @@ def test_a_crop_is_a_part_of_the_rows_of_all_depths_and_the_label(phantoms):
 def test_a_stack_without_its_optimal_depth_has_another_there_and_keeps_its_target(phantoms):
     data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     clear = batch_of(data, np.arange(8), np.zeros(8, bool))
-    left = without_optimal(clear, 1.0, np.random.default_rng(0))
+    left = leave_out_optimal(clear, 1.0, np.random.default_rng(0))
     assert torch.equal(left.image, clear.image)
     for i, optimal in enumerate(clear.optimal.tolist()):
         assert torch.equal(left.depths[i, optimal], left.scan[i, 0])
         others = [d for d in range(5) if d != optimal]
         assert any(torch.equal(left.scan[i, 0], clear.depths[i, d]) for d in others)
         assert torch.equal(left.depths[i, others], clear.depths[i, others])
-    assert torch.equal(without_optimal(clear, 0.0, np.random.default_rng(0)).depths, clear.depths)
+    assert torch.equal(leave_out_optimal(clear, 0.0, np.random.default_rng(0)).depths, clear.depths)
 
 
-def test_presets_survive_json_and_weights_come_back(toy_training):
+def test_presets_and_weights_survive_being_stored(toy_training):
     for preset in PRESETS.values():
         from dataclasses import asdict
 
@@ -400,7 +398,7 @@ def test_a_damaged_checkpoint_is_refused(toy_training, tmp_path):
 
     data = (toy_training / "weights.safetensors").read_bytes()
     (tmp_path / "weights.safetensors").write_bytes(data[:100])
-    with pytest.raises(BundleError, match="is no checkpoint"):
+    with pytest.raises(BundleError, match="is not a checkpoint"):
         checkpoint.load(tmp_path / "weights")
 
 
@@ -431,7 +429,7 @@ def stack():
 def spoiled(depths, seed):
     label = torch.zeros(len(depths), 64, 16, dtype=torch.uint8)
     label[:, 20:30, 5:9] = 1
-    return corrupt(depths, label, torch.Generator().manual_seed(seed), 64)
+    return corrupt_depths(depths, label, torch.Generator().manual_seed(seed), 64)
 
 
 def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_seed():
@@ -448,7 +446,7 @@ def test_corruption_stays_inside_the_strip_and_the_range_and_is_drawn_from_the_s
 def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
     data = load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0)
     clear = batch_of(data, np.arange(8), np.zeros(8, bool))
-    none, some = (corrupted(clear, share, np.random.default_rng(0), 64) for share in (0.0, 0.5))
+    none, some = (corrupt_batch(clear, share, np.random.default_rng(0), 64) for share in (0.0, 0.5))
     assert none is clear
     changed = (some.depths != clear.depths).flatten(1).any(1)
     assert 0 < changed.sum() < 8
@@ -456,7 +454,7 @@ def test_corruption_changes_what_is_read_and_neither_target_nor_mask(phantoms):
     assert torch.equal(some.label, clear.label)
 
 
-def test_clutter_is_each_depth_s_own():
+def test_clutter_differs_between_depths():
     depths = torch.full((1, 5, 64, 16), 0.0)
     found = spoiled(depths, 3)[0]
     pairs = [(i, j) for i in range(5) for j in range(i)]
@@ -482,7 +480,7 @@ def test_a_training_starts_from_the_very_weights_of_a_bundle_or_of_a_training(
     ("changes", "said"),
     [
         ({"residual": False}, "trained with residual True"),
-        ({"widths": Widths(base=16, multipliers=(1, 2), blocks=1)}, "this preset's is"),
+        ({"widths": Widths(base=16, multipliers=(1, 2), blocks=1)}, "expected \\("),
     ],
 )
 def test_a_start_from_another_kind_of_model_is_refused(toy_training, toy_bundle, changes, said):
@@ -491,12 +489,12 @@ def test_a_start_from_another_kind_of_model_is_refused(toy_training, toy_bundle,
             start_from(networks(**changes), source)
 
 
-def test_every_kind_of_condition_is_told_to_every_skip():
+def test_every_kind_of_condition_reaches_every_skip():
     depths, weights = stack(), torch.full((2, 5), 0.2)
     for kind in ("depths", "segmentation"):
         nets = networks(conditions=kind, residual=False)
         torch.nn.init.normal_(nets.extractor.out.weight)
-        encoder, star = nets.told(weights, nets.extractor.features(depths.flatten(0, 1)[:, None]))
+        encoder, star = nets.tuner_inputs(nets.features(depths, weights))
         assert len(encoder) == len(star) == len(nets.tuner)
         if kind == "segmentation":
             assert all(torch.allclose(x.sum(1), torch.ones(()), atol=1e-5) for x in encoder)
@@ -509,9 +507,9 @@ def test_conditions_from_one_depth_do_not_look_at_the_others(phantoms):
     data = one_hot(load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0))
     batch = batch_of(data, np.arange(2), np.zeros(2, bool))
     nets = networks()
-    told = nets.conditions(batch.depths, batch.weights)
+    conditions = nets.conditions(batch.depths, batch.weights)
     others = torch.nn.functional.one_hot(batch.optimal, 5)[:, :, None, None] == 0
     moved = nets.conditions(torch.where(others, batch.depths.flip(2), batch.depths), batch.weights)
-    for a, b in zip(told, moved, strict=True):
+    for a, b in zip(conditions, moved, strict=True):
         assert torch.allclose(a[0], b[0], atol=1e-5)
         assert torch.allclose(a[1], b[1], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Agreement of two measurements of one thing: ICC with its interval, MAD, SEM; and bootstraps."""
+"""Agreement between two measurements: ICC with its interval, MAD and SEM; and bootstraps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How well two columns of angles agree, over the cases that both could be read from."""
+    """How well two columns of angles agree, over the cases in which both could be read."""
 
     cases: int
     icc: Interval
@@ -35,9 +35,10 @@ UNKNOWN = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
 
 
 def agreement(a: Values, b: Values) -> Agreement:
-    """a, b [N] in degrees, NaN where unread.  SEM = sqrt(mean((a - b)^2) / 2), de Vet et al. 2006.
+    """Compares a and b [N] in degrees, NaN if not read.
 
-    (The paper's inter-rater SEM is its MAD / sqrt(2), to the printed digits.)
+    SEM = sqrt(mean((a - b)^2) / 2), de Vet et al. 2006.  (The paper's inter-rater SEM is its MAD /
+    sqrt(2), to the printed digits.)
     """
     both = np.isfinite(a) & np.isfinite(b)
     table = np.stack([a[both], b[both]], axis=1)
@@ -75,7 +76,7 @@ def icc(table: Values) -> Interval:
 
 
 def _mean_squares(table: Values) -> tuple[float, float, float]:
-    """Of rows, columns and the residual: two-way analysis of variance."""
+    """The mean squares of rows, columns and residual: two-way analysis of variance."""
     n, k = table.shape
     grand, of_row, of_column = table.mean(), table.mean(axis=1), table.mean(axis=0)
     residual = table - of_row[:, None] - of_column[None] + grand
@@ -87,7 +88,8 @@ def _mean_squares(table: Values) -> tuple[float, float, float]:
 def bootstrap(columns: Values, statistic: Callable[[Values], Values]) -> Interval:
     """`statistic` of the means of `columns` [cases, K], with its percentile interval.
 
-    Cases are drawn anew, all columns of a case together; means [..., K] in, values [...] out.
+    Cases are resampled, with all columns of a case together.  statistic: maps means [..., K] to
+    values [...].
     """
     rng = np.random.default_rng(SEED)
     drawn = rng.integers(len(columns), size=(RESAMPLES, len(columns)))

@@ -1,4 +1,4 @@
-"""What was asked of the enhancement, beside what was measured."""
+"""The bars that the enhancement has to reach, beside what was measured."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ WORD = 20  # characters of a name given by the user
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One figure and its bars; None where there is none."""
+    """One figure with its bar and its stretch bar; None if there is none."""
 
     title: str
     measured: float
     bar: float | None
     stretch: float | None = None
-    at_most: bool = False  # else at least
-    strictly: bool = False  # more than the bar
+    at_most: bool = False  # the figure must be at most the bar; otherwise at least
+    strictly: bool = False  # the figure must be more than the bar
     interval: tuple[float, float] | None = None
     digits: int = 2
 
@@ -45,17 +45,17 @@ class Bar:
         return "> " if self.strictly else "<= " if self.at_most else ">= "
 
 
-def bars(found: Evaluation) -> list[Bar]:
-    """In the order in which they were set."""
-    parts = (_gains, _fidelity, _against, _reading, _likeness, _identity)
-    return [bar for part in parts for bar in part(found)]
+def bars(evaluation: Evaluation) -> list[Bar]:
+    """All bars, in the order in which they were set."""
+    parts = (_gains, _closeness, _against, _reading, _likeness, _identity)
+    return [bar for part in parts for bar in part(evaluation)]
 
 
-def _gains(found: Evaluation) -> list[Bar]:
-    """The bars are 60 % of the ceiling's gain by the phantom's targets, and the paper's own."""
-    means, rows = found.groups["all cases"], []
+def _gains(evaluation: Evaluation) -> list[Bar]:
+    """The bars are 60 % of the gain of the phantom's clean target, and the paper's own gain."""
+    means, rows = evaluation.groups["all cases"], []
     for name, (bar, stretch) in {"cnr": (4.6, 7.7), "snr": (4.3, 7.2)}.items():
-        column, share = f"{name}_ln", found.gain_share[name]
+        column, share = f"{name}_ln", evaluation.gain_share[name]
         rows += [
             Bar(
                 title=f"{name.upper()} over the original, 20 ln",
@@ -79,9 +79,9 @@ def _above(title: str, measured: float, other: float) -> Bar:
     return Bar(title=title, measured=measured - other, bar=0.0, strictly=True)
 
 
-def _fidelity(found: Evaluation) -> list[Bar]:
-    hard = found.groups.get("difficult half", found.groups["all cases"])
-    easy = found.groups["easy half"]
+def _closeness(evaluation: Evaluation) -> list[Bar]:
+    hard = evaluation.groups.get("difficult half", evaluation.groups["all cases"])
+    easy = evaluation.groups["easy half"]
     limits = {"difficult half": (hard, 4.0, 6.0), "easy half": (easy, -0.5, 1.0)}
     return [
         Bar(
@@ -94,16 +94,16 @@ def _fidelity(found: Evaluation) -> list[Bar]:
     ]
 
 
-def _against(found: Evaluation) -> list[Bar]:
-    """Plain regression with the same network and budget, or whatever --against named."""
-    means, rows = found.groups["all cases"], []
-    for other in found.against:
+def _against(evaluation: Evaluation) -> list[Bar]:
+    """Against the methods of --against, such as plain regression with the same network."""
+    means, rows = evaluation.groups["all cases"], []
+    for other in evaluation.against:
         rows += [
             Bar(
                 title=f"PSNR to clean over {other[:WORD]}, dB",
                 measured=means[ENHANCED]["psnr"] - means[other]["psnr"],
                 bar=-0.3,
-                stretch=0.01,  # above, to the printed digits
+                stretch=0.01,  # above the other, to the printed digits
             ),
             _above(
                 f"CNR over {other[:WORD]}, 20 ln", means[ENHANCED]["cnr_ln"], means[other]["cnr_ln"]
@@ -112,8 +112,8 @@ def _against(found: Evaluation) -> list[Bar]:
     return rows
 
 
-def _likeness(found: Evaluation) -> list[Bar]:
-    means = found.likeness["strip"][ENHANCED]
+def _likeness(evaluation: Evaluation) -> list[Bar]:
+    means = evaluation.likeness["strip"][ENHANCED]
     limits = {"ms_ssim": (0.76, 0.81), "psnr": (16.5, 17.5)}
     titles = {"ms_ssim": "MS-SSIM, mean over depths", "psnr": "PSNR, mean over depths, dB"}
     return [
@@ -126,8 +126,10 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _reading(found: Evaluation) -> list[Bar]:
-    changed = {x: row["lost"] + row["invented"] for x, row in found.groups["all cases"].items()}
+def _reading(evaluation: Evaluation) -> list[Bar]:
+    changed = {
+        x: row["lost"] + row["invented"] for x, row in evaluation.groups["all cases"].items()
+    }
     rows = [
         Bar(
             title="levels lost or invented, per case",
@@ -140,7 +142,7 @@ def _reading(found: Evaluation) -> list[Bar]:
         _above("  fewer than in the original by", changed[ORIGINAL], changed[ENHANCED]),
         Bar(title="  in the clean target itself", measured=changed[CLEAN], bar=None),
     ]
-    against_truth = found.angles[0].rows
+    against_truth = evaluation.angles[0].rows
     for k, curve in enumerate(CURVES):
         original, enhanced = (against_truth[x][k].mad for x in (ORIGINAL, ENHANCED))
         title = f"UCA against truth, {curve}: MAD, deg"
@@ -151,7 +153,7 @@ def _reading(found: Evaluation) -> list[Bar]:
     return rows
 
 
-def _identity(found: Evaluation) -> list[Bar]:
+def _identity(evaluation: Evaluation) -> list[Bar]:
     return [
         Bar(
             title=f"identity run, gain in {name.upper()}, 20 ln",
@@ -159,5 +161,5 @@ def _identity(found: Evaluation) -> list[Bar]:
             bar=IDENTITY,
             at_most=True,
         )
-        for name, gain in found.identity_gain.items()
+        for name, gain in evaluation.identity_gain.items()
     ]

@@ -1,4 +1,4 @@
-"""Commands of evaluation; `segmenter` alone needs PyTorch, inside."""
+"""The commands `evaluate` and `segmenter`; only `segmenter` imports PyTorch."""
 
 from pathlib import Path
 
@@ -10,18 +10,24 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--run", type=FOLDER, help="output of `mcdiff-batch run`")
-@click.option("--images", type=PATH, help="any method's: zarr `enhanced (case, y, x)`, or PNGs")
+@click.option(
+    "--images", type=PATH, help="images of any method: a zarr `enhanced (case, y, x)`, or PNG files"
+)
 @click.option("--truth", type=FOLDER, required=True, help="the phantom archive that was enhanced")
-@click.option("--second", type=PATH, help="the same from another noise seed: intra-rater rows")
+@click.option(
+    "--second", type=PATH, help="the same with another noise seed; adds the intra-rater rows"
+)
 @click.option(
     "--against",
     type=PATH,
     multiple=True,
-    help="another method's run or images of the same archive, such as plain regression: a row of "
-    "its own, named as the path is, and bars; may be repeated",
+    help="run or images of another method on the same archive; adds a row, named like the path, "
+    "and bars; may be repeated",
 )
-@click.option("--bundle", type=FOLDER, help="whose frame; default: the shipped bundle")
-@click.option("--json", "as_json", is_flag=True, help="everything, per case, as JSON")
+@click.option(
+    "--bundle", type=FOLDER, help="bundle whose frame is used; default: the shipped bundle"
+)
+@click.option("--json", "as_json", is_flag=True, help="print everything, per case, as JSON")
 def evaluate(
     run: Path | None,
     images: Path | None,
@@ -31,34 +37,32 @@ def evaluate(
     bundle: Path | None,
     as_json: bool,
 ) -> None:
-    """Score images against the truth: the paper's tables II to V, and what it could not measure.
+    """Score images against the truth: the paper's tables II to V, and more.
 
     Rows: original, floors, methods to compare with, enhanced, ceiling.  CNR and SNR are in 20 ln,
-    the paper's logarithm, beside its figures and in the bars, else in dB of 20 log10.  Angles,
-    Dice and levels are read from each image's pixels by segmenters that serve evaluation alone.
+    the paper's logarithm, beside the paper's figures and in the bars; elsewhere in dB of 20 log10.
+    Angles, Dice and levels are read from each image's pixels by segmenters that were trained apart
+    from the bundle.
     """
     from mcdiff_batch.engine.errors import UsageError
     from mcdiff_batch.engine.model.contract import SHIPPED
 
-    from .evaluate import evaluate as evaluated
-    from .tables import as_json as told
-    from .tables import as_text
+    from . import tables
+    from .evaluate import evaluate as score
 
     if (run is None) == (images is None):
-        raise UsageError("expected either --run or --images; give one of them")
-    result = evaluated(
-        truth, bundle or SHIPPED, run=run, images=images, second=second, against=against
-    )
-    click.echo(told(result) if as_json else as_text(result))
+        raise UsageError("give either --run or --images")
+    result = score(truth, bundle or SHIPPED, run=run, images=images, second=second, against=against)
+    click.echo(tables.as_json(result) if as_json else tables.as_text(result))
 
 
 @click.command()
 @click.option("--data", type=FOLDER, required=True, help="phantom archive, 16 cases or more")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="of weights and batches")
+@click.option("--seed", type=int, default=0, show_default=True, help="seed of weights and batches")
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True)
 def segmenter(data: Path, output: Path, seed: int, steps: int) -> None:
-    """Train a segmenter for `evaluate`; the two that are shipped were made so."""
+    """Train a segmenter for `evaluate`; this command made the two that are shipped."""
     from mcdiff_batch.train.segmenters.training import train_segmenter
 
     about = train_segmenter(data, output, seed=seed, steps=steps, say=click.echo)

@@ -1,7 +1,7 @@
-"""How good images are, against the truth: enhanced beside original, floors and ceiling.
+"""Scores images against the truth: enhanced beside original, floors and ceiling.
 
-Everything is measured on the bundle's frame, to which every image is area-averaged: an identity
-"enhancement" gains exactly 0.  s and b are the truth's bones and the 4.5 mm ring around them.
+Everything is measured on the bundle's frame, to which every image is area-averaged, so an identity
+"enhancement" gains exactly 0.  s and b are the bones of the truth and the 4.5 mm ring around them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,11 @@ from mcdiff_batch.engine.model.contract import Bundle, load_bundle
 from mcdiff_batch.train.segmenters.rater import SHIPPED, Rater, load_rater
 
 from .agreement import Interval, Values, bootstrap
-from .angles import Rows, table_iv
-from .draws import Calibration, calibrated, spread_counts
+from .angles import Block, table_iv
+from .draws import SpreadError, compare_spread, count_spread
 from .rivals import CLEAN, ENHANCED, METHODS, ORIGINAL, methods
 from .sources import Source, any_source, images_source, run_source
-from .subject import NEEDED, VIEWS, Subject, measured, readings, subject
+from .subject import NEEDED, VIEWS, Subject, measure_image, read_image, read_subject
 
 MEASURES = (
     *("cnr_ln", "snr_ln", "cnr_log10", "snr_log10", "psnr", "ms_ssim", "dice"),
@@ -37,21 +37,21 @@ Means = dict[str, dict[str, float]]  # method -> measure -> mean
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All that the tables print, and every case."""
+    """Everything that the tables print, and every case."""
 
     cases: int
     about: dict[str, Any]
     methods: tuple[str, ...]  # rows of every table, in order
-    against: tuple[str, ...]  # those of them that were given as rivals
+    against: tuple[str, ...]  # the methods of --against
     groups: dict[str, Means]  # "all", halves by the original's CNR, the phantom's "difficult"
     sizes: dict[str, int]  # cases of each group
     spread_of: Means  # standard deviations over all cases
     likeness: dict[str, dict[str, dict[str, list[float]]]]  # view -> method -> measure -> [D]
-    angles: list[Rows]  # table IV
-    gain_share: dict[str, Interval]  # of the ceiling's gain, by measure, whatever its logarithm
-    identity_gain: dict[str, float]  # 20 ln: the original passed off as enhanced
-    label_dice: float | None  # of the run's own label map
-    draws: Calibration | None  # of the spread, where a run stored it
+    angles: list[Block]  # table IV
+    gain_share: dict[str, Interval]  # share of the ceiling's gain in CNR and SNR
+    identity_gain: dict[str, float]  # 20 ln: gain of the original, stored in 8 bit
+    label_dice: float | None  # Dice of the run's own label map
+    draws: SpreadError | None  # of the spread, where a run stored it
     per_case: list[Record]
 
 
@@ -65,35 +65,37 @@ def evaluate(
     against: tuple[Path, ...] = (),
     raters: tuple[Path, ...] = SHIPPED,
 ) -> Evaluation:
-    """Scores a run, or any method's images; `second`: the same from another noise seed.
+    """Scores a run or any method's images.  second: the same with another noise seed.
 
-    against: other methods' runs or images of the same archive, each a row named as its path is;
+    against: runs or images of other methods on the same archive, each a row named like its path;
     cases that one of them lacks are left out.  Raises ArchiveError, BundleError, UsageError.
     """
-    archive, known = open_archive(truth), load_bundle(bundle)
+    archive, opened = open_archive(truth), load_bundle(bundle)
     group = zarr.open_group(truth, mode="r", use_consolidated=False)
     for name in NEEDED:
         if name not in group:
-            raise ArchiveError(f"{truth}: has no {name!r}; only phantoms know their truth")
-    job = _Job(
+            raise ArchiveError(
+                f"{truth}: has no {name!r}; expected phantoms, made by `mcdiff-batch phantom`"
+            )
+    scoring = _Scoring(
         archive=archive,
         truth=group,
-        bundle=known,
-        source=_source(run or images, run is not None, archive, known),
-        second=_source(second, run is not None, archive, known) if second else None,
+        bundle=opened,
+        source=_source(run or images, run is not None, archive, opened),
+        second=_source(second, run is not None, archive, opened) if second else None,
         against={path.stem: any_source(path, archive) for path in against},
         raters=(load_rater(raters[0]), load_rater(raters[1])),
     )
-    if job.second:
-        _check_second(job.source, job.second)
+    if scoring.second:
+        _check_second(scoring.source, scoring.second)
     _check_names(against)
     with ThreadPoolExecutor(THREADS) as threads:
-        records = [x for x in threads.map(job.record, job.cases) if x is not None]
-    return summary(records, _about(job))
+        records = [x for x in threads.map(scoring.record, scoring.cases) if x is not None]
+    return summarise(records, _about(scoring))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _Scoring:
     archive: Archive
     truth: Any
     bundle: Bundle
@@ -104,46 +106,46 @@ class _Job:
 
     @property
     def cases(self) -> list[int]:
-        """Those that every method has an image of."""
+        """The cases that every method has an image of."""
         held = (x.cases for x in self.against.values())
         return sorted(set(self.source.cases).intersection(*held))
 
     def record(self, index: int) -> Record | None:
-        """All of one case; None where the archive's data are bad."""
+        """All figures of one case; None if the archive's data are bad."""
         try:
-            case = subject(self.archive, self.truth, index, self.bundle.contract)
+            case = read_subject(self.archive, self.truth, index, self.bundle.contract)
         except CaseError:
             return None
         frame = self.bundle.contract.frame
         enhanced = self.source.image(index, frame)
         others = {name: x.image(index, frame) for name, x in self.against.items()}
-        shown = methods(case.case, case.known.clean, others, enhanced)
-        scores = {name: measured(case, image, self.raters) for name, image in shown.items()}
+        shown = methods(case.case, case.truth.clean, others, enhanced)
+        scores = {name: measure_image(case, image, self.raters) for name, image in shown.items()}
         return {
             "case": index,
-            "difficult": case.known.difficult,
-            "angles_deg": case.known.angles_deg,
+            "difficult": case.truth.difficult,
+            "angles_deg": case.truth.angles_deg,
             "methods": scores,
             "identity_gain": _identity_gain(case, shown[ORIGINAL]),
             **self._more(index, case, enhanced),
         }
 
     def _more(self, index: int, case: Subject, enhanced: Image) -> Record:
-        frame, found = self.bundle.contract.frame, dict[str, Any]()
+        frame, extra = self.bundle.contract.frame, dict[str, Any]()
         if self.second and index in self.second.cases:
             again = self.second.image(index, frame)
-            found["second"] = readings(case, again, self.raters[0])
+            extra["second"] = read_image(case, again, self.raters[0])
         if self.source.label:
-            found["label_dice"] = case.label_dice(self.source.label(index, frame))
+            extra["label_dice"] = case.label_dice(self.source.label(index, frame))
         if self.source.spread:
             spread = self.source.spread(index, frame)
-            off = np.abs(enhanced - case.known.clean)
-            found["spread"] = spread_counts(spread, off, case.case.strip)
-        return found
+            off = np.abs(enhanced - case.truth.clean)
+            extra["spread"] = count_spread(spread, off, case.case.strip)
+        return extra
 
 
 def _identity_gain(case: Subject, original: Image) -> dict[str, float]:
-    """What the original gains when it is stored as a run stores its images, in 8 bit."""
+    """The gain of the original when it is stored as a run stores its images, in 8 bit."""
     stored = np.asarray(np.round(original * 255) / 255, np.float32)
     before, after = case.contrast(original), case.contrast(stored)
     return {name: after[f"{name}_ln"] - before[f"{name}_ln"] for name in ("cnr", "snr")}
@@ -151,7 +153,7 @@ def _identity_gain(case: Subject, original: Image) -> dict[str, float]:
 
 def _source(path: Path | None, is_run: bool, archive: Archive, bundle: Bundle) -> Source:
     if path is None:
-        raise UsageError("expected a run or images to evaluate")
+        raise UsageError("give a run or images to evaluate")
     return run_source(path, archive, bundle) if is_run else images_source(path, archive)
 
 
@@ -159,7 +161,7 @@ def _check_second(first: Source, second: Source) -> None:
     same = first.about.get("seed") == second.about.get("seed") and "seed" in first.about
     if same or first.path.resolve() == second.path.resolve():
         raise UsageError(
-            f"{second.path}: is the same noise again; give a run with another --seed as --second"
+            f"{second.path}: has the same noise; give a run with another --seed as --second"
         )
 
 
@@ -167,26 +169,28 @@ def _check_names(against: tuple[Path, ...]) -> None:
     names = [*METHODS, *(x.stem for x in against)]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"--against: {name!r} names two rows; rename one of the paths")
+            raise UsageError(
+                f"--against: two rows would be named {name!r}; rename one of the paths"
+            )
 
 
-def _about(job: _Job) -> dict[str, Any]:
-    frame = job.bundle.contract.frame
+def _about(scoring: _Scoring) -> dict[str, Any]:
+    frame = scoring.bundle.contract.frame
     return {
-        **job.source.about,
+        **scoring.source.about,
         "frame": asdict(frame),
-        "phantom": job.truth.attrs.get("phantom"),
-        "archive": job.archive.identity,
-        "cases_of_the_archive": job.archive.cases,
-        "raters": [rater.about for rater in job.raters],
-        "against": {name: x.about for name, x in job.against.items()},
+        "phantom": scoring.truth.attrs.get("phantom"),
+        "archive": scoring.archive.identity,
+        "cases_of_the_archive": scoring.archive.cases,
+        "raters": [rater.about for rater in scoring.raters],
+        "against": {name: x.about for name, x in scoring.against.items()},
     }
 
 
-def summary(records: list[Record], about: dict[str, Any]) -> Evaluation:
-    """Means and intervals of all; the difficult half has the lower original CNR."""
+def summarise(records: list[Record], about: dict[str, Any]) -> Evaluation:
+    """Means and intervals over the cases; the difficult half has the lower original CNR."""
     if not records:
-        raise ArchiveError("there is no case to evaluate; see `mcdiff-batch status`")
+        raise ArchiveError("no case has an image to evaluate; see `mcdiff-batch status`")
     groups, rows = _groups(records), tuple(records[0]["methods"])
     label = [x["label_dice"] for x in records if "label_dice" in x]
     return Evaluation(
@@ -205,7 +209,7 @@ def summary(records: list[Record], about: dict[str, Any]) -> Evaluation:
             for name in ("cnr", "snr")
         },
         label_dice=float(np.mean(label)) if label else None,
-        draws=calibrated([x["spread"] for x in records if "spread" in x]),
+        draws=compare_spread([x["spread"] for x in records if "spread" in x]),
         per_case=records,
     )
 
@@ -223,7 +227,7 @@ def _column(records: list[Record], method: str, measure: str) -> Values:
 
 
 def _over(records: list[Record], statistic: Any) -> Means:
-    """Over the finite values: PSNR of equal images, and angles of what was not read, are none."""
+    """A statistic over the finite values: equal images have no PSNR, unread angles no error."""
 
     def one(method: str, measure: str) -> float:
         values = _column(records, method, measure)
@@ -234,17 +238,17 @@ def _over(records: list[Record], statistic: Any) -> Means:
 
 
 def _likeness(records: list[Record], view: str, method: str) -> dict[str, list[float]]:
-    """Mean over cases to each depth [D]; a depth compared with itself is left out of the PSNR."""
-    found = {}
+    """The mean likeness to each depth [D]; PSNR leaves out a depth compared with itself."""
+    means = {}
     for measure in ("ms_ssim", "psnr"):
         table = np.array([x["methods"][method]["depths"][view][measure] for x in records])
         finite = [column[np.isfinite(column)] for column in table.T]
-        found[measure] = [float(x.mean()) if len(x) else float("nan") for x in finite]
-    return found
+        means[measure] = [float(x.mean()) if len(x) else float("nan") for x in finite]
+    return means
 
 
 def _gain_share(records: list[Record], measure: str) -> Interval:
-    """How much of the ceiling's mean gain over the original the enhanced images have."""
+    """The enhanced images' share of the ceiling's mean gain over the original."""
     columns = np.stack([_column(records, m, measure) for m in (ORIGINAL, ENHANCED, CLEAN)], axis=1)
     columns = columns[np.isfinite(columns).all(axis=1)]
     share = lambda x: (x[..., 1] - x[..., 0]) / (x[..., 2] - x[..., 0])

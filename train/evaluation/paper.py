@@ -1,6 +1,6 @@
-"""What the paper reports, to stand beside what is measured here.
+"""The paper's figures, to be printed beside what is measured here.
 
-Its "dB" of CNR and SNR are 20 ln (SCIENCE.md, Measures), its dB of PSNR 10 log10.
+Its "dB" of CNR and SNR are 20 ln (train/README.md, Measures); its dB of PSNR are 10 log10.
 """
 
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ INTER_RATER = {
 
 
 def figures() -> dict[str, Any]:
-    """All of it, for a JSON document; a pair is mean and sd, angles are (thoracic, lumbar)."""
+    """All figures for a JSON document; a pair is mean and sd, angles are (thoracic, lumbar)."""
     angles = {"intra_rater": INTRA_RATER, "inter_rater": INTER_RATER}
     return {
         "table_ii": {"ms_ssim": MS_SSIM, "psnr": PSNR, "mean": MEANS, "best_rival": RIVAL_MEANS},

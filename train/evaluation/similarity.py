@@ -17,7 +17,7 @@ PAPER_FRAME = Frame(height=256, width=256)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An image at one scale, and what its windows hold; all windows lie inside the image."""
+    """An image at one scale, and the moments of its windows; all windows lie inside the image."""
 
     image: Image
     mean: Image
@@ -28,20 +28,20 @@ Pyramid = tuple[Scale, ...]
 
 
 def pyramid(image: Image) -> Pyramid:
-    """image [y, x] in [0, 1], at least 176 px a side; every scale halves it by 2 x 2 means."""
+    """The scales of an image [y, x] in [0, 1], at least 176 px a side; each halves the last."""
     assert min(image.shape) >= SMALLEST
     scales = []
     for _ in WEIGHTS:
-        mean = _windowed(image)
-        scales.append(Scale(image, mean, _windowed(image * image) - mean * mean))
-        image = _halved(image)
+        mean = _window_mean(image)
+        scales.append(Scale(image, mean, _window_mean(image * image) - mean * mean))
+        image = _halve(image)
     return tuple(scales)
 
 
 def ms_ssim(a: Pyramid, b: Pyramid) -> float:
-    """Eq. 7: product over scales of contrast-structure ^ weight, luminance at the coarsest alone.
+    """Eq. 7 of Wang et al.: the product over scales of contrast-structure ^ weight.
 
-    Means over windows that are negative count as 0.
+    Luminance counts at the coarsest scale only.  Negative means over windows count as 0.
     """
     terms = [_contrast_structure(x, y) for x, y in zip(a[:-1], b[:-1], strict=True)]
     terms.append(_similarity(a[-1], b[-1]))
@@ -49,10 +49,9 @@ def ms_ssim(a: Pyramid, b: Pyramid) -> float:
 
 
 def strip_view(image: Image, strip: Mask) -> Image:
-    """The strip's bounding box of a frame image, both sides enlarged alike to 176 px or more.
+    """The strip's bounding box of a frame image, enlarged to sides of 176 px or more.
 
-    Linear interpolation, aspect kept: five scales of an 11-px window need 176 px.  The finest
-    scales then see little that the frame does not hold; the windows of the others do.
+    Five scales of an 11-px window need 176 px.  Linear interpolation keeps the aspect.
     """
     rows, columns = np.flatnonzero(strip.any(axis=1)), np.flatnonzero(strip.any(axis=0))
     box = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -63,11 +62,11 @@ def strip_view(image: Image, strip: Mask) -> Image:
 
 
 def square_view(image: Image) -> Image:
-    """A frame image letterboxed in the paper's 256 x 256; the black around it counts."""
+    """A frame image letterboxed to the paper's 256 x 256; the black around it counts."""
     return to_frame(image, PAPER_FRAME, black=0.0)
 
 
-def _windowed(image: Image) -> Image:
+def _window_mean(image: Image) -> Image:
     half = TAPS // 2
     taps = np.exp(-((np.arange(TAPS) - half) ** 2) / (2 * SIGMA**2))
     taps /= taps.sum()
@@ -75,7 +74,7 @@ def _windowed(image: Image) -> Image:
     return np.asarray(ndimage.correlate1d(across, taps, axis=0)[half:-half], np.float32)
 
 
-def _halved(image: Image) -> Image:
+def _halve(image: Image) -> Image:
     y, x = (n // 2 * 2 for n in image.shape)
     even = image[:y, :x]
     mean = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
@@ -83,7 +82,7 @@ def _halved(image: Image) -> Image:
 
 
 def _structure(a: Scale, b: Scale) -> Image:
-    together = _windowed(a.image * b.image) - a.mean * b.mean
+    together = _window_mean(a.image * b.image) - a.mean * b.mean
     return np.asarray((2 * together + C2) / (a.variance + b.variance + C2), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Images to be judged: a run's, or any method's as a zarr or a folder of PNG files."""
+"""Where images to score come from: a run, or any method's zarr or folder of PNG files."""
 
 import json
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.image.frame import Frame, Image, Labels, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.model.contract import Bundle
 
-RUN = "run.json"  # what tells a run's folder from images
-KEPT = ("bundle", "solver", "ladder", "seed", "draws", "temperature", "plan", "software")
+RUN = "run.json"  # a folder with this file is a run
+SETTINGS = ("bundle", "solver", "ladder", "seed", "draws", "temperature", "plan", "software")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +25,18 @@ class Source:
     """One method's images of an archive's cases."""
 
     path: Path
-    cases: tuple[int, ...]  # those there is an image of
+    cases: tuple[int, ...]  # the cases that have an image
     image: Callable[[int, Frame], Image]  # -> [H, W] in [0, 1] on the frame
     about: dict[str, Any]
-    label: Callable[[int, Frame], Labels] | None = None  # the run's own map
-    spread: Callable[[int, Frame], Image] | None = None  # of draws, [H, W], in units of the image
+    label: Callable[[int, Frame], Labels] | None = None  # the run's own label map
+    spread: Callable[[int, Frame], Image] | None = None  # over draws, [H, W], in units of the image
 
 
 def on_frame(image: npt.NDArray[Any], extent: tuple[int, int], frame: Frame) -> Image:
-    """Area-averages onto the frame an image that holds a scan of `extent` (y, x) px.
+    """Area-averages an image that holds a scan of `extent` (y, x) px onto the frame.
 
-    The scan lies on the image as it would on a frame of the image's size: centred, aspect kept.
-    So an image of the scan's own shape, of any frame's, and of a letterboxed square all do.
+    The scan lies on the image as on a frame of that size: centred, aspect kept.  So the image may
+    have the shape of the scan, of any frame, or of a letterboxed square.
     """
     return to_frame(_scan(image, extent), frame, black=0.0)
 
@@ -47,9 +47,9 @@ def _scan(image: npt.NDArray[Any], extent: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
-    """The done cases of a finished run, by `bundle` or (None) by any.
+    """The done cases of a finished run by `bundle`; None: by any bundle.
 
-    Raises ArchiveError for a run of anything else.
+    Raises ArchiveError if `run` is anything else.
     """
     try:
         settings = json.loads((run / RUN).read_text())["settings"]
@@ -57,93 +57,95 @@ def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
         status = np.asarray(output["status"])
     except (OSError, KeyError, ValueError) as error:
         raise ArchiveError(
-            f"{run}: is no finished run ({error}); finish it with `mcdiff-batch run`"
+            f"{run}: is not a finished run ({error}); finish it with `mcdiff-batch run`"
         ) from error
     if bundle is not None and settings["bundle"] != bundle.sha256:
         raise ArchiveError(
-            f"{run}: was made with bundle {settings['bundle'][:12]}..., this one is "
-            f"{bundle.sha256[:12]}...; name its own with --bundle"
+            f"{run}: was made with bundle {settings['bundle'][:12]}..., expected "
+            f"{bundle.sha256[:12]}...; name the run's bundle with --bundle"
         )
     if settings["archive"] != archive.identity:
-        raise ArchiveError(f"{run}: is a run of another archive; name its own with --truth")
+        raise ArchiveError(f"{run}: is a run of another archive; name that archive with --truth")
     label: Any = output["label"]
     return Source(
         path=run,
         cases=tuple(np.flatnonzero(status == 1).tolist()),
         image=_reader(output["enhanced"], archive),
-        about={name: settings[name] for name in KEPT if name in settings},
+        about={name: settings[name] for name in SETTINGS if name in settings},
         label=lambda case, frame: nearest_to_frame(_cut(label[case], case, archive), frame),
         spread=_reader(output["spread"], archive) if "spread" in output else None,
     )
 
 
 def any_source(path: Path, archive: Archive) -> Source:
-    """Any method's: images, or a run by whatever bundle.  Raises ArchiveError."""
+    """The images of any method, or of a run by any bundle.  Raises ArchiveError."""
     is_run = (path / RUN).is_file()
     return run_source(path, archive, None) if is_run else images_source(path, archive)
 
 
 def images_source(path: Path, archive: Archive) -> Source:
-    """Raises ArchiveError where `path` is neither, or names no case."""
+    """The images of a zarr or of a folder of PNG files.  Raises ArchiveError."""
     about = {"images": path.name}
     if path.is_dir() and not any((path / x).exists() for x in ("zarr.json", ".zgroup", ".zarray")):
-        files = _named(path, archive)
+        files = _files_by_case(path, archive)
         return Source(
             path=path,
             cases=tuple(sorted(files)),
-            image=lambda case, frame: _framed(read_grey(files[case]), case, archive, frame),
+            image=lambda case, frame: _to_frame(read_grey(files[case]), case, archive, frame),
             about=about,
         )
-    array = _opened(path, archive)
+    array = _open(path, archive)
     cases = tuple(range(archive.cases))
     return Source(path=path, cases=cases, image=_reader(array, archive), about=about)
 
 
-def _opened(path: Path, archive: Archive) -> Any:
+def _open(path: Path, archive: Archive) -> Any:
     """The array `enhanced` of a group, or the array itself."""
     try:
-        found = zarr.open(path, mode="r")
-        array: Any = found if isinstance(found, zarr.Array) else found["enhanced"]
+        stored = zarr.open(path, mode="r")
+        array: Any = stored if isinstance(stored, zarr.Array) else stored["enhanced"]
         fits = array.ndim == 3 and array.shape[0] == archive.cases
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise ArchiveError(
             f"{path}: holds no images ({error}); expected a zarr with `enhanced (case, y, x)`, or "
-            "a folder of PNG"
+            "a folder of PNG files"
         ) from error
     if not fits:
-        expected = f"({archive.cases}, y, x) as the truth has cases"
+        expected = f"({archive.cases}, y, x), one image per case of --truth"
         raise ArchiveError(f"{path}: images are {array.shape}, expected {expected}")
     return array
 
 
-def _named(path: Path, archive: Archive) -> dict[int, Path]:
-    """PNG files by case: a file's name is a case id, else a case's index."""
+def _files_by_case(path: Path, archive: Archive) -> dict[int, Path]:
+    """PNG files by case; a file's name is a case id or a case's index."""
     keys = {archive.key(i): i for i in range(archive.cases)}
-    found: dict[int, Path] = {}
+    files: dict[int, Path] = {}
     for file in sorted(path.glob("*.png")):
         number = int(file.stem) if file.stem.isdecimal() else -1
         case = keys.get(file.stem, number)
-        if not 0 <= case < archive.cases or case in found:
+        if not 0 <= case < archive.cases or case in files:
             raise ArchiveError(
-                f"{file}: names no case, or one that another file names; expected an index below "
-                f"{archive.cases} or a case_id"
+                f"{file}: its name is not a case, or another file has the same case; expected an "
+                f"index below {archive.cases} or a case_id"
             )
-        found[case] = file
-    if not found:
-        raise ArchiveError(f"{path}: holds no PNG; expected one a case, named by index or case_id")
-    return found
+        files[case] = file
+    if not files:
+        raise ArchiveError(
+            f"{path}: holds no PNG file; expected one per case, named by index or case_id"
+        )
+    return files
 
 
 def _reader(array: Any, archive: Archive) -> Callable[[int, Frame], Image]:
-    return lambda case, frame: _framed(np.asarray(array[case]), case, archive, frame)
+    return lambda case, frame: _to_frame(np.asarray(array[case]), case, archive, frame)
 
 
-def _framed(image: npt.NDArray[Any], case: int, archive: Archive, frame: Frame) -> Image:
+def _to_frame(image: npt.NDArray[Any], case: int, archive: Archive, frame: Frame) -> Image:
     return to_frame(_unit(_cut(image, case, archive), f"case {case}"), frame, black=0.0)
 
 
 def _cut(image: npt.NDArray[Any], case: int, archive: Archive) -> npt.NDArray[Any]:
-    """The scan of a case: on the archive's padded grid it lies in the corner."""
+    """The scan on a case's image; on the archive's padded grid it lies in the corner."""
     extent = archive.extent(case)
     if image.shape == archive.grid:
         return image[: extent[0], : extent[1]]
@@ -151,10 +153,10 @@ def _cut(image: npt.NDArray[Any], case: int, archive: Archive) -> npt.NDArray[An
 
 
 def _unit(image: npt.NDArray[Any], where: str) -> Image:
-    """In [0, 1]: u1 is 0..255, u2 0..65535, floats are so already.  Raises ArchiveError."""
+    """Scales to [0, 1]: u1 is 0..255, u2 0..65535, floats are 0..1.  Raises ArchiveError."""
     if image.dtype.kind == "u":
         return np.asarray(image, np.float32) / np.float32(np.iinfo(image.dtype).max)
-    found = np.asarray(image, np.float32)
-    if image.dtype.kind != "f" or not (found.min() > -0.5 and found.max() < 1.5):
-        raise ArchiveError(f"{where}: px are no picture, expected u1, u2 or floats in [0, 1]")
-    return np.clip(found, 0, 1)
+    values = np.asarray(image, np.float32)
+    if image.dtype.kind != "f" or not (values.min() > -0.5 and values.max() < 1.5):
+        raise ArchiveError(f"{where}: unusable px values; expected u1, u2 or floats in [0, 1]")
+    return np.clip(values, 0, 1)

@@ -1,4 +1,4 @@
-"""A case and its truth on the frame, and all that is measured of one image of it."""
+"""A phantom and its truth on the frame, and everything that is measured of an image of it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,30 +32,30 @@ Scores = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What a phantom knows of itself."""
+class Truth:
+    """The truth that a phantom archive stores with a case."""
 
     clean: Image  # [H, W] in [0, 1]
     label: Labels  # [H, W]
     full_label: Labels  # [y, x], as stored
     landmarks: npt.NDArray[np.float32]  # [18, 2, 2], stored px
-    angles_deg: tuple[float, float]  # thoracic, lumbar; NaN where it has none
+    angles_deg: tuple[float, float]  # thoracic, lumbar; NaN if there is none
     difficult: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One phantom on the frame; images are [H, W] in [0, 1]."""
+    """One phantom on the frame, with its truth; images are [H, W] in [0, 1]."""
 
     case: FramedCase
-    known: Known
+    truth: Truth
     spacing_mm: tuple[float, float]  # y, x, of stored px
-    depths: dict[int, Image] = field(repr=False)  # those present
+    depths: dict[int, Image] = field(repr=False)  # the depths that are present
 
     @cached_property
     def regions(self) -> tuple[Mask, Mask]:
-        """s and b, by the truth."""
-        return regions(self.known.label > 0, self.case.strip, self.case.spacing_mm[0])
+        """s and b of eq. 12 and 13, by the true mask."""
+        return regions(self.truth.label > 0, self.case.strip, self.case.spacing_mm[0])
 
     @cached_property
     def depth_views(self) -> dict[str, dict[int, tuple[Image, Pyramid]]]:
@@ -63,28 +63,28 @@ class Subject:
 
     @cached_property
     def clean_view(self) -> tuple[Image, Pyramid]:
-        return self.view(self.known.clean, "strip")
+        return self.view(self.truth.clean, "strip")
 
     def contrast(self, image: Image) -> Scores:
-        """Eq. 12 and 13, each in both logarithms."""
+        """CNR and SNR, eq. 12 and 13, each in both logarithms."""
         return contrast(image, *self.regions)
 
     def label_dice(self, label: Labels) -> float:
-        return mean_dice(label, self.known.label)
+        return mean_dice(label, self.truth.label)
 
     def view(self, image: Image, kind: str) -> tuple[Image, Pyramid]:
         seen = strip_view(image, self.case.strip) if kind == "strip" else square_view(image)
         return seen, pyramid(seen)
 
 
-def subject(archive: Archive, truth: Any, index: int, contract: Contract) -> Subject:
-    """Raises CaseError where the case's data are bad."""
+def read_subject(archive: Archive, truth: Any, index: int, contract: Contract) -> Subject:
+    """Reads case `index`.  truth: the archive's zarr group.  Raises CaseError for bad data."""
     case = frame_case(archive.read(index), contract)
     frame, (y, x) = contract.frame, case.extent
     clean = np.asarray(truth["clean"][index])[:y, :x]
     label = np.asarray(truth["label"][index])[:y, :x]
     thoracic, lumbar = np.asarray(truth["angles_deg"][index], float).tolist()
-    known = Known(
+    stored = Truth(
         clean=to_frame(clean, frame, black=0.0) / np.float32(255),
         label=nearest_to_frame(label, frame),
         full_label=label,
@@ -95,19 +95,19 @@ def subject(archive: Archive, truth: Any, index: int, contract: Contract) -> Sub
     scale = case.placement.scale
     return Subject(
         case=case,
-        known=known,
+        truth=stored,
         spacing_mm=(case.spacing_mm[0] * scale, case.spacing_mm[1] * scale),
         depths={d: (x + 1) / 2 for d, x in enumerate(case.depths) if x.max() > -1},
     )
 
 
-def measured(subject: Subject, image: Image, raters: tuple[Rater, Rater]) -> Scores:
-    """All figures of one image [H, W] in [0, 1]; dB, degrees, counts, else shares of one."""
-    first, second = (readings(subject, image, rater) for rater in raters)
+def measure_image(subject: Subject, image: Image, raters: tuple[Rater, Rater]) -> Scores:
+    """All figures of one image [H, W] in [0, 1]: dB, degrees, counts, otherwise shares of 1."""
+    first, second = (read_image(subject, image, rater) for rater in raters)
     views = {kind: subject.view(image, kind) for kind in VIEWS}
     return {
         **subject.contrast(image),
-        "psnr": psnr(image, subject.known.clean, subject.case.strip),
+        "psnr": psnr(image, subject.truth.clean, subject.case.strip),
         "ms_ssim": ms_ssim(views["strip"][1], subject.clean_view[1]),
         **first,
         "rater_b": second,
@@ -115,18 +115,18 @@ def measured(subject: Subject, image: Image, raters: tuple[Rater, Rater]) -> Sco
     }
 
 
-def readings(subject: Subject, image: Image, rater: Rater) -> Scores:
-    """What a rater reads from the image's pixels, against the truth."""
+def read_image(subject: Subject, image: Image, rater: Rater) -> Scores:
+    """Dice, angles and levels that a rater reads from the image's pixels, against the truth."""
     extent = subject.case.extent
-    label = rater.read(_for(rater.frame, image, extent))
-    truth, spine = _true_spine(subject, rater.frame), _spine(subject, label, rater.frame)
-    lost, invented = levels_changed(truth, spine)
-    found = (spine.thoracic_deg, spine.lumbar_deg)
-    off = [abs(a - b) for a, b in zip(found, subject.known.angles_deg, strict=True)]
+    label = rater.read(_on_frame(rater.frame, image, extent))
+    true_spine, spine = _true_spine(subject, rater.frame), _spine(subject, label, rater.frame)
+    lost, invented = levels_changed(true_spine, spine)
+    angles = (spine.thoracic_deg, spine.lumbar_deg)
+    off = [abs(a - b) for a, b in zip(angles, subject.truth.angles_deg, strict=True)]
     return {
-        "dice": mean_dice(label, nearest_to_frame(subject.known.full_label, rater.frame)),
-        "thoracic_deg": found[0],
-        "lumbar_deg": found[1],
+        "dice": mean_dice(label, nearest_to_frame(subject.truth.full_label, rater.frame)),
+        "thoracic_deg": angles[0],
+        "lumbar_deg": angles[1],
         "thoracic_off": off[0],
         "lumbar_off": off[1],
         "lost": lost,
@@ -135,7 +135,7 @@ def readings(subject: Subject, image: Image, rater: Rater) -> Scores:
     }
 
 
-def _for(frame: Frame, image: Image, extent: tuple[int, int]) -> Image:
+def _on_frame(frame: Frame, image: Image, extent: tuple[int, int]) -> Image:
     same = image.shape == (frame.height, frame.width)
     return image if same else on_frame(image, extent, frame)
 
@@ -146,22 +146,22 @@ def _spine(subject: Subject, label: Labels, frame: Frame) -> Spine:
 
 def _true_spine(subject: Subject, frame: Frame) -> Spine:
     where = place(subject.case.extent, frame)
-    return spine_of_landmarks(subject.known.landmarks, where, _spacing(subject, frame))
+    return spine_of_landmarks(subject.truth.landmarks, where, _spacing(subject, frame))
 
 
 def _spacing(subject: Subject, frame: Frame) -> tuple[float, float]:
-    """Of frame px, y, x, mm."""
+    """The spacing of frame px, (y, x) mm."""
     scale = place(subject.case.extent, frame).scale
     return subject.spacing_mm[0] / scale, subject.spacing_mm[1] / scale
 
 
 def _likeness(subject: Subject, kind: str, view: tuple[Image, Pyramid]) -> dict[str, list[float]]:
-    """MS-SSIM and PSNR to each depth [D], NaN where a depth is absent; all px of the view count."""
+    """MS-SSIM and PSNR to each depth [D], NaN if it is absent; all px of the view count."""
     image, scales = view
-    found: dict[str, list[float]] = {"ms_ssim": [], "psnr": []}
+    scores: dict[str, list[float]] = {"ms_ssim": [], "psnr": []}
     everywhere = np.ones(image.shape, bool)
     for depth in range(len(subject.case.depths)):
         other = subject.depth_views[kind].get(depth)
-        found["ms_ssim"].append(ms_ssim(scales, other[1]) if other else float("nan"))
-        found["psnr"].append(psnr(image, other[0], everywhere) if other else float("nan"))
-    return found
+        scores["ms_ssim"].append(ms_ssim(scales, other[1]) if other else float("nan"))
+        scores["psnr"].append(psnr(image, other[0], everywhere) if other else float("nan"))
+    return scores

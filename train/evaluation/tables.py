@@ -1,4 +1,4 @@
-"""The evaluation as text, 100 columns, or as JSON."""
+"""The evaluation as text of 100 columns, or as JSON."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,46 +15,46 @@ from .evaluate import Evaluation
 from .rivals import CLEAN, ENHANCED, FLOORS, ORIGINAL
 
 ROLES = dict.fromkeys(FLOORS, " (floor)") | {CLEAN: " (ceiling)"}
-NAME = 25  # columns of a row's name
-TITLE = 49  # of a bar's
-PAPERS = ("cnr_ln", "snr_ln")  # in the logarithm of the paper
+NAME = 25  # columns for the name of a row
+TITLE = 49  # columns for the title of a bar
+PAPERS = ("cnr_ln", "snr_ln")  # in the paper's logarithm
 PAPER_TABLE_III = {"original": paper.ORIGINAL, "enhanced": paper.ENHANCED}
 PAPER_ANGLES = {INTRA: paper.INTRA_RATER, INTER: paper.INTER_RATER}
 
 
 def as_json(evaluation: Evaluation) -> str:
     """One document: every table, every bar, every case, and the paper's figures."""
-    told = asdict(evaluation)
-    told["bars"] = [asdict(x) | {"verdict": x.verdict} for x in bars(evaluation)]
-    told["paper"] = paper.figures()
-    for record in told["per_case"]:
+    document = asdict(evaluation)
+    document["bars"] = [asdict(x) | {"verdict": x.verdict} for x in bars(evaluation)]
+    document["paper"] = paper.figures()
+    for record in document["per_case"]:
         for name in ("px", "squares"):
             record.get("spread", {}).pop(name, None)
-    return json.dumps(rounded(told))
+    return json.dumps(round_figures(document))
 
 
-def rounded(found: Any) -> Any:
-    """Figures to four decimals; what is undefined is null."""
-    if isinstance(found, dict):
-        return {name: rounded(x) for name, x in found.items()}
-    if isinstance(found, list | tuple):
-        return [rounded(x) for x in found]
-    if isinstance(found, float):
-        return round(found, 4) if np.isfinite(found) else None
-    return found
+def round_figures(value: Any) -> Any:
+    """Rounds all figures of a document to four decimals; undefined ones become null."""
+    if isinstance(value, dict):
+        return {name: round_figures(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [round_figures(x) for x in value]
+    if isinstance(value, float):
+        return round(value, 4) if np.isfinite(value) else None
+    return value
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """The tables for a person."""
+    """The tables, for a person."""
     parts = (_head, _against_truth, _table_ii, _table_iii, _table_iv, _draws, _bars)
     return "\n".join(line.rstrip() for part in parts for line in part(evaluation))
 
 
-def _head(found: Evaluation) -> Iterator[str]:
-    about, frame = found.about, found.about["frame"]
+def _head(evaluation: Evaluation) -> Iterator[str]:
+    about, frame = evaluation.about, evaluation.about["frame"]
     phantom = about["phantom"] or {}
     what = f"images {about['images']}" if "images" in about else f"a run with seed {about['seed']}"
-    yield f"{found.cases} of {about['cases_of_the_archive']} cases, {what}"
+    yield f"{evaluation.cases} of {about['cases_of_the_archive']} cases, {what}"
     seed, version = (phantom.get(name, "unknown") for name in ("seed", "version"))
     yield f"phantom seed {seed}, version {version}"
     yield f"every image area-averaged to one grid, {frame['height']} x {frame['width']} px"
@@ -64,7 +64,7 @@ def _head(found: Evaluation) -> Iterator[str]:
     yield "floor: what any enhancement must beat; ceiling: the clean target itself"
 
 
-def _against_truth(found: Evaluation) -> Iterator[str]:
+def _against_truth(evaluation: Evaluation) -> Iterator[str]:
     yield from _title("AGAINST THE TRUTH, means; CNR and SNR in dB (20 log10)")
     columns = {
         "cnr_log10": ("CNR", 8, 2),
@@ -78,29 +78,29 @@ def _against_truth(found: Evaluation) -> Iterator[str]:
         "invented": ("inv.", 7, 2),
     }
     heads = "".join(f"{title:>{width}}" for title, width, _ in columns.values())
-    for group, means in found.groups.items():
-        yield f"{f'{group} ({found.sizes[group]})':<{NAME}}{heads}"
-        for method in found.methods:
+    for group, means in evaluation.groups.items():
+        yield f"{f'{group} ({evaluation.sizes[group]})':<{NAME}}{heads}"
+        for method in evaluation.methods:
             row = means[method]
             cells = (_number(row[x], width, digits) for x, (_, width, digits) in columns.items())
             yield _row(_name(method), *cells)
         yield ""
     yield "thor., lumb.: error of the curve angle; lost, inv.: vertebral levels a case"
-    if found.label_dice is not None:
-        yield f"the run's own label map has Dice {found.label_dice:.3f}"
+    if evaluation.label_dice is not None:
+        yield f"the run's own label map has Dice {evaluation.label_dice:.3f}"
 
 
-def _table_ii(found: Evaluation) -> Iterator[str]:
+def _table_ii(evaluation: Evaluation) -> Iterator[str]:
     yield from _title("TABLE II, likeness to the original of each depth, superficial to deep")
-    depths = len(found.likeness["strip"][ENHANCED]["psnr"])
+    depths = len(evaluation.likeness["strip"][ENHANCED]["psnr"])
     heads = [*(f"d={d + 1}" for d in range(depths)), "mean"]
     both = "".join(f"{x:>6}" for x in heads) + "  " + "".join(f"{x:>6}" for x in heads)
     views = {"strip": "the strip's bounding box", "square": "letterboxed 256 x 256"}
     yield _row("", f"{'MS-SSIM':>{6 * len(heads)}}", f"{'PSNR, dB':>{6 * len(heads) + 2}}")
     for view, title in views.items():
         yield f"{title:<{NAME}}{both}"
-        for method in found.methods:
-            row = found.likeness[view][method]
+        for method in evaluation.methods:
+            row = evaluation.likeness[view][method]
             yield _row(_name(method), *_likeness(row["ms_ssim"], row["psnr"]))
     yield _row("paper, enhanced", *_likeness(paper.MS_SSIM, paper.PSNR))
     best = paper.RIVAL_MEANS
@@ -113,24 +113,24 @@ def _likeness(similar: Sequence[float], peak: Sequence[float]) -> Iterator[str]:
         yield gap + "".join(_number(x, 6, 2) for x in (*figures, sum(figures) / len(figures)))
 
 
-def _table_iii(found: Evaluation) -> Iterator[str]:
+def _table_iii(evaluation: Evaluation) -> Iterator[str]:
     yield from _title(
         "TABLES III AND V, mean (sd), in the paper's 20 ln and in dB (20 log10); gains in 20 ln"
     )
-    means, sds = found.groups["all cases"], found.spread_of
+    means, sds = evaluation.groups["all cases"], evaluation.spread_of
     titles = ("CNR, 20 ln", "SNR, 20 ln", "CNR, dB", "SNR, dB", "gain CNR", "SNR")
     yield _row("", *(f"{x:>{w}}" for x, w in zip(titles, (14, 14, 14, 14, 9, 8), strict=True)))
-    for method in found.methods:
+    for method in evaluation.methods:
         row = means[method]
         cells = (_both(row[x], sds[method][x]) for x in (*PAPERS, "cnr_log10", "snr_log10"))
         yield _row(_name(method), *cells, *_gains(row, means[ORIGINAL]))
     original = {x: paper.ORIGINAL[x][0] for x in PAPERS}
-    for name, told in PAPER_TABLE_III.items():
-        gains = _gains({x: told[x][0] for x in PAPERS}, original)
-        yield _row(f"paper, {name}", *(_both(*told[x]) for x in PAPERS), " " * 28, *gains)
+    for name, pairs in PAPER_TABLE_III.items():
+        gains = _gains({x: pairs[x][0] for x in PAPERS}, original)
+        yield _row(f"paper, {name}", *(_both(*pairs[x]) for x in PAPERS), " " * 28, *gains)
     for name, figures in paper.TABLE_V.items():
-        means_told = (f"{figures[x]:>7.2f}{'':7}" for x in PAPERS)
-        yield _row(f"paper, {name}", *means_told, " " * 28, *_gains(figures, original))
+        cells = (f"{figures[x]:>7.2f}{'':7}" for x in PAPERS)
+        yield _row(f"paper, {name}", *cells, " " * 28, *_gains(figures, original))
     yield "background: the 4.5 mm around the bone; 20 ln is 2.3 times 20 log10, and the paper's dB"
 
 
@@ -143,54 +143,56 @@ def _both(mean: float, sd: float) -> str:
     return f"{f'{mean:.2f} ({sd:.2f})':>14}"
 
 
-def _table_iv(found: Evaluation) -> Iterator[str]:
+def _table_iv(evaluation: Evaluation) -> Iterator[str]:
     yield from _title("TABLE IV, ultrasound curve angle: ICC(A,1) with 95 % interval; degrees")
     heads = f"{'n':>4}{'ICC':>20}{'MAD':>6}{'SEM':>7}"
     yield _row("", f"{'thoracic':>24}{'':13}", f"{'lumbar':>24}")
-    for block in found.angles:
+    for block in evaluation.angles:
         yield _row(block.title, heads, heads)
         for method, pair in block.rows.items():
             yield _row(_name(method), *(_agreement(x) for x in pair))
         for image, figures in PAPER_ANGLES.get(block.title, {}).items():
             yield _row(f"paper, {image}", *(_figures(x) for x in figures))
         yield ""
-    if found.about.get("temperature") == 0:
+    if evaluation.about.get("temperature") == 0:
         yield "the run's temperature is 0: another noise seed changes nothing"
-    elif not any(block.title == INTRA for block in found.angles):
+    elif not any(block.title == INTRA for block in evaluation.angles):
         yield "intra-rater rows need a run with another noise seed, as --second"
     yield "n: cases in which both angles could be read"
 
 
-def _agreement(found: Agreement) -> str:
-    icc = found.icc
-    return _cells(str(found.cases), (icc.value, icc.low, icc.high, found.mad, found.sem))
+def _agreement(agreement: Agreement) -> str:
+    icc = agreement.icc
+    return _cells(
+        str(agreement.cases), (icc.value, icc.low, icc.high, agreement.mad, agreement.sem)
+    )
 
 
-def _figures(found: paper.Angles) -> str:
-    return _cells("", found)
+def _figures(angles: paper.Angles) -> str:
+    return _cells("", angles)
 
 
-def _cells(cases: str, found: Sequence[float]) -> str:
-    icc, low, high, mad, sem = found
+def _cells(cases: str, figures: Sequence[float]) -> str:
+    icc, low, high, mad, sem = figures
     interval = f"{icc:.2f} ({low:.2f}..{high:.2f})"
     return f"{cases:>4}{interval:>20}{mad:>6.2f}{sem:>7.2f}"
 
 
-def _draws(found: Evaluation) -> Iterator[str]:
-    drawn = found.draws
-    if drawn is None:
+def _draws(evaluation: Evaluation) -> Iterator[str]:
+    draws = evaluation.draws
+    if draws is None:
         return
     yield from _title("SPREAD OVER DRAWS against true error, grey levels of 255")
-    rhos = f"over the px of a case {drawn.per_px:.2f}, over cases {drawn.per_case:.2f}"
+    rhos = f"over the px of a case {draws.per_px:.2f}, over cases {draws.per_case:.2f}"
     yield f"Spearman's rho: {rhos}"
-    yield _row("tenths of px by spread", *(f"{x:>7.1f}" for x in drawn.spread))
-    yield _row("  rms error", *(f"{x:>7.1f}" for x in drawn.error))
+    yield _row("tenths of px by spread", *(f"{x:>7.1f}" for x in draws.spread))
+    yield _row("  rms error", *(f"{x:>7.1f}" for x in draws.error))
 
 
-def _bars(found: Evaluation) -> Iterator[str]:
+def _bars(evaluation: Evaluation) -> Iterator[str]:
     yield from _title("BARS")
     yield f"{'':{TITLE}}{'measured':>19}{'bar':>9}{'stretch':>9}"
-    for bar in bars(found):
+    for bar in bars(evaluation):
         limits = ["" if x is None else f"{bar.sign}{x:g}" for x in (bar.bar, bar.stretch)]
         yield f"{bar.title:<{TITLE}}{_measured(bar):>19}{limits[0]:>9}{limits[1]:>9}  {bar.verdict}"
     yield "Table V's order takes runs of three bundles: one as --run, the others as --against"

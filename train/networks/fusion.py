@@ -14,20 +14,20 @@ def fuse(weights: Tensor, stacked: Tensor) -> Tensor:
     return (weights[:, :, None, None, None].to(stacked.dtype) * split).sum(dim=1)
 
 
-def early(extractor: UNet, images: Tensor, weights: Tensor) -> Features:
-    """Features of images [B * D, 1, H, W], fused before they are decoded: one decoder pass a case.
+def fuse_before_decoding(extractor: UNet, images: Tensor, weights: Tensor) -> Features:
+    """Features of images [B * D, 1, H, W], fused before the decoder, which then runs once per case.
 
-    The decoder is three quarters of a pass; eq. 5 has it decode every depth.
+    The decoder is three quarters of a pass.  Eq. 5 as written decodes every depth.
     """
     return extractor.features(images, partial(fuse, weights))
 
 
-def late(extractor: UNet, images: Tensor, weights: Tensor) -> Features:
-    """Eq. 5 as written: every depth is decoded, then the features and probabilities are fused."""
-    each = extractor.features(images)
-    likely = fuse(weights, each.logits.float().softmax(dim=1))
+def fuse_after_decoding(extractor: UNet, images: Tensor, weights: Tensor) -> Features:
+    """Eq. 5 as written: decodes every depth, then fuses the features and the probabilities."""
+    features = extractor.features(images)
+    probabilities = fuse(weights, features.logits.float().softmax(dim=1))
     return Features(
-        likely.log(),
-        [fuse(weights, x) for x in each.encoder],
-        [fuse(weights, x) for x in each.decoder],
+        probabilities.log(),
+        [fuse(weights, x) for x in features.encoder],
+        [fuse(weights, x) for x in features.decoder],
     )

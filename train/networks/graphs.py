@@ -1,4 +1,4 @@
-"""The two graphs of a bundle as PyTorch modules: what is exported is what is checked."""
+"""The two graphs of a bundle as PyTorch modules.  Export writes them and checks against them."""
 
 import torch
 from torch import Tensor, nn
@@ -7,31 +7,32 @@ from .trio import Networks
 
 
 class Conditioner(nn.Module):
-    """Once per case: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W] to what steps need.
+    """Computes once per case what every step needs.
 
-    Returns (label [B, H, W], then down_i and star_i for every skip i).
-    Of networks in half precision those are half too, and the label i4: TensorRT computes no u1.
+    Takes depths [B, D, H, W], weights [B, D] and strip [B, 1, H, W].  Returns the label [B, H, W],
+    then down_i and star_i for every skip i.  In half precision these are half too, and the label
+    is int32, because TensorRT does not compute uint8.
     """
 
     def __init__(self, nets: Networks) -> None:
         super().__init__()
         self.extractor, self.tuner = nets.extractor, nets.tuner
-        self.features, self.told = nets.features, nets.told
+        self.features, self.tuner_inputs = nets.features, nets.tuner_inputs
 
     def forward(self, depths: Tensor, weights: Tensor, strip: Tensor) -> tuple[Tensor, ...]:
         dtype = self.extractor.dtype
         features = self.features(depths.to(dtype), weights)
         kind = torch.int32 if dtype == torch.float16 else torch.uint8
         label = features.logits.argmax(dim=1).to(kind) * strip[:, 0].to(kind)
-        folded = self.tuner.fold(*self.told(features))
+        folded = self.tuner.fold(*self.tuner_inputs(features))
         return label, *(x for pair in folded for x in pair)
 
 
 class Denoiser(nn.Module):
-    """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, x0-hat clamped (SCIENCE.md).
+    """One whole solver step: x' = a x + b x0-hat + c x0-hat_prev, with x0-hat clamped.
 
     Arithmetic and images are float32, whatever the networks are; x0-hat is black outside the
-    strip.  Without conditions it is the foundation model's step.
+    strip.  Without conditions it is a step of the foundation model.
     coefficients [5]: sqrt(alpha_t), sqrt(1 - alpha_t), a, b, c; t [1]; images [B, 1, H, W].
     """
 
@@ -57,5 +58,5 @@ class Denoiser(nn.Module):
 
 
 def condition_names(nets: Networks) -> list[str]:
-    """down_0, star_0, down_1, ... in the order of the graphs."""
+    """Names of the conditions in the order of the graphs: down_0, star_0, down_1, ..."""
     return [f"{kind}_{i}" for i in range(len(nets.tuner)) for kind in ("down", "star")]

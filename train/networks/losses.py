@@ -1,13 +1,13 @@
 """What the networks predict, and the losses of the three stages: eq. 9, 10 and 11.
 
-A network's output is turned into x0-hat by three coefficients, x0-hat = c_x x_t + c_b b + c_o net:
+Three coefficients turn a network's output into x0-hat = c_x x_t + c_b b + c_o net:
 
 - "v" (Salimans & Ho 2022): c_x = sqrt(alpha), c_b = 0, c_o = -sqrt(1 - alpha).  The two terms of
   eq. 9 add up to the mean square of v, so eq. 9 and 11 need no weight and no cap.
 - "scan": x_t and the scan b (error sd sigma_b) are two observations of x_0.  Their best linear
   estimate is l = P (x_t sqrt(alpha) / (1 - alpha) + b / sigma_b^2), its variance
   P = 1 / (alpha / (1 - alpha) + 1 / sigma_b^2), and x0-hat = l + sqrt(P) net: the
-  preconditioning of Karras et al. 2022 with two observations in the place of one.
+  preconditioning of Karras et al. 2022 with two observations instead of one.
 """
 
 from dataclasses import dataclass
@@ -32,18 +32,21 @@ class Coefficients:
 def coefficients(
     prediction: Prediction, signal: Tensor, noise: Tensor, sigma_b: float
 ) -> Coefficients:
-    """Of signal = sqrt(alpha_t) and noise = sqrt(1 - alpha_t); nothing divides by either alone."""
+    """The coefficients at signal = sqrt(alpha_t), noise = sqrt(1 - alpha_t).
+
+    Nothing divides by either alone, so both ends of the schedule are finite.
+    """
     if prediction == "v":
         return Coefficients(signal, torch.zeros_like(signal), -noise)
-    known, unknown = (signal * sigma_b) ** 2, noise**2
-    total = known + unknown
+    from_x, from_scan = (signal * sigma_b) ** 2, noise**2
+    total = from_x + from_scan
     return Coefficients(
-        signal * sigma_b**2 / total, unknown / total, noise * sigma_b / total.sqrt()
+        signal * sigma_b**2 / total, from_scan / total, noise * sigma_b / total.sqrt()
     )
 
 
 def diffuse(x0: Tensor, eps: Tensor, alpha: Tensor) -> Tensor:
-    """Eq. 1: x_t.  x0, eps [N, 1, H, W]; alpha [N], cumulative."""
+    """x_t of eq. 1.  x0, eps: [N, 1, H, W]; alpha: [N], cumulative."""
     a = alpha[:, None, None, None]
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
@@ -51,10 +54,11 @@ def diffuse(x0: Tensor, eps: Tensor, alpha: Tensor) -> Tensor:
 def denoising_loss(
     x0_hat: Tensor, x0: Tensor, scale: Tensor, inside: Tensor, power: float
 ) -> Tensor:
-    """Eq. 9 and 11: mean square of the output's error inside the strip, weighted by scale^power.
+    """Eq. 9 and 11: mean square error of the output inside the strip, weighted by scale^power.
 
-    x0_hat, x0, inside [N, 1, H, W]; scale: sd [N, 1, 1, 1] of x0-hat's error where the output's
-    is 1.  At power 0 all times count alike; at 2 it is the error of x0-hat, and high noise decides.
+    x0_hat, x0, inside: [N, 1, H, W].  scale [N, 1, 1, 1]: sd of x0-hat's error where the output's
+    error has sd 1.  At power 0 all times count alike; at power 2 it is the error of x0-hat, so high
+    noise decides.
     """
     error = (x0_hat.float() - x0).square() * scale ** (power - 2)
     return (error * inside).sum() / inside.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The networks as a plan: what the engine's sampler walks, straight from PyTorch."""
+"""The networks as an engine plan, so that the engine's sampler can walk them in PyTorch."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from .trio import Networks
 
 
 class TorchPlan:
-    """Plan (engine/plan.py) by the modules that export writes out, on the networks' device.
+    """A `Plan` made of the modules that export writes, on the networks' device.
 
-    For samples while training and for experiments; a run uses the exported graphs.
+    It serves samples during training and experiments; a run uses the exported graphs.
     """
 
     def __init__(self, nets: Networks, batch: int) -> None:
@@ -33,9 +33,9 @@ class TorchPlan:
         return Conditioned(conditions=(inside, seen, conditions), label=_array(label))
 
     def unconditioned(self, strip: Image, scan: Image) -> Conditioned:
-        """For steps of the foundation model alone."""
-        held = self._tensor(strip), self._tensor(scan), list[Tensor]()
-        return Conditioned(conditions=held, label=np.zeros(strip.shape, np.uint8))
+        """The state for steps of the foundation model alone."""
+        conditions = self._tensor(strip), self._tensor(scan), list[Tensor]()
+        return Conditioned(conditions=conditions, label=np.zeros(strip.shape, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         weights = np.ones((len(images), 1), np.float32)
@@ -45,9 +45,9 @@ class TorchPlan:
     def step(
         self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
     ) -> tuple[Image, Image]:
-        held: Any = conditioned.conditions
-        told = (self._tensor(value) for value in numbers(rung).values())
-        after, x0 = self.denoiser(self._tensor(x), self._tensor(previous), *told, *held)
+        conditions: Any = conditioned.conditions
+        scalars = (self._tensor(value) for value in numbers(rung).values())
+        after, x0 = self.denoiser(self._tensor(x), self._tensor(previous), *scalars, *conditions)
         return _array(after), _array(x0)
 
     def _tensor(self, array: Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sizes and stages as data."""
+"""Presets: the sizes of the networks and the budgets of the stages, as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,50 +10,50 @@ from .losses import Prediction
 from .unet import Widths
 
 Conditions = Literal["depths", "optimal", "segmentation"]
-Reads = Literal["estimate", "x", "both"]  # the linear estimate; x_t; the estimate and the scan
+Reads = Literal["estimate", "x", "both"]  # the linear estimate; x_t; the estimate and the scan b
 Tunes = Literal["tuner", "decoder", "all"]
 PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep; add to 0.999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage's budget: the first `crop_steps` of `steps` run on crops (data.py)."""
+    """One stage's budget: of its `steps`, the first `crop_steps` run on crops (data.py)."""
 
     name: str
     steps: int
     crop_steps: int
     batch: int
     learning_rate: float
-    draws: int = 1  # (t, eps) pairs for each case of a batch; batch counts the pairs
+    draws: int = 1  # (t, eps) pairs for each case; `batch` counts pairs
     warmup: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Everything that a training run is made of, but its data and seed."""
+    """All settings of a training except its data and seed."""
 
     name: str
     frame: Frame
     widths: Widths
     stages: tuple[Stage, ...]
     depth_weights: tuple[float, ...] = PAPER_DEPTH_WEIGHTS
-    optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
+    optimal_share: float = 0.0  # share of the fusion weights that goes to the optimal depth first
     prediction: Prediction = "scan"  # "v" is the paper's way: no second observation
-    reads: Reads = "estimate"  # what the foundation is shown of the two observations
+    reads: Reads = "estimate"  # what the foundation reads of the two observations
     sigma_b: float = 0.25  # sd of the scan's error as an observation of x_0, in [-1, 1]
-    loss_power: float = 1.0  # of the loss's weight; 2: the error of x0-hat, 0: of the output
-    regression: bool = False  # t = T alone: plain regression, sampled by one evaluation
-    any_depth: bool = True  # stage II: half its images from other depths; False: optimal only
-    residual: bool = True  # eq. 8 plus f_i, from the pretrained model on; False: as written
-    early_fusion: bool = True  # depths are fused before they are decoded; False: after (eq. 5)
-    middle: bool = False  # a condition at the middle block too
-    tuner_share: float = 0.5  # of a skip's channels, the tuner's width
-    tunes: Tunes = "all"  # stage III: "tuner" alone (the paper's way), or the foundation's too
-    tuner_artifact_free: bool = True  # stage III on the artifact-free subset; False: all cases
-    clearest: float = 1.0  # share of these that stage III learns towards, by contrast to bone
-    conditions: Conditions = "depths"  # Table V; all but "depths" for experiments, not for export
-    corruption: float = 0.7  # share of the cases read that are corrupted
-    left_out: float = 0.5  # share of stage III's stacks that do without their optimal depth
+    loss_power: float = 1.0  # exponent of the loss's weight; 2: error of x0-hat, 0: of the output
+    regression: bool = False  # train at t = T alone: plain regression, sampled by one evaluation
+    any_depth: bool = True  # stage II: take half the images from other depths; False: optimal only
+    residual: bool = True  # eq. 8 plus f_i, so it starts at the pretrained model; False: as written
+    early_fusion: bool = True  # fuse the depths before they are decoded; False: after (eq. 5)
+    middle: bool = False  # whether the middle block has a condition too
+    tuner_share: float = 0.5  # the tuner's width, as a share of its skip's channels
+    tunes: Tunes = "all"  # what stage III trains: "tuner" is the paper's way
+    tuner_artifact_free: bool = True  # stage III: artifact-free cases only; False: all cases
+    clearest: float = 1.0  # share of these, by contrast of bone, that stage III learns towards
+    conditions: Conditions = "depths"  # Table V; only "depths" can be exported
+    corruption: float = 0.7  # share of the cases that are corrupted before the networks read them
+    left_out: float = 0.5  # share of stage III's stacks whose optimal depth is replaced
     ema: float = 0.999
     clip: float = 1.0
 
@@ -66,13 +66,13 @@ def _stages(
     warmup: int = 100,
     learning_rate: float = 1e-3,
 ) -> tuple[Stage, ...]:
-    """The paper's three stages from (steps, of which on crops) of each; None: left out."""
+    """The paper's three stages, each from (steps, steps on crops); None leaves a stage out."""
     budgets = {"foundation": foundation, "extractor": extractor, "tuner": tuner}
     return tuple(
         Stage(
             name=name,
             steps=steps,
-            crop_steps=crops,
+            crop_steps=crop_steps,
             batch=batch,
             learning_rate=learning_rate,
             draws=3 if name == "tuner" else 1,
@@ -80,17 +80,17 @@ def _stages(
         )
         for name, budget in budgets.items()
         if budget is not None
-        for steps, crops in [budget]
+        for steps, crop_steps in [budget]
     )
 
 
-def altered(preset: Preset, budget: float, changes: Mapping[str, Any]) -> Preset:
-    """The preset with its stages `budget` times as long, and those of `changes` not None."""
-    kept: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
-    return replace(scaled(preset, budget), **kept)
+def adjust(preset: Preset, budget: float, changes: Mapping[str, Any]) -> Preset:
+    """The preset with every stage `budget` times as long and with `changes` that are not None."""
+    settings: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
+    return replace(scale(preset, budget), **settings)
 
 
-def scaled(preset: Preset, budget: float) -> Preset:
+def scale(preset: Preset, budget: float) -> Preset:
     """The preset with every stage `budget` times as long."""
     times = lambda steps: max(1, round(budget * steps))
     stages = tuple(
@@ -137,12 +137,12 @@ PRESETS = {
             ema=0.9,
         ),
         SMALL,
-        replace(  # on from a trained `small` (--from), its foundation learning in stage III alone
+        replace(  # continues from a trained `small` (--from); its foundation learns in stage III
             SMALL,
             name="small-more",
             stages=_stages(None, (1600, 1440), (8000, 6900), batch=24, learning_rate=6e-4),
         ),
-        replace(  # the same networks with the budget of a GPU
+        replace(  # the same networks with a GPU's budget
             SMALL,
             name="small-gpu",
             stages=_stages((12000, 8000), (4000, 2400), (48000, 24000), batch=64),
@@ -161,7 +161,7 @@ PRESETS = {
 
 
 def preset_from(raw: dict[str, Any]) -> Preset:
-    """A preset from its JSON form (dataclasses.asdict)."""
+    """Reads a preset from its JSON form, which dataclasses.asdict made."""
     widths = Widths(**{**raw["widths"], "multipliers": tuple(raw["widths"]["multipliers"])})
     nested = {
         "frame": Frame(**raw["frame"]),

@@ -1,4 +1,4 @@
-"""The three networks of a preset, and what the tuner is told of a case."""
+"""The three networks of a preset, and the conditions that the tuner gets from a case."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fusion import early, late
+from .fusion import fuse_after_decoding, fuse_before_decoding
 from .losses import Coefficients, coefficients
 from .presets import Preset
 from .tuner import Folded, Tuners
@@ -24,9 +24,12 @@ class Networks:
         body = partial(UNet, preset.widths, middle=preset.middle)
         self.foundation = body(outputs=1, timed=True, inputs=2 if preset.reads == "both" else 1)
         self.extractor = body(outputs=len(CLASSES), timed=False)
-        told = len(CLASSES) if preset.conditions == "segmentation" else None
+        map_channels = len(CLASSES) if preset.conditions == "segmentation" else None
         self.tuner = Tuners(
-            self.foundation, residual=preset.residual, share=preset.tuner_share, told=told
+            self.foundation,
+            residual=preset.residual,
+            share=preset.tuner_share,
+            map_channels=map_channels,
         )
         for model in self.all().values():
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -35,19 +38,19 @@ class Networks:
     def all(self) -> dict[str, nn.Module]:
         return {"foundation": self.foundation, "extractor": self.extractor, "tuner": self.tuner}
 
-    def trained(self, stage: str) -> nn.Module:
-        """What a stage changes: its own network, in stage III as the preset's `tunes` has it."""
+    def module_of(self, stage: str) -> nn.Module:
+        """The network that a stage trains; in stage III the preset's `tunes` decides."""
         own = self.all()[stage]
         if stage != "tuner" or self.preset.tunes == "tuner":
             return own
         return nn.ModuleDict({"tuner": own, "foundation": self.foundation})
 
-    def thawed(self, stage: str) -> Iterator[nn.Parameter]:
-        """The parameters of `trained` that have gradients."""
-        for name, parameter in self.trained(stage).named_parameters():
+    def parameters_of(self, stage: str) -> Iterator[nn.Parameter]:
+        """The parameters that a stage trains."""
+        for name, parameter in self.module_of(stage).named_parameters():
             part, _, inner = name.partition(".")
-            kept = stage == "tuner" and part == "foundation" and self.preset.tunes == "decoder"
-            if not kept or inner.split(".")[0] in ("decoder", "last", "out"):
+            frozen = stage == "tuner" and part == "foundation" and self.preset.tunes == "decoder"
+            if not frozen or inner.split(".")[0] in ("decoder", "last", "out"):
                 yield parameter
 
     @property
@@ -59,15 +62,17 @@ class Networks:
             model.to(device)
 
     def features(self, depths: Tensor, weights: Tensor) -> Features:
-        """The extractor's, fused over depths [B, D, H, W] by weights [B, D]."""
+        """The extractor's features of depths [B, D, H, W], fused by weights [B, D]."""
         images = depths.reshape(-1, 1, *depths.shape[2:])
-        return (early if self.preset.early_fusion else late)(self.extractor, images, weights)
+        fuse = fuse_before_decoding if self.preset.early_fusion else fuse_after_decoding
+        return fuse(self.extractor, images, weights)
 
-    def told(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
+    def tuner_inputs(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
         """F and F* for every skip, from fused features.
 
-        Table V's three conditions: features of all depths, fused (eq. 5); features of the optimal
-        one, eq. 5 with one-hot weights; or the label map, one-hot, on the grid of each skip.
+        Table V has three conditions: features of all depths, fused (eq. 5); features of the optimal
+        depth alone, which is eq. 5 with one-hot weights; or the one-hot label map on each skip's
+        grid.
         """
         if self.preset.conditions != "segmentation":
             return features.encoder, features.decoder
@@ -78,13 +83,16 @@ class Networks:
         return maps, maps
 
     def conditions(self, depths: Tensor, weights: Tensor) -> Folded:
-        """What depths [B, D, H, W] come to at every skip; only the tuner gets gradients."""
+        """The tuner's per-case constants of depths [B, D, H, W]; no gradient to the extractor."""
         with torch.no_grad():
-            told = self.told(self.features(depths, weights))
-        return self.tuner.fold(*told)
+            inputs = self.tuner_inputs(self.features(depths, weights))
+        return self.tuner.fold(*inputs)
 
     def coefficients(self, signal: Tensor, noise: Tensor) -> Coefficients:
-        """How the output becomes x0-hat, at sqrt(alpha_t) and sqrt(1 - alpha_t)."""
+        """The coefficients that turn the network's output into x0-hat.
+
+        signal = sqrt(alpha_t), noise = sqrt(1 - alpha_t).
+        """
         return coefficients(self.preset.prediction, signal, noise, self.preset.sigma_b)
 
     def x0(
@@ -96,10 +104,10 @@ class Networks:
         scan: Tensor,
         conditions: Folded | None,
     ) -> Tensor:
-        """x0-hat, float32, not clamped, of x_t [B, 1, H, W] and the scan [B, 1, H, W].
+        """x0-hat, float32 and not clamped, from x_t [B, 1, H, W] and the scan [B, 1, H, W].
 
-        signal, noise: sqrt(alpha_t) and sqrt(1 - alpha_t), broadcast over the batch; t [B] or [1].
-        No conditions: the foundation model alone.
+        signal, noise: sqrt(alpha_t) and sqrt(1 - alpha_t), broadcast over the batch; t: [B] or [1].
+        Without conditions it is the foundation model alone.
         """
         c = self.coefficients(signal, noise)
         linear = c.x * x + c.scan * scan
@@ -113,8 +121,8 @@ class Networks:
         return linear + c.net * output.float()
 
 
-def halved(nets: Networks) -> Networks:
-    """The same networks in float16, but for NormSilu, a float32 island."""
+def to_half(nets: Networks) -> Networks:
+    """A copy of the networks in float16; only NormSilu stays in float32."""
     half = Networks(nets.preset, torch.device("cpu"))
     for name, model in half.all().items():
         model.load_state_dict(nets.all()[name].state_dict())

@@ -1,6 +1,6 @@
-"""The improved-DDPM U-Net (Nichol & Dhariwal 2021): foundation model, and feature extractor.
+"""The improved-DDPM U-Net (Nichol & Dhariwal 2021), for the foundation model and the extractor.
 
-Both have the same body; the extractor has no time embedding and four outputs (SCIENCE.md).
+Both have the same body; the extractor has no time embedding and four outputs.
 """
 
 import math
@@ -19,10 +19,10 @@ Merge = Callable[[Tensor], Tensor]  # features of B * D images to those of B
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """Size of a U-Net: base channels, their multiple at each level, residual blocks a level.
+    """Size of a U-Net: base channels, their multiple at each level, residual blocks per level.
 
-    `patch`: blocks of so many px a side become channels first (space to depth, Shi et al. 2016), so
-    that norms and activations, which cost memory traffic, run on a coarser grid of more channels.
+    patch: side of the blocks of px that become channels first (space to depth, Shi et al. 2016).
+    Norms and activations, which cost memory traffic, then run on a coarser grid with more channels.
     """
 
     base: int
@@ -32,13 +32,13 @@ class Widths:
 
     @property
     def factor(self) -> int:
-        """Height and width must divide by this."""
+        """Height and width must be multiples of this."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the extractor makes of images [N, 1, H, W]; one encoder/decoder pair a skip (eq. 4)."""
+    """The extractor's output for images [N, 1, H, W]: one encoder/decoder pair per skip (eq. 4)."""
 
     logits: Tensor  # [N, 4, H, W]
     encoder: list[Tensor]  # F_i
@@ -46,7 +46,7 @@ class Features:
 
 
 def sinusoidal(t: Tensor, width: int) -> Tensor:
-    """[N] times to [N, width] embeddings, Vaswani et al. 2017, half cosines, half sines."""
+    """Embeddings [N, width] of times [N]: half cosines, half sines.  Vaswani et al. 2017."""
     half = width // 2
     rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
     angles = t.float()[:, None] * rates[None]
@@ -54,8 +54,10 @@ def sinusoidal(t: Tensor, width: int) -> Tensor:
 
 
 class NormSilu(nn.Module):
-    """SiLU(GroupNorm(x) (1 + scale) + shift).  In half precision all of it is one float32 island,
-    which compiles to one kernel; bfloat16 training leaves the statistics to PyTorch's own float32.
+    """SiLU(GroupNorm(x) (1 + scale) + shift).
+
+    In half precision all of it runs in float32, which TensorRT compiles to one kernel.  In bfloat16
+    training PyTorch itself keeps the statistics in float32.
     """
 
     def __init__(self, channels: int) -> None:
@@ -79,7 +81,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(source, target, 3, padding=1)
         self.time = nn.Linear(time, 2 * target) if time else None
         self.second = NormSilu(target)
-        self.conv2 = _zeroed(nn.Conv2d(target, target, 3, padding=1))
+        self.conv2 = _zero(nn.Conv2d(target, target, 3, padding=1))
         self.skip = nn.Conv2d(source, target, 1) if source != target else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
@@ -90,13 +92,13 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One-head self-attention over all px, residual; channels last, so that nothing is moved."""
+    """Residual self-attention over all px with one head; channels last, so nothing is copied."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(channels // GROUP, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
@@ -107,7 +109,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, and attention behind it at the coarsest level."""
+    """A residual block, followed by attention at the coarsest level."""
 
     def __init__(self, source: int, target: int, time: int | None, attends: bool) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size by nearest neighbour, then a convolution."""
+    """Doubles the size by nearest neighbour, then convolves."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -132,10 +134,11 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """x [N, inputs, H, W] (and t [N] or [1]) to [N, outputs, H, W]; both divide by widths.factor.
+    """Maps x [N, inputs, H, W] (and t [N] or [1]) to [N, outputs, H, W].
 
-    `skip_channels` and `star_channels` are those of f_i and of what it is concatenated with.  With
-    `middle` the last of them is the output of the middle blocks, tuned like a skip.
+    H and W are multiples of widths.factor.  `skip_channels` and `star_channels` are the channels
+    of f_i and of what it is concatenated with.  With `middle`, the last of them belong to the
+    output of the middle blocks, which is tuned like a skip.
     """
 
     def __init__(
@@ -175,19 +178,21 @@ class UNet(nn.Module):
             self.skip_channels.append(levels[-1])
             self.star_channels.append(levels[-1])
         self.last = NormSilu(here)
-        self.out = _zeroed(nn.Conv2d(here, outputs * widths.patch**2, 3, padding=1))
+        self.out = _zero(nn.Conv2d(here, outputs * widths.patch**2, 3, padding=1))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What x is expected in."""
+        """The type that x must have."""
         return self.stem.weight.dtype
 
     def forward(self, x: Tensor, t: Tensor | None = None, tune: Tune | None = None) -> Tensor:
         return self._run(x, t, tune or (lambda i, f: f)).logits
 
     def features(self, x: Tensor, merge: Merge = lambda f: f) -> Features:
-        """The extractor's side of eq. 4.  `merge` joins the encoder's features of several images
-        into one before they are decoded."""
+        """The features of eq. 4.
+
+        merge: joins the encoder's features of a case's images before they are decoded.
+        """
         return self._run(x, None, lambda i, f: f, merge)
 
     def _run(self, x: Tensor, t: Tensor | None, tune: Tune, merge: Merge = lambda f: f) -> Features:
@@ -225,8 +230,8 @@ def _time_mlp(base: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(base, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
 
-def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
-    """Residual branches and the output start at zero (improved DDPM)."""
+def _zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """Sets a convolution to zero: residual branches and outputs start there (improved DDPM)."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -1,6 +1,6 @@
-"""The body under the phantom's probe: a scoliotic spine, its bones, and the strip that was scanned.
+"""The patient of a phantom: a scoliotic spine, its bones, and the strip that the probe scanned.
 
-Everything is in px of a 0.45 mm grid, (y, x), y down; angles in degrees, clockwise positive.
+Everything is in px of a 0.45 mm grid, (y, x) with y down; angles are degrees, clockwise positive.
 Sizes are those measured on one real image at about 0.18 mm/px, times 0.4.
 """
 
@@ -21,12 +21,12 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spine:
-    """Levels in view from top to bottom, and the midline under them."""
+    """The vertebral levels in view, from top to bottom, and the midline."""
 
     levels: NDArray[np.intp]  # [n] landmark row of each level
     row: Vector  # [n] px
     tilt: Vector  # [n] degrees of the line through the pair
-    midline: Vector  # [y] px, the x of the spinous processes
+    midline: Vector  # [y] px, x of the spinous processes
     pitch: float  # px between levels, mean
 
     def thoracic(self) -> NDArray[np.bool_]:
@@ -50,6 +50,8 @@ class Bone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
+    """One patient, and one scan of the back."""
+
     extent: tuple[int, int]
     spine: Spine
     bones: tuple[Bone, ...]
@@ -59,7 +61,7 @@ class Anatomy:
 
     @property
     def lumbar_row(self) -> float:
-        """Where the lumbar part begins: the row of L1."""
+        """The row of L1, where the lumbar part begins."""
         return float(self.spine.row[~self.spine.thoracic()][0])
 
 
@@ -68,7 +70,7 @@ def anatomy(rng: np.random.Generator) -> Anatomy:
     rows = int(rng.integers(880, 1041))
     spine = _spine(rng, rows)
     columns, middle = _columns(rng, spine.midline)
-    spine = _moved(spine, columns / 2 - middle)
+    spine = _shifted(spine, columns / 2 - middle)
     breath = _breath(rng, rows)
     inside = _strip(rng, (rows, columns), spine.midline + breath)
     bones = tuple(_bones(rng, spine))
@@ -83,9 +85,9 @@ def anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def curve_angles(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Ultrasound curve angles [thoracic, lumbar] in degrees, pixels being square.
+    """Ultrasound curve angles [thoracic, lumbar] in degrees, for square pixels.
 
-    The angle between the two most tilted lines: through paired processes, along lumps.
+    Each is the angle between the two most tilted lines: through paired processes, or along lumps.
     """
     run = landmarks[:, 1] - landmarks[:, 0]
     tilt = np.degrees(np.arctan2(run[:, 0], run[:, 1]))
@@ -110,9 +112,9 @@ def _spine(rng: np.random.Generator, rows: int) -> Spine:
 
 
 def _midline(rng: np.random.Generator, lean: Vector) -> Vector:
-    """Course of the spinous processes, px: the tilts summed, then upright and within 88 px.
+    """The course of the spinous processes, px: the sum of the tilts, upright and within 88 px.
 
-    A scan follows its patient, and the grid is 260 px wide.
+    The probe follows its patient, and the grid is 260 px wide.
     """
     y = np.linspace(-0.5, 0.5, len(lean))
     course = -np.cumsum(lean)
@@ -122,13 +124,13 @@ def _midline(rng: np.random.Generator, lean: Vector) -> Vector:
 
 
 def _levels(rng: np.random.Generator) -> NDArray[np.intp]:
-    """11 or 12 thoracic and 5 or 6 lumbar levels, 17 at most; the missing one is T1 above."""
+    """11 or 12 thoracic and 5 or 6 lumbar levels, 17 at most; T1 is the one that may be absent."""
     first, last = [(1, 17), (1, 18), (0, 17)][int(rng.choice(3, p=[0.45, 0.4, 0.15]))]
     return np.arange(first, last)
 
 
 def _level_rows(rng: np.random.Generator, levels: NDArray[np.intp], rows: int) -> Vector:
-    """Centres; the pitch grows downwards, 42-65 px with a median near 54."""
+    """The rows of the levels; their pitch grows downwards, 42-65 px with a median near 54."""
     pitch = np.linspace(0.86, 1.1, len(levels) - 1) * rng.normal(1, 0.045, len(levels) - 1)
     top, bottom = rng.uniform(52, 68), rows - rng.uniform(80, 105)
     down = np.concatenate([[0.0], np.cumsum(pitch)]) / pitch.sum()
@@ -136,7 +138,7 @@ def _level_rows(rng: np.random.Generator, levels: NDArray[np.intp], rows: int) -
 
 
 def _tilts(rng: np.random.Generator, levels: NDArray[np.intp]) -> Vector:
-    """Tilt of each level: right thoracic, left lumbar or double curve; largest span = Cobb.
+    """The tilt of each level: right thoracic, left lumbar or double curve; largest span = Cobb.
 
     Cobb 24.8 +- 9.7 degrees, 10 to 68, as in the published Scolioscan cohorts.
     """
@@ -153,7 +155,7 @@ def _tilts(rng: np.random.Generator, levels: NDArray[np.intp]) -> Vector:
 
 
 def _shares(rng: np.random.Generator) -> tuple[float, float]:
-    """Size of the thoracic and the lumbar curve; the larger is the major one."""
+    """The relative sizes of the thoracic and the lumbar curve; the major one is 1."""
     kind = rng.choice(3, p=[0.4, 0.25, 0.35])
     minor = rng.uniform(0.35, 0.6) if kind < 2 else rng.uniform(0.65, 1.0)
     major_is_thoracic = kind == 0 or (kind == 2 and rng.random() < 0.6)
@@ -161,13 +163,13 @@ def _shares(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _columns(rng: np.random.Generator, midline: Vector) -> tuple[int, float]:
-    """Width of the scan, 220..260 px, and the x that lies in its middle."""
+    """The width of the scan, 220..260 px, and the x of its middle."""
     low, high = midline.min(), midline.max()
     columns = int(np.clip(high - low + 175 + rng.uniform(0, 50), 220, 260))
     return columns, float((low + high) / 2)
 
 
-def _moved(spine: Spine, by: float) -> Spine:
+def _shifted(spine: Spine, by: float) -> Spine:
     return Spine(
         levels=spine.levels,
         row=spine.row,
@@ -178,13 +180,13 @@ def _moved(spine: Spine, by: float) -> Spine:
 
 
 def _breath(rng: np.random.Generator, rows: int) -> Vector:
-    """A breath every 60 to 130 px of the probe's way, a px or two to either side."""
+    """Sideways movement by breathing: one breath every 60 to 130 px, a px or two to either side."""
     phase = 2 * np.pi * np.arange(rows) / rng.uniform(60, 130) + 1.5 * wander(rng, rows, 90.0)
     return np.asarray(rng.uniform(0.2, 1.4) * np.sin(phase + rng.uniform(0, 2 * np.pi)))
 
 
 def _strip(rng: np.random.Generator, shape: tuple[int, int], midline: Vector) -> Mask:
-    """About 160 px wide, following the spine loosely, wavy, its top slanted."""
+    """The scan strip: about 160 px wide, wavy, with a slanted top; it follows the spine loosely."""
     rows, columns = shape
     half = rng.uniform(75, 84) + 3 * wander(rng, rows, 300.0)
     off = np.clip(0.12 * (columns / 2 - midline) + 5 * wander(rng, rows, 220.0), -11, 11)
@@ -199,7 +201,7 @@ def _strip(rng: np.random.Generator, shape: tuple[int, int], midline: Vector) ->
 
 
 def _edge(rng: np.random.Generator, rows: int) -> Field:
-    """Waviness of one edge in px, sd about 3.6: steps of the hand, loss of contact, jitter."""
+    """The waves of one edge in px, sd about 3.6: steps of the hand, lost contact, jitter."""
     slow = 4.6 * wander(rng, rows, 45.0) + 1.8 * wander(rng, rows, 14.0)
     jitter = 0.15 * rng.standard_normal(rows, dtype=np.float32)
     return np.asarray(np.clip(slow, -12, 12) + jitter)
@@ -228,7 +230,7 @@ def _process(
     tilt: float,
     apart: float,
 ) -> Bone:
-    """Transverse process: a blob about 35 px high and 31 wide, 75 to 99 px from its twin."""
+    """A transverse process: a blob about 35 px high and 31 wide, 75 to 99 px from its twin."""
     reach = apart * (1.0 - 0.05 * np.sin(level / 11 * np.pi)) + rng.normal(0, 1.2)
     return Bone(
         label=PROCESS,
@@ -244,7 +246,7 @@ def _process(
 
 
 def _rib(rng: np.random.Generator, process: Bone) -> Bone:
-    """Joined outside the process, rising towards the strip's edge; the lowest one falls."""
+    """A rib: it joins the process outside and rises towards the strip's edge; the lowest falls."""
     rise = rng.uniform(0.4, 0.9) if process.level == THORACIC - 1 else rng.normal(-0.26, 0.2)
     return Bone(
         label=RIB,
@@ -262,7 +264,7 @@ def _rib(rng: np.random.Generator, process: Bone) -> Bone:
 def _lump(
     rng: np.random.Generator, level: int, row: float, middle: float, tilt: float, pitch: float
 ) -> Bone:
-    """Lumbar lump: a wing about 54 px high and 110 wide."""
+    """A lumbar lump: a wing about 54 px high and 110 wide."""
     return Bone(
         label=LUMP,
         level=level,
@@ -277,7 +279,7 @@ def _lump(
 
 
 def _landmarks(bones: tuple[Bone, ...], inside: Mask, breath: Vector) -> NDArray[np.float32]:
-    """[18, 2, 2]: level x (left, right) x (y, x) px; NaN where absent or outside the strip."""
+    """Landmarks [18, 2, 2]: level x (left, right) x (y, x) px; NaN if absent or off the strip."""
     marks = np.full((LEVELS, 2, 2), np.nan, dtype=np.float32)
     for bone in bones:
         if bone.label == PROCESS:
@@ -296,7 +298,7 @@ def _within(marks: NDArray[np.float32], inside: Mask) -> NDArray[np.bool_]:
 
 
 def _wing(bone: Bone, side: int) -> tuple[float, float]:
-    """Where a lump's wing ends: 0.7 of its half width along its tilt, on its drooping axis."""
+    """The end of a lump's wing: 0.7 of its half width along its tilt, on its drooping axis."""
     along, down = side * 0.7 * bone.wide, 0.5 * bone.bend
     sine, cosine = np.sin(bone.tilt), np.cos(bone.tilt)
     return bone.y + along * sine + down * cosine, bone.x + along * cosine - down * sine

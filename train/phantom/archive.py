@@ -1,4 +1,4 @@
-"""Writes phantoms as an input archive: a zarr v3 group, one chunk per case, checksummed."""
+"""Writes phantoms as an input archive: a zarr v3 group with one checksummed chunk per case."""
 
 import errno
 import os
@@ -20,19 +20,19 @@ from mcdiff_batch.engine.errors import SpaceError, UsageError
 from .case import SPACING_MM, VERSION, Phantom, phantom
 from .shadow import DEPTHS
 
-GRID = (1040, 260)  # y, x px: the largest scan; smaller ones lie in its top left corner
+GRID = (1040, 260)  # y, x px of the largest scan; smaller ones lie in the top left corner
 DEPTH_MM = [8.0, 13.0, 18.0, 23.0, 28.0]  # nominal: shallow spinous processes to deep ribs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One array of the archive: case x shape."""
+    """One array of the archive, [case, *shape]."""
 
     shape: tuple[int, ...]
     dtype: str
     dims: tuple[str, ...]
     fill: float | bool = 0
-    whole: bool = False  # one chunk for a thousand cases; pictures have one chunk each
+    whole: bool = False  # one chunk per 1024 cases; otherwise one chunk per case
 
 
 IMAGES = {
@@ -66,39 +66,39 @@ def write_phantoms(
 ) -> None:
     """Writes cases `first .. first + cases - 1` of series `seed` to the new archive `path`.
 
-    The archive appears under its name when it is complete.  `workers` 0: one per CPU;
-    1: in this process.  `progress` is told the number of cases done.  Raises UsageError where
-    `path` exists, SpaceError where the disk is full.
+    The archive appears under its name when it is complete.  workers: processes; 0: one per CPU,
+    1: this process.  progress: called with the number of cases done.  Raises UsageError if `path`
+    exists, SpaceError if the disk is full.
     """
     _check(path, cases, first)
     partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         _create(partial_path, cases, seed)
         facts = []
-        for fact in _drawn(partial_path, range(first, first + cases), seed, workers):
+        for fact in _draw(partial_path, range(first, first + cases), seed, workers):
             facts.append(fact)
             if progress is not None:
                 progress(len(facts))
         _finish(partial_path, facts, seed, first)
         partial_path.rename(path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise _user_error(error, path) from error
     finally:
         shutil.rmtree(partial_path, ignore_errors=True)
 
 
 def _check(path: Path, cases: int, first: int) -> None:
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path}: exists already, expected a new name; choose another --output")
+        raise UsageError(f"{path}: exists already; choose a new name for --output")
     if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder; create it or choose another --output")
+        raise UsageError(f"{path.parent}: no such folder; create it, or choose another --output")
     if cases < 1 or first < 0:
-        raise UsageError(f"{cases} cases from {first}: expected one case or more, from 0 upwards")
+        raise UsageError(f"{cases} cases from {first}: expected 1 case or more, from 0 or later")
 
 
-def _explained(error: OSError, path: Path) -> Exception:
+def _user_error(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpaceError(f"{path}: no space left; about 1.5 MB is needed for each case")
+        return SpaceError(f"{path}: no space left; each case needs about 1.5 MB")
     if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EROFS):
         return UsageError(f"{path}: cannot be created ({error.strerror}); choose another --output")
     return error
@@ -128,8 +128,8 @@ def _create(path: Path, cases: int, seed: int) -> None:
         )
 
 
-def _drawn(path: Path, indices: range, seed: int, workers: int) -> Iterator[Facts]:
-    """Draws and stores the pictures of each case, in order; yields what is small."""
+def _draw(path: Path, indices: range, seed: int, workers: int) -> Iterator[Facts]:
+    """Draws the cases and stores their pictures, in order; yields the facts of each."""
     store = partial(_store, path, seed, indices.start)
     workers = min(workers or len(os.sched_getaffinity(0)), len(indices))
     if workers == 1:
@@ -140,7 +140,7 @@ def _drawn(path: Path, indices: range, seed: int, workers: int) -> Iterator[Fact
 
 
 def _store(path: Path, seed: int, first: int, index: int) -> Facts:
-    """Draws case `index`; reads nothing, writes its own chunks of `IMAGES` alone."""
+    """Draws case `index` and writes its own chunks of `IMAGES`; returns its facts."""
     case = phantom(seed, index)
     group = zarr.open_group(path, mode="r+")
     for name in IMAGES:
@@ -153,8 +153,8 @@ def _store(path: Path, seed: int, first: int, index: int) -> Facts:
 
 def _facts(case: Phantom) -> Facts:
     spacing = (case.pixel_spacing_mm, case.pixel_spacing_mm)
-    known = {"pixel_spacing_mm": spacing, "depth_present": (True,) * DEPTHS}
-    return known | {name: getattr(case, name) for name in FACTS if name not in known}
+    constant = {"pixel_spacing_mm": spacing, "depth_present": (True,) * DEPTHS}
+    return constant | {name: getattr(case, name) for name in FACTS if name not in constant}
 
 
 def _finish(path: Path, facts: list[Facts], seed: int, first: int) -> None:

@@ -1,7 +1,7 @@
 """Synthetic scans of a scoliotic spine: five coronal depths, their clean target, mask and angles.
 
-Bone is dark and muscle bright, as in volume projection imaging. A case is drawn from
-(seed, index) alone: how many cases surround it, and who draws it, changes no byte.
+Bone is dark and muscle bright, as in volume projection imaging.  A case depends on (seed, index)
+alone: how many others are drawn, and by which process, changes no byte.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from .shadow import DEPTHS, Shape, Valley, darkness, distances, transmission
 from .texture import Field, Mask, stream
 from .tissue import Clutter, Tissue
 
-VERSION = 3  # raise with any change of the pictures
+VERSION = 3  # increase it with every change of the pictures
 SPACING_MM = 0.45
 OPTIMAL = np.array([0.109, 0.205, 0.252, 0.259, 0.174])  # how often each depth is the best one
 TONES = 4096  # steps of a tone curve
-WHITE = 2.0  # where it ends
+WHITE = 2.0  # raw intensity at its end
 
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phantom:
-    """One case; the pictures share one grid [y, x] of `pixel_spacing_mm`."""
+    """One case; all pictures have one grid [y, x] of `pixel_spacing_mm`."""
 
     depths: Image  # [5, y, x] superficial to deep, 0 outside the scan strip
-    clean: Image  # [y, x] same tone curve, no artifact, no speckle; 0 exactly outside the strip
+    clean: Image  # [y, x] same tone curve, no artifact, no speckle; 0 only outside the strip
     label: Image  # [y, x] 0 background, 1 transverse process, 2 rib, 3 lumbar lump
     landmarks: NDArray[np.float32]  # [18, 2, 2] T1..T12 L1..L6 x (left, right) x (y, x) px, or NaN
     angles_deg: NDArray[np.float32]  # [2] ultrasound curve angle, thoracic and lumbar
@@ -50,16 +50,16 @@ class Grade:
 
     share: float  # of all cases
     bone: tuple[float, float]  # darkness of bone, low and high
-    clutter: tuple[float, float]  # how much of it veils a depth, low and high
-    pale: float  # by which a process pales at a depth, at most; other bone less
+    clutter: tuple[float, float]  # amount of clutter, low and high
+    pale: float  # how much a process may pale at a depth; other bone pales less
     looks: tuple[float, float]  # independent speckle patterns that a projection averages
     rows: float  # spread of the row gain
-    wander: float  # depths by which a bone's best depth strays from the case's
-    hidden: float  # chance that a bone is lost at the optimal depth and seen at another
-    combs: tuple[int, int]  # belts of combed rows, low and high
-    bands: tuple[int, int]  # of dead rows
-    wedges: tuple[int, int]  # of contact loss
-    drops: tuple[int, int]  # of signal
+    wander: float  # depths between a bone's best depth and the case's
+    hidden: float  # chance that a bone is lost at the optimal depth and visible at another
+    combs: tuple[int, int]  # number of belts of combed rows, low and high
+    bands: tuple[int, int]  # number of bands of dead rows
+    wedges: tuple[int, int]  # number of wedges of lost contact
+    drops: tuple[int, int]  # number of dropouts
 
 
 EASY = Grade(
@@ -108,7 +108,7 @@ GRADES = (EASY, AVERAGE, DIFFICULT)
 
 
 def phantom(seed: int, index: int) -> Phantom:
-    """Case `index` of the endless series `seed`."""
+    """Draws case `index` of the endless series `seed`."""
     draw = partial(stream, seed, index)
     body = anatomy(draw("anatomy"))
     grade = _grade(draw("grade"))
@@ -116,8 +116,8 @@ def phantom(seed: int, index: int) -> Phantom:
     scan = _scan(seed, index, body, grade, optimal)
     curve = _tone_curve(draw("tone"))
     return Phantom(
-        depths=np.stack([_developed(x, curve, body.inside, scan.dead) for x in scan.depths]),
-        clean=_developed(scan.clean, curve, body.inside),
+        depths=np.stack([_develop(x, curve, body.inside, scan.dead) for x in scan.depths]),
+        clean=_develop(scan.clean, curve, body.inside),
         label=_label(body, scan.distances),
         landmarks=body.landmarks,
         angles_deg=curve_angles(body.landmarks),
@@ -131,7 +131,7 @@ def phantom(seed: int, index: int) -> Phantom:
 class _Scan:
     depths: list[Field]  # [y, x] each, 1 is white
     clean: Field
-    dead: Field  # gain of lost rows, 0 where black
+    dead: Field  # gain of the rows that no voxel hit, 0 where black
     distances: list[Shape]
 
 
@@ -143,29 +143,29 @@ def _scan(seed: int, index: int, body: Anatomy, grade: Grade, optimal: int) -> _
     draw = partial(stream, seed, index)
     bones = distances(draw("wobble"), body)
     grain = 1 + 0.08 * texture.smooth(draw("grain"), body.extent, (7.0, 11.0))
-    tissue = Tissue.drawn(draw("tissue"), body)
+    tissue = Tissue.draw(draw("tissue"), body)
     defects = draw("defects")
     dead = lost_rows(defects, body.extent, grade)
     loss = texture.contact_loss(defects, body.inside, _count(defects, grade.wedges))
     loss *= texture.dropout(defects, body.extent[0], _count(defects, grade.drops))
     dark = darkness(draw("bone"), body.bones, optimal, grade)
     ideal = darkness(draw("bone"), body.bones, optimal, EASY)[:, optimal]
-    valley = Valley.drawn(draw("valley"), body)
+    valley = Valley.draw(draw("valley"), body)
     amount = draw("clutter").uniform(*grade.clutter)
-    clutter = Clutter.drawn(draw("common"), body, amount)
+    clutter = Clutter.draw(draw("common"), body, amount)
     depths = []
     for depth in range(DEPTHS):
         rng, off = draw(f"depth {depth}"), float(depth - optimal)
-        image = tissue.spoiled(rng, amount) * transmission(grain, bones, dark[:, depth], off)
+        image = tissue.spoil(rng, amount) * transmission(grain, bones, dark[:, depth], off)
         groove = valley.light(off, min(1.0, 2 * amount))
-        image = clutter.over(rng, image * groove, off, tissue.light**0.8 * groove**0.85)
-        depths.append(_exposed(rng, image * loss, grade, off))
+        image = clutter.veil(rng, image * groove, off, tissue.light**0.8 * groove**0.85)
+        depths.append(_expose(rng, image * loss, grade, off))
     clean = tissue.calm * transmission(grain, bones, ideal, 0.0) * valley.light(0.0)
     return _Scan(depths=depths, clean=clean, dead=dead, distances=bones)
 
 
 def lost_rows(rng: np.random.Generator, extent: tuple[int, int], grade: Grade) -> Field:
-    """Gain [y, x] of rows that no voxel hit; the first thing drawn of a case's defects."""
+    """The gain [y, x] of rows that no voxel hit; drawn before a case's other defects."""
     return texture.dashes(rng, extent, _count(rng, grade.bands))
 
 
@@ -173,33 +173,33 @@ def _count(rng: np.random.Generator, span: tuple[int, int]) -> int:
     return int(rng.integers(span[0], span[1] + 1))
 
 
-def _exposed(rng: np.random.Generator, image: Field, grade: Grade, off: float) -> Field:
-    """Speckle, row gain and loss of signal with depth; `off` is in depths from the optimal one."""
+def _expose(rng: np.random.Generator, image: Field, grade: Grade, off: float) -> Field:
+    """Adds speckle, row gain and loss of signal; off: depths from the optimal one."""
     looks = rng.uniform(*grade.looks) / (1 + 0.15 * off * off)
     image = image * texture.speckle(rng, image.shape, looks)
     image *= texture.row_gain(rng, image.shape, grade.rows)
-    image = texture.combed(rng, image, _count(rng, grade.combs))
+    image = texture.comb(rng, image, _count(rng, grade.combs))
     gain = np.exp(-0.12 * max(off, 0.0)) * (1 - 0.04 * max(-off, 0.0))
     return image * np.float32(gain)
 
 
 def _tone_curve(rng: np.random.Generator) -> Image:
-    """One monotone curve [TONES] for a whole stack, of the tone that all scans share."""
+    """Draws the monotone tone curve [TONES] of a stack, near the tone of all scans."""
     gamma = 1.1 * 1.25 ** rng.uniform(-1, 1)
     x = np.linspace(0, WHITE, TONES) * rng.uniform(1.02, 1.12)
     shoulder = x / (1 + x**5) ** 0.2
     return np.asarray(np.rint(255 * np.clip(shoulder**gamma, 0, 1)), dtype=np.uint8)
 
 
-def _developed(raw: Field, curve: Image, inside: Mask, dead: Field | None = None) -> Image:
-    """Through the tone curve to grey levels: at least 1 inside the strip, 0 elsewhere."""
+def _develop(raw: Field, curve: Image, inside: Mask, dead: Field | None = None) -> Image:
+    """Applies the tone curve: grey levels, at least 1 inside the strip, 0 elsewhere."""
     tones = np.asarray(np.clip(raw / WHITE, 0, 1) * (TONES - 1), dtype=np.uint16)
     image = np.maximum(curve[tones], 1) * inside
     return image if dead is None else np.asarray(np.rint(image * dead), dtype=np.uint8)
 
 
 def _label(body: Anatomy, distances: list[Shape]) -> Image:
-    """Mask [y, x]; a process lies over its rib."""
+    """The mask [y, x]; a process lies over its rib."""
     out = np.zeros(body.extent, dtype=np.uint8)
     for kind in (RIB, LUMP, PROCESS):
         for bone, window, distance in distances:

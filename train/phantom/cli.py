@@ -1,4 +1,4 @@
-"""The command `phantom`: a synthetic archive to try the program on."""
+"""The command `phantom`: writes a synthetic archive to try the program on."""
 
 from pathlib import Path
 
@@ -10,23 +10,27 @@ import click
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    help="archive to write, for instance demo.zarr; must not exist",
+    help="archive to write, for example demo.zarr; must not exist",
 )
 @click.option("--cases", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
-    "--first", type=click.IntRange(min=0), default=0, show_default=True, help="first case's index"
+    "--first",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="index of the first case",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="processes; 0: one per CPU",
+    help="number of processes; 0: one per CPU",
 )
 def phantom(output: Path, cases: int, seed: int, first: int, workers: int) -> None:
     """Write synthetic scans of scoliotic spines, with masks and true angles."""
     from .archive import write_phantoms
 
     write_phantoms(output, cases=cases, seed=seed, first=first, workers=workers)
-    click.echo(f"{cases} phantom cases (seed {seed}, from {first}) in {output}")
+    click.echo(f"wrote {cases} phantoms (seed {seed}, from case {first}) to {output}")

@@ -1,4 +1,4 @@
-"""What bone does to the picture: dark shapes, sharp at their best depth, and the dark midline."""
+"""The shadows of bone: dark shapes that are sharp at their best depth, and the dark midline."""
 
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -13,7 +13,7 @@ from .texture import Field
 DEPTHS = 5
 SOFT = {PROCESS: 2.5, RIB: 2.4, LUMP: 2.9}  # px
 STRENGTH = {PROCESS: 0.97, RIB: 1.0, LUMP: 1.1}
-PALE = {PROCESS: 1.0, RIB: 0.5, LUMP: 0.2}  # part of the paling that a bone suffers
+PALE = {PROCESS: 1.0, RIB: 0.5, LUMP: 0.2}  # how strongly a bone pales, against a process
 
 Window = tuple[slice, slice]
 Shape = tuple[Bone, Window, Field]  # signed distance in px, positive inside, in a window
@@ -26,31 +26,31 @@ class Sight(Protocol):
     def bone(self) -> tuple[float, float]: ...  # darkness, low and high
 
     @property
-    def pale(self) -> float: ...  # by which a process pales at a depth, at most
+    def pale(self) -> float: ...  # how much a process may pale at a depth
 
     @property
-    def wander(self) -> float: ...  # depths by which a bone's best depth strays
+    def wander(self) -> float: ...  # depths between a bone's best depth and the case's
 
     @property
-    def hidden(self) -> float: ...  # chance to be lost at the optimal depth
+    def hidden(self) -> float: ...  # chance that a bone is lost at the optimal depth
 
 
 def distances(rng: np.random.Generator, body: Anatomy) -> list[Shape]:
-    """Signed distance in px, positive inside, of each bone in its own window."""
+    """The signed distance in px, positive inside, of each bone in its own window."""
     wobble = 2.0 * texture.smooth(rng, body.extent, (11.0, 13.0))
     lumpy = 1.3 * texture.smooth(rng, body.extent, (6.0, 13.0))
     wobble += 0.9 * texture.smooth(rng, body.extent, (4.0, 7.0))
-    shapes = {PROCESS: _process_distance, RIB: _rib_distance, LUMP: _lump_distance}
-    found = []
+    by_label = {PROCESS: _process_distance, RIB: _rib_distance, LUMP: _lump_distance}
+    shapes = []
     for bone in body.bones:
         window = _window(bone, body.extent)
         y = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - bone.y
         x = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] - bone.x
         x = x - body.breath[window[0], None]
-        distance = shapes[bone.label](bone, y.astype(np.float32), x.astype(np.float32))
+        distance = by_label[bone.label](bone, y.astype(np.float32), x.astype(np.float32))
         rough = wobble + lumpy if bone.label == LUMP else wobble
-        found.append((bone, window, distance + np.clip(rough[window], -6, 6)))
-    return found
+        shapes.append((bone, window, distance + np.clip(rough[window], -6, 6)))
+    return shapes
 
 
 def _window(bone: Bone, extent: tuple[int, int]) -> Window:
@@ -77,7 +77,7 @@ def _rib_distance(bone: Bone, y: Field, x: Field) -> Field:
 
 
 def _lump_distance(bone: Bone, y: Field, x: Field) -> Field:
-    """A bell: high in the middle, wings drooping and thinner, their ends rounded."""
+    """The distance of a bell: high in the middle, with thinner, drooping wings and round ends."""
     sine, cosine = np.float32(np.sin(bone.tilt)), np.float32(np.cos(bone.tilt))
     u, v = (x * cosine + y * sine) / bone.wide, y * cosine - x * sine
     reach = np.abs(u)
@@ -95,7 +95,7 @@ def transmission(
     darkness: NDArray[np.float32],
     off: float,
 ) -> Field:
-    """Transmission [y, x] of the bones at `off` depths from the optimal one: blurred when off."""
+    """The transmission [y, x] of the bones, `off` depths from the optimal one, where they blur."""
     out = np.ones(grain.shape, dtype=np.float32)
     blur = 1.0 * max(-off, 0.0) + 1.8 * max(off, 0.0)
     grown = 2.2 + 0.5 * max(off, 0.0)
@@ -103,18 +103,18 @@ def transmission(
         soft = SOFT[bone.label] + blur
         edge = np.exp(np.clip(-(distance + grown) / soft, -20, 20))
         shade = grain[window] * (0.88 + 0.12 * np.clip(distance / 10, -1, 1))
-        out[window] = _joined(out[window], 1 - dark * shade / (1 + edge))
+        out[window] = _darker(out[window], 1 - dark * shade / (1 + edge))
     return out
 
 
-def _joined(a: Field, b: Field) -> Field:
-    """The darker of two, a little darker still where both are dark."""
+def _darker(a: Field, b: Field) -> Field:
+    """The darker of two transmissions, and a little darker still where both are dark."""
     return np.asarray(np.minimum(a, b) * (0.75 + 0.25 * np.maximum(a, b)), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Valley:
-    """The dark spinous processes along the midline, and the darker spot near T12."""
+    """The dark valley of the spinous processes along the midline, and the darker spot near T12."""
 
     middle: Field  # [y, 1] px
     width: Field  # [y, 1] px, sd of the profile
@@ -123,8 +123,8 @@ class Valley:
     columns: int
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, body: Anatomy) -> Self:
-        """FWHM 16-32 px thoracic, 28-60 lumbar; darker at each spinous process."""
+    def draw(cls, rng: np.random.Generator, body: Anatomy) -> Self:
+        """Draws a valley: FWHM 16-32 px thoracic, 28-60 lumbar, darker at each spinous process."""
         rows, columns = body.extent
         y = np.arange(rows)
         row, thoracic = body.spine.row, body.spine.thoracic()
@@ -147,9 +147,9 @@ class Valley:
         )
 
     def light(self, off: float, scatter: float = 0.0) -> Field:
-        """Transmission [y, x]: narrow and dark above the optimal depth, broad below.
+        """The transmission [y, x]: narrow and dark above the optimal depth, broad below.
 
-        `scatter`, 0 to 1, widens and darkens the lumbar part, where bone lies deep.
+        scatter: 0 to 1; widens and darkens the lumbar part, where bone lies deep.
         """
         x = np.arange(self.columns, dtype=np.float32)[None, :]
         width = self.width * np.float32(1 + 0.12 * off if off > 0 else 1 + 0.06 * off)
@@ -163,7 +163,7 @@ class Valley:
 def darkness(
     rng: np.random.Generator, bones: tuple[Bone, ...], optimal: int, sight: Sight
 ) -> Field:
-    """Darkness [bone, depth] in 0..1: a quick rise to a bone's best depth, slower loss below."""
+    """The darkness [bone, depth] in 0..1: rises quickly to a bone's best depth, falls slowly."""
     count = len(bones)
     strength = np.array([STRENGTH[bone.label] for bone in bones]) * rng.uniform(*sight.bone)
     level = np.array([bone.level for bone in bones]), np.array([bone.side for bone in bones])

@@ -1,4 +1,4 @@
-"""Random fields of the phantom: tissue, speckle, B-mode rows, and the ways a scan goes wrong."""
+"""The phantom's random fields: tissue, speckle, B-mode rows, and the defects of a scan."""
 
 import hashlib
 
@@ -16,19 +16,19 @@ def stream(seed: int, index: int, part: str) -> np.random.Generator:
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, int], scale: tuple[float, float]) -> Field:
-    """Gaussian field [y, x] of unit variance, a cubic B-spline with knots `scale` px apart."""
+    """A Gaussian field [y, x] of unit variance: a cubic B-spline with knots `scale` px apart."""
     knots = tuple(int(n / s) + 5 for n, s in zip(shape, scale, strict=True))
     coarse = rng.standard_normal(knots, dtype=np.float32)
     return stretch(stretch(coarse.T, shape[1], scale[1]).T, shape[0], scale[0])
 
 
 def wander(rng: np.random.Generator, length: int, scale: float) -> Field:
-    """Gaussian curve [length] of unit variance, smooth over `scale` px."""
+    """A Gaussian curve [length] of unit variance, smooth over `scale` px."""
     return smooth(rng, (length, 1), (scale, 1.0))[:, 0]
 
 
 def stretch(coarse: Field, length: int, scale: float) -> Field:
-    """B-spline upsampling along axis 0 that keeps the variance of white noise."""
+    """Upsamples along axis 0 by a B-spline; keeps the variance of white noise."""
     if scale <= 1:
         return np.ascontiguousarray(coarse[:length])
     at = np.arange(length, dtype=np.float32) / np.float32(scale)
@@ -47,14 +47,15 @@ def _bspline(t: Field) -> Field:
 
 
 def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> Field:
-    """Mean-1 speckle [y, x]: Rayleigh envelopes averaged over `looks`, as a projection does.
+    """Speckle [y, x] of mean 1: Rayleigh envelopes averaged over `looks`, as a projection does.
 
-    A Rayleigh envelope has mean / sd = 1.91; wide along the B-mode row, new on every row.
+    A Rayleigh envelope has mean / sd = 1.91.  The speckle is wide along a B-mode row and
+    independent between rows.
     """
-    drawn = 3
+    count = 3
     grid = (shape[0], int(shape[1] / 1.12) + 5)
-    waves = np.sqrt(rng.standard_exponential((drawn, *grid), dtype=np.float32)).sum(0)
-    white = (waves - drawn * 0.8862269) / np.float32(0.4632514 * np.sqrt(drawn))
+    waves = np.sqrt(rng.standard_exponential((count, *grid), dtype=np.float32)).sum(0)
+    white = (waves - count * 0.8862269) / np.float32(0.4632514 * np.sqrt(count))
     rows = stretch(np.ascontiguousarray(white.T), shape[1], 1.12).T
     rows = 0.9 * rows + 0.436 * np.roll(rows, 1, axis=0)
     grain = rows * np.float32(0.5227 / np.sqrt(looks))
@@ -62,12 +63,12 @@ def speckle(rng: np.random.Generator, shape: tuple[int, int], looks: float) -> F
 
 
 def row_gain(rng: np.random.Generator, shape: tuple[int, int], spread: float) -> Field:
-    """Frame-to-frame gain [y, x], mean 1: B-mode frames are stacked rows, each with its own."""
+    """The gain [y, x] of the rows, mean 1: each row is a B-mode frame with a gain of its own."""
     return 1 + np.float32(spread) * smooth(rng, shape, (1.0, 40.0))
 
 
-def combed(rng: np.random.Generator, image: Field, belts: int) -> Field:
-    """The image [y, x] with belts in which every other row is dimmer and shifted sideways."""
+def comb(rng: np.random.Generator, image: Field, belts: int) -> Field:
+    """Combs an image [y, x] in place: in some belts every other row is dimmer and shifted."""
     rows = len(image)
     for _ in range(belts):
         height = int(rng.integers(20, 120))
@@ -79,14 +80,14 @@ def combed(rng: np.random.Generator, image: Field, belts: int) -> Field:
 
 
 def wide(curve: NDArray[np.generic], scale: int) -> Field:
-    """A curve [y] as a column [y, 1], averaged over `scale` rows to either side."""
+    """Averages a curve [y] over `scale` rows to either side; a column [y, 1]."""
     padded = np.pad(curve.astype(np.float32), scale, mode="edge")
     window = np.ones(2 * scale + 1, dtype=np.float32) / np.float32(2 * scale + 1)
     return np.convolve(padded, window, "valid").astype(np.float32)[:, None]
 
 
 def dashes(rng: np.random.Generator, shape: tuple[int, int], bands: int) -> Field:
-    """Rows that no voxel hit [y, x]: dashes of gain 0 to 0.8 on lines sloping 1 row per 30 px."""
+    """The gain [y, x] of rows that no voxel hit: dashes of 0 to 0.8 that slope 1 row per 30 px."""
     gain = np.ones(shape, dtype=np.float32)
     for _ in range(bands):
         _dash_band(rng, gain)
@@ -109,7 +110,7 @@ def _dash_band(rng: np.random.Generator, gain: Field) -> None:
 
 
 def _dash_row(rng: np.random.Generator, columns: int, fill: float) -> Mask:
-    """One dashed line: runs of median 2 px, p90 8 px (5 and 21 px at 0.18 mm), `fill` of them."""
+    """One dashed line: runs of median 2 px, p90 8 px (5 and 21 px at 0.18 mm) fill `fill` of it."""
     runs = np.maximum(np.rint(rng.lognormal(0.75, 1.1, columns)), 1).astype(int)
     gaps = np.maximum(np.rint(rng.exponential(3.5 * (1 - fill) / fill, columns)), 1).astype(int)
     edges = np.stack([gaps, runs], axis=1).ravel()
@@ -117,7 +118,7 @@ def _dash_row(rng: np.random.Generator, columns: int, fill: float) -> Mask:
 
 
 def contact_loss(rng: np.random.Generator, inside: Mask, wedges: int) -> Field:
-    """Transmission [y, x]: dark wedges that enter from an edge where the probe lost the skin."""
+    """The transmission [y, x] with dark wedges from an edge, where the probe lost the skin."""
     rows = len(inside)
     out = np.ones(inside.shape, dtype=np.float32)
     for _ in range(wedges):
@@ -133,7 +134,7 @@ def contact_loss(rng: np.random.Generator, inside: Mask, wedges: int) -> Field:
 
 
 def _edge_distance(inside: Mask, right: bool) -> Field:
-    """Distance in px [y, x] from the strip's left or right edge."""
+    """The distance [y, x] in px from the strip's left or right edge."""
     columns = inside.shape[1]
     x = np.arange(columns, dtype=np.float32)[None, :]
     if right:
@@ -142,7 +143,7 @@ def _edge_distance(inside: Mask, right: bool) -> Field:
 
 
 def dropout(rng: np.random.Generator, rows: int, count: int) -> Field:
-    """Gain [y, 1] of a probe that moved too fast or lifted: a few rows of low signal."""
+    """The gain [y, 1] of a probe that moved too fast or lifted: a few rows of low signal."""
     gain = np.ones(rows, dtype=np.float32)
     y = np.arange(rows, dtype=np.float32)
     for _ in range(count):

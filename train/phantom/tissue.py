@@ -1,4 +1,4 @@
-"""What lies around the bones: muscle and its light, and the clutter that veils a depth."""
+"""The tissue around the bones: muscle and its light, and the clutter that veils a depth."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,7 +9,7 @@ from . import texture
 from .anatomy import Anatomy
 from .texture import Field
 
-CALM = 0.28  # part of the light's unevenness that is left in the clean target
+CALM = 0.28  # share of the light's unevenness that remains in the clean target
 STREAKED = 80  # rows
 LEVEL = 0.79  # mean tone of muscle in good light
 
@@ -19,12 +19,12 @@ class Tissue:
     """Muscle without bone: calm in the clean target, blotchy and unevenly lit in an original."""
 
     calm: Field  # [y, x]
-    blotches: Field  # [y, x] log of what an original adds at every depth
+    blotches: Field  # [y, x] log of the gain that an original has at every depth
     light: Field  # [y, x]
     lumbar: Field  # [y, 1] 0 above, 1 below
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, body: Anatomy) -> Self:
+    def draw(cls, rng: np.random.Generator, body: Anatomy) -> Self:
         shape = body.extent
         lumbar = _lumbar(body)
         log = 0.10 * texture.smooth(rng, shape, (60.0, 40.0))
@@ -39,21 +39,21 @@ class Tissue:
         calm = np.float32(LEVEL) * light ** np.float32(CALM) * np.exp(log)
         return cls(calm=calm, blotches=blotches, light=light, lumbar=lumbar)
 
-    def spoiled(self, rng: np.random.Generator, amount: float) -> Field:
-        """One depth's own view [y, x] of it; `amount` of clutter as in `Grade`."""
+    def spoil(self, rng: np.random.Generator, amount: float) -> Field:
+        """The muscle [y, x] as one depth shows it; amount: clutter, as in `Grade`."""
         shape = self.calm.shape
         own = np.float32(0.34 * amount) * texture.smooth(rng, shape, (55.0, 30.0))
         wide, narrow = 0.1 + 0.42 * self.lumbar, 0.07 + 0.26 * self.lumbar
         own += np.float32(amount) * wide * texture.smooth(rng, shape, (13.0, 15.0))
         own += np.float32(amount) * narrow * texture.smooth(rng, shape, (5.0, 6.0))
         share = np.float32(min(1.0, 2.2 * amount))
-        gain = np.float32(0.22 * amount)  # the fuller of clutter, the brighter
+        gain = np.float32(0.22 * amount)  # more clutter is brighter
         log = share * self.blotches + own + gain
         return np.asarray(self.calm * np.exp(log), dtype=np.float32)
 
 
 def _streaks(rng: np.random.Generator, columns: int) -> Field:
-    """Log of the bright and dark rows at the top, where the probe was put down."""
+    """The log gain of the bright and dark rows at the top, where the probe was put down."""
     fade = np.exp(-np.arange(STREAKED, dtype=np.float32)[:, None] / 18)
     return np.asarray(0.3 * fade * texture.smooth(rng, (STREAKED, columns), (2.0, 70.0)))
 
@@ -90,19 +90,19 @@ def _to_edge(body: Anatomy) -> Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clutter:
-    """Bright mottled veils that fill the shadows, mostly each depth's own."""
+    """Bright mottled veils that fill the shadows; most of them differ between depths."""
 
     amount: float
-    common: Field  # [y, x] the part of a veil that all depths share
+    common: Field  # [y, x] the part of a veil that is the same at all depths
     lumbar: Field  # [y, 1]
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, body: Anatomy, amount: float) -> Self:
+    def draw(cls, rng: np.random.Generator, body: Anatomy, amount: float) -> Self:
         common = _veil(rng, body.extent)
         return cls(amount=amount, common=common, lumbar=_lumbar(body))
 
-    def over(self, rng: np.random.Generator, image: Field, off: float, light: Field) -> Field:
-        """The image [y, x] of a depth `off` from the optimal one, veiled, in its `light`."""
+    def veil(self, rng: np.random.Generator, image: Field, off: float, light: Field) -> Field:
+        """Veils the image [y, x] of a depth that lies `off` from the optimal one."""
         shape = self.common.shape
         amount = np.float32(self.amount * (1 + 0.15 * abs(off)) + 0.04 * abs(off))
         cover = 0.35 + np.float32(0.3) * self.common + np.float32(0.95) * _veil(rng, shape)

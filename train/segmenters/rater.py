@@ -1,6 +1,6 @@
-"""Evaluation-only segmenters, which read an image as a rater would: labels, levels, angles.
+"""Segmenters that only the evaluation uses.  They read an image as a human rater would.
 
-They are trained apart from any bundle (segmenter.py) and run on ONNX Runtime.
+They are trained apart from every bundle (training.py) and run on ONNX Runtime.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ SHIPPED = tuple(Path(__file__).parent / name for name in ("a.onnx", "b.onnx"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rater:
-    """One segmenter, on the frame that it was trained on."""
+    """One segmenter, and the frame that it was trained on."""
 
     frame: Frame
-    about: dict[str, str]  # its provenance
+    about: dict[str, str]  # provenance
     graph: onnxruntime.InferenceSession
 
     def read(self, image: Image) -> Labels:
-        """Label map [H, W] of an image [H, W] in [0, 1], both on the rater's frame."""
+        """The label map [H, W] of an image [H, W] in [0, 1], both on the rater's frame."""
         signed = np.asarray(image * 2 - 1, np.float32)
         label: Labels = self.graph.run(["label"], {"image": signed[None, None]})[0][0]
         return label
 
 
 def load_rater(path: Path) -> Rater:
-    """Raises BundleError where `path` is no segmenter."""
+    """Loads a segmenter.  Raises BundleError if `path` is not one."""
     graph = session(path, threads=1)
     image, *others = graph.get_inputs()
     if others or image.name != "image" or len(image.shape) != 4:
-        raise BundleError(f"{path}: is no segmenter; make one with `mcdiff-batch segmenter`")
+        raise BundleError(f"{path}: is not a segmenter; make one with `mcdiff-batch segmenter`")
     return Rater(
         frame=Frame(height=image.shape[2], width=image.shape[3]),
         about=dict(graph.get_modelmeta().custom_metadata_map),

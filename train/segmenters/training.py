@@ -1,7 +1,7 @@
-"""Trains an evaluation-only segmenter: a small U-Net that reads originals and clean targets alike.
+"""Trains a segmenter for the evaluation: a small U-Net that reads originals and clean targets.
 
-It shares its architecture with the bundle's extractor, and nothing else: not its cases, its seed,
-nor its purpose.  It alone of all training reads clean targets: a rater has to read those as well.
+It has the architecture of a bundle's extractor, but other cases, another seed and another purpose.
+It is the only training that reads clean targets, because a rater has to read those too.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from mcdiff_batch.engine.image.frame import Frame, nearest_to_frame, to_frame
 from mcdiff_batch.engine.image.metrics import mean_dice
 from mcdiff_batch.engine.model.framing import standardised
 from mcdiff_batch.train.networks.unet import UNet, Widths
-from mcdiff_batch.train.training.step import mixed
+from mcdiff_batch.train.training.step import autocast
 
 from .rater import load_rater
 
@@ -38,7 +38,7 @@ WIDTHS = Widths(base=16, multipliers=(1, 2, 3), blocks=1, patch=4)
 BATCH = 8
 LEARNING_RATE = 3e-3
 WARMUP = 50
-HELD_OUT = 16  # one case in so many, the last of each
+HELD_OUT = 16  # the last of every so many cases is held out
 OPSET = 18
 CLASSES = 4
 EVERY = 25  # steps between two lines
@@ -47,7 +47,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """N cases on the frame; images 0..255."""
+    """N cases on the frame; images are 0..255."""
 
     original: Bytes  # [N, H, W], the optimal depth
     clean: Bytes  # [N, H, W]
@@ -60,12 +60,12 @@ class Examples:
 
 
 def read_examples(path: Path) -> Examples:
-    """Raises ArchiveError, CaseError."""
+    """Reads a phantom archive.  Raises ArchiveError, CaseError."""
     archive = open_archive(path)
     group: Any = zarr.open_group(path, mode="r", use_consolidated=False)
     absent = [x for x in ("clean", "label", "optimal_depth") if x not in group]
     if absent:
-        advice = "make phantoms with `mcdiff-batch phantom`"
+        advice = "expected phantoms; make some with `mcdiff-batch phantom`"
         raise ArchiveError(f"{path}: has no {absent[0]!r}; {advice}")
     rows: dict[str, list[Bytes]] = {"original": [], "clean": [], "label": []}
     for index in range(archive.cases):
@@ -84,7 +84,7 @@ def read_examples(path: Path) -> Examples:
 def train_segmenter(
     data: Path, output: Path, *, seed: int, steps: int, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Trains on all cases but every sixteenth, writes `output`, returns its provenance."""
+    """Trains on all cases except every sixteenth, writes `output`, returns its provenance."""
     examples = read_examples(data)
     last = np.arange(len(examples.label)) % HELD_OUT == HELD_OUT - 1
     if not last.any():
@@ -92,7 +92,7 @@ def train_segmenter(
     torch.manual_seed(seed)
     net = UNet(WIDTHS, outputs=CLASSES, timed=False)
     _fit(net, examples.subset(~last), np.random.default_rng(seed), steps, say)
-    model = _exported(net)
+    model = _export(net)
     about = examples.origin | {"seed": str(seed), "steps": str(steps), "batch": str(BATCH)}
     _write(model, about, output)
     about |= _held_out_dice(output, examples.subset(last))
@@ -114,7 +114,7 @@ def _fit(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for step in range(steps):
         image, label = _batch(examples, rng)
-        with mixed(torch.device("cpu")):
+        with autocast(torch.device("cpu")):
             logits = net(image.to(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), label)
         optimiser.zero_grad()
@@ -138,26 +138,29 @@ def _batch(examples: Examples, rng: np.random.Generator) -> tuple[Tensor, Tensor
     pixels = np.where(flip[:, None, None], pixels[..., ::-1], pixels)
     label = np.where(flip[:, None, None], label[..., ::-1], label)
     image = torch.from_numpy(pixels.astype(np.float32) / 255)[:, None]
-    return _varied(image, rng), torch.from_numpy(np.ascontiguousarray(label))
+    return _vary(image, rng), torch.from_numpy(np.ascontiguousarray(label))
 
 
-def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Tone, sharpness and noise as no phantom has them; black stays black.  [0, 1] to [-1, 1]."""
+def _vary(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Varies tone, sharpness and noise beyond the phantom's; black stays black.
+
+    Maps [0, 1] to [-1, 1].
+    """
     one = lambda low, high: torch.from_numpy(
         rng.uniform(low, high, (len(image), 1, 1, 1)).astype(np.float32)
     )
     noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
     inside = image > 0
     soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    mixed = torch.lerp(image, soft, one(0.0, 0.8))
-    toned = mixed.clamp(min=1e-4) ** torch.exp(one(-0.6, 0.6))
+    softened = torch.lerp(image, soft, one(0.0, 0.8))
+    toned = softened.clamp(min=1e-4) ** torch.exp(one(-0.6, 0.6))
     toned = toned * one(0.7, 1.3) + one(-0.08, 0.08)
     toned = toned + one(0.0, 0.05) * noise
     return torch.where(inside, toned.clamp(0, 1), image) * 2 - 1
 
 
 class _Reader(nn.Module):
-    """image [1, 1, H, W] in [-1, 1] to label [1, H, W] u1."""
+    """Maps an image [1, 1, H, W] in [-1, 1] to a label map [1, H, W] u1."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -168,8 +171,8 @@ class _Reader(nn.Module):
         return logits.argmax(dim=1).to(torch.uint8)
 
 
-def _exported(net: nn.Module) -> onnx.ModelProto:
-    """One image at a time and no trace of the machine: the exporter names files in its nodes."""
+def _export(net: nn.Module) -> onnx.ModelProto:
+    """The ONNX graph for one image at a time, without the file names that the exporter adds."""
     example = (torch.zeros(1, 1, FRAME.height, FRAME.width),)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -200,12 +203,12 @@ def _write(model: onnx.ModelProto, about: dict[str, str], path: Path) -> None:
 
 
 def _held_out_dice(path: Path, examples: Examples) -> dict[str, str]:
-    """As the written file reads, mean over cases and classes."""
+    """The Dice of the written file, mean over cases and classes."""
     rater = load_rater(path)
 
     def score(images: Bytes) -> str:
         pairs = zip(images, examples.label, strict=True)
-        found = [mean_dice(rater.read(x.astype(np.float32) / 255), y) for x, y in pairs]
-        return f"{np.mean(found):.4f}"
+        values = [mean_dice(rater.read(x.astype(np.float32) / 255), y) for x, y in pairs]
+        return f"{np.mean(values):.4f}"
 
     return {"dice_original": score(examples.original), "dice_clean": score(examples.clean)}

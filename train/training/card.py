@@ -1,4 +1,4 @@
-"""The card of a training: what it was made of and what came out, as JSON and as a page."""
+"""The card of a training: its data, settings and results, as JSON and as a page."""
 
 import json
 from dataclasses import asdict
@@ -21,7 +21,10 @@ PACKAGES = ("safetensors", "torch")
 def write_card(
     nets: Networks, setting: Setting, sides: tuple[Dataset, Dataset], records: dict[str, Any]
 ) -> None:
-    """Writes the weights, `card.json` and `card.html` into the folder; sides: train, held out."""
+    """Writes the weights, `card.json` and `card.html` into the folder.
+
+    sides: the cases to train on, and those held out.
+    """
     about = {"preset": asdict(nets.preset), "seed": setting.seed}
     train, held_out = sides
     card = about | {
@@ -48,14 +51,16 @@ def write_card(
     }
     (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     pictures = {x.stem: x for x in sorted((setting.folder / "samples").glob("*.png"))}
-    (setting.folder / "card.html").write_text(page(card, _chosen(pictures)), encoding="utf-8")
+    (setting.folder / "card.html").write_text(
+        page(card, _first_and_last(pictures)), encoding="utf-8"
+    )
 
 
 def _read(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
 
 
 def _side(data: Dataset) -> dict[str, int]:
@@ -67,16 +72,16 @@ def _side(data: Dataset) -> dict[str, int]:
 
 
 def _device(setting: Setting) -> str:
-    """With the GPU's name, and how many there were."""
+    """The device, with the GPU's name and the number of processes."""
     cuda = setting.device.type == "cuda"
     name = f"cuda ({torch.cuda.get_device_name(setting.device)})" if cuda else "cpu"
     return name if setting.world == 1 else f"{setting.world} x {name}"
 
 
-def _chosen(pictures: dict[str, Path]) -> dict[str, bytes]:
-    """The first and the last of each stage: a page is to stay small."""
-    kept: dict[str, bytes] = {}
+def _first_and_last(pictures: dict[str, Path]) -> dict[str, bytes]:
+    """The first and the last picture of each stage, so that the page stays small."""
+    chosen: dict[str, bytes] = {}
     for stage in ("foundation", "tuner"):
         names = [x for x in pictures if x.startswith(f"{stage}_")]
-        kept |= {x: pictures[x].read_bytes() for x in (*names[:1], *names[-1:])}
-    return kept
+        chosen |= {x: pictures[x].read_bytes() for x in (*names[:1], *names[-1:])}
+    return chosen

@@ -1,4 +1,4 @@
-"""Training state on disk: tensors as safetensors, the rest as JSON, each replaced in one rename."""
+"""Training state on disk: one safetensors file, which a save replaces in one rename."""
 
 import json
 from pathlib import Path
@@ -11,19 +11,19 @@ from mcdiff_batch.engine.errors import BundleError
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """`path`.safetensors and `path`.json; a kill leaves the old pair or the new one.
+    """Writes `path`.safetensors, with `about` as JSON in its header.
 
-    The JSON is written first and names the step; tensors carry the same step in their header.
+    A kill leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    stored = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     part = path.with_suffix(".safetensors.part")
-    save_file(held, part, metadata={"about": json.dumps(about)})
+    save_file(stored, part, metadata={"about": json.dumps(about)})
     part.replace(path.with_suffix(".safetensors"))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save` wrote.  Raises BundleError where it cannot be read."""
+    """Reads what `save` wrote.  Raises BundleError if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     file = path.with_suffix(".safetensors")
@@ -32,14 +32,18 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads(opened.metadata()["about"])
         return load_file(file), about
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{file}: is no checkpoint of mcdiff-batch ({error})") from error
+        raise BundleError(
+            f"{file}: is not a checkpoint of mcdiff-batch ({error}); remove it, or use another "
+            "folder"
+        ) from error
 
 
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors below `prefix.`, with it taken off."""
+def select_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix.`, without that prefix."""
     start = prefix + "."
     return {name[len(start) :]: x for name, x in tensors.items() if name.startswith(start)}
 
 
-def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with `prefix.` before their names."""
     return {f"{prefix}.{name}": x for name, x in tensors.items()}

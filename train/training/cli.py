@@ -1,4 +1,4 @@
-"""Commands of training; PyTorch is imported inside them."""
+"""The command `train`; PyTorch is imported inside it."""
 
 import math
 import os
@@ -13,55 +13,58 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 
 
 @click.command()
-@click.option("--data", type=ARCHIVE, required=True, help="archive with labels and flags")
+@click.option(
+    "--data", type=ARCHIVE, required=True, help="archive with `label` and `artifact_free`"
+)
 @click.option(
     "--preset",
     default="small",
     show_default=True,
-    help="toy, small, small-gpu, small-regression, small-paper-way or paper",
+    help="toy, small, small-more, small-gpu, small-regression, small-paper-way or paper",
 )
 @click.option(
-    "--output", type=FOLDER, required=True, help="folder of checkpoints, samples and card"
+    "--output", type=FOLDER, required=True, help="folder for checkpoints, samples and the card"
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--from", "source", type=FOLDER, help="start from a bundle or an earlier training folder"
-)
+@click.option("--from", "source", type=FOLDER, help="start from this bundle or training folder")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="times the preset's steps, in every stage",
+    help="multiply the preset's steps in every stage by this",
 )
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
-    help="share of the patients kept out of training",
+    help="share of the patients that are left out of training",
 )
 @click.option(
     "--experiments",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="what `bench experiments` wrote: shown in the card beside the settings",
+    help="output of `bench experiments`, to be shown in the card",
 )
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="end there, stages shortened alike; another machine then gets other weights",
+    help="end after so many minutes, every stage shortened alike; the weights then depend on the "
+    "machine",
 )
-@click.option("--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or as is")
+@click.option(
+    "--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or eq. 8 as written"
+)
 @click.option(
     "--artifact-free-only/--all-cases",
     "tuner_artifact_free",
     default=None,
-    help="stage III: restore corrupted artifact-free cases, or learn from every case (eq. 11)",
+    help="stage III: learn from artifact-free cases, or from every case (eq. 11)",
 )
 @click.option(
     "--conditions",
     type=click.Choice(["depths", "optimal", "segmentation"]),
-    help="what the tuner is told; only depths can be exported",
+    help="what the tuner reads of the spine; only depths can be exported",
 )
 def train(
     data: Path,
@@ -77,14 +80,14 @@ def train(
 ) -> None:
     """Train the three stages on an archive; the same command again resumes.
 
-    The archive needs `label (case, y, x)` and `artifact_free (case)`, and `patient (case)` where a
-    patient has several cases.  What is not given here is the preset's.  Two GPUs:
+    The archive needs `label (case, y, x)` and `artifact_free (case)`, and `patient (case)` if a
+    patient has several cases.  Options that you leave out are the preset's.  With two GPUs:
     `torchrun --nproc-per-node 2 --no-python mcdiff-batch train ...`.
     """
     import torch
 
     from mcdiff_batch.engine.errors import UsageError
-    from mcdiff_batch.train.networks.presets import PRESETS, altered
+    from mcdiff_batch.train.networks.presets import PRESETS, adjust
 
     from . import data as cases
     from .curves import draw_curves
@@ -92,20 +95,20 @@ def train(
     from .stages import train_all
 
     if preset not in PRESETS:
-        raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-    chosen = altered(PRESETS[preset], budget, changes)
+        raise UsageError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    chosen = adjust(PRESETS[preset], budget, changes)
     rank, size, device = world()
     cpus = max(1, (os.cpu_count() or 1) // size)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpus)
     if device.type != "cpu":
-        torch.set_num_threads(1)  # the cores are for the processes that prepare steps ahead
+        torch.set_num_threads(1)  # leaves the cores to the processes that prepare steps ahead
         torch.backends.cudnn.benchmark = True
     say = click.echo if rank == 0 else lambda text: None
     say(f"reading {data}")
-    read = cases.load(data, chosen.frame, chosen.depth_weights, chosen.optimal_share)
-    known, unseen = cases.split(read, held_out)
-    say(f"{len(known)} cases to train on, {len(unseen)} held out, on {device}")
+    dataset = cases.load(data, chosen.frame, chosen.depth_weights, chosen.optimal_share)
+    training, held_out_cases = cases.split(dataset, held_out)
+    say(f"{len(training)} cases to train on, {len(held_out_cases)} held out, on {device}")
     setting = Setting(
         seed=seed,
         device=device,
@@ -120,14 +123,14 @@ def train(
         rank=rank,
         world=size,
     )
-    _, records = train_all(chosen, known, unseen, setting, say)
+    _, records = train_all(chosen, training, held_out_cases, setting, say)
     if rank == 0:
         draw_curves(records, output / "curves.png")
         say(f"trained; weights, card.html, card.json and curves.png are in {output}")
 
 
 def _command() -> str:
-    """The command as it was given; of a path only its name."""
+    """The command as the user gave it; of a path only its name (P10)."""
     context = click.get_current_context()
     words = ["mcdiff-batch", str(context.info_name)]
     for option in context.command.params:

@@ -1,13 +1,13 @@
-"""What goes wrong in a scan, done to the depths that the networks read; targets stay as they are.
+"""Corrupts the depths that the networks read, as scans are corrupted; targets do not change.
 
-Stage III then learns to restore: from a spoiled stack to the optimal image that the scanner did
-give.  Nothing here needs a clean target, so that a clinic can do the same on its own archive.
+Stage III then learns to restore the optimal image that the scanner gave.  Nothing here needs a
+clean target, so a clinic can do the same on its own archive.
 
-What spoils a depth most is clutter: mottled bright veils at several scales that fill the shadows of
-bone, and bones that pale, each depth's own.  Speckle, mottle, row gain and dashes are each depth's
-own too; shading, tone, contact loss, dropouts and dim ends are common to the stack, as contact,
-motion and gain are.
-Sizes are shares of the frame, drawn per case.
+The worst fault is clutter: mottled bright veils at several scales that fill the shadows of bone,
+and bones that pale.  These differ from depth to depth, and so do speckle, mottle, row gain and
+dashes.  Shading, tone, lost contact, dropouts and dim ends are the same in all depths of a case,
+because contact, motion and gain are.
+Sizes are shares of the frame and are drawn per case.
 """
 
 from dataclasses import dataclass
@@ -19,35 +19,35 @@ from torch.nn import functional as F
 
 from .data import Batch
 
-OFTEN = 0.5  # each fault's chance in a corrupted case
+OFTEN = 0.5  # chance of each fault in a corrupted case
 COARSE = 4  # px of the grid on which veils are drawn
-Knots = tuple[int, int]  # of a smooth field, over the height and the width of a frame
+Knots = tuple[int, int]  # knots of a smooth field over the height and the width of a frame
 
 
-def corrupted(batch: Batch, share: float, rng: np.random.Generator, tall: int) -> Batch:
-    """The batch with the depths of about `share` of its cases corrupted; image and label stay.
+def corrupt_batch(batch: Batch, share: float, rng: np.random.Generator, tall: int) -> Batch:
+    """Corrupts the depths of about `share` of the batch's cases; image and label do not change.
 
-    tall: rows of the whole frame, of which a batch may be a crop.
+    tall: rows of the whole frame; the batch may be a crop of it.
     """
     chosen = torch.from_numpy(rng.random(len(batch.depths)) < share)
     draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
     if not chosen.any():
         return batch
     depths = batch.depths.clone()
-    depths[chosen] = corrupt(depths[chosen], batch.label[chosen], draw, tall)
+    depths[chosen] = corrupt_depths(depths[chosen], batch.label[chosen], draw, tall)
     return batch._replace(depths=depths)
 
 
-def corrupt(depths: Tensor, label: Tensor, draw: torch.Generator, tall: int) -> Tensor:
-    """Every case of depths [B, D, H, W] in [-1, 1] corrupted; black outside the strip stays.
+def corrupt_depths(depths: Tensor, label: Tensor, draw: torch.Generator, tall: int) -> Tensor:
+    """Corrupts every case of depths [B, D, H, W] in [-1, 1]; black outside the strip stays black.
 
-    label: [B, H, W], 0 where no bone is.
+    label: [B, H, W], 0 where there is no bone.
     """
     strip = (depths > -1 + 1e-3).any(dim=1, keepdim=True)
     dice = Dice(draw, len(depths), tall)
     level = (depths + 1) / 2
-    level = torch.where(dice.often(), _paled(level, strip, label, dice), level)
-    level = _veiled(level, strip, dice)
+    level = torch.where(dice.often(), _pale(level, strip, label, dice), level)
+    level = _veil(level, strip, dice)
     for fault in (_shading, _speckle, _tone, _wedge, _dropout, _ends, _dashes):
         level = torch.where(dice.often(), fault(level, strip, dice), level)
     return torch.where(strip, (2 * level - 1).clamp(-1, 1), depths)
@@ -55,7 +55,7 @@ def corrupt(depths: Tensor, label: Tensor, draw: torch.Generator, tall: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Dice:
-    """Random draws, one a case, shaped to broadcast over [B, D, H, W]."""
+    """Random draws, one per case, shaped to broadcast over [B, D, H, W]."""
 
     draw: torch.Generator
     cases: int
@@ -65,7 +65,7 @@ class Dice:
         return self.between(0, 1) < OFTEN
 
     def between(self, low: float, high: float, *more: int) -> Tensor:
-        """[B, 1, 1, 1], or [B, *more]."""
+        """Uniform draws [B, 1, 1, 1], or [B, *more]."""
         shape = (self.cases, *(more or (1, 1, 1)))
         return low + (high - low) * torch.rand(shape, generator=self.draw)
 
@@ -73,23 +73,23 @@ class Dice:
         return torch.randn((self.cases, *more), generator=self.draw)
 
     def field(self, depths: int, knots: Knots, size: tuple[int, int]) -> Tensor:
-        """[B, depths, *size], Gaussian of about unit variance, linear between knots.
+        """A Gaussian field [B, depths, *size] of about unit variance, linear between knots.
 
-        knots: on the whole frame, of which `size` is a part on the grid of COARSE px.
+        knots: over the whole frame; `size` is the size of the crop on the grid of COARSE px.
         """
         rows = max(2, round(knots[0] * size[0] * COARSE / self.tall))
         coarse = self.normal(depths, min(rows, size[0]), min(knots[1], size[1]))
         return 1.5 * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
 
     def rows(self, level: Tensor) -> tuple[Tensor, float]:
-        """Of each row [1, 1, H, 1], in heights of the whole frame; and that of the last."""
+        """The place of each row [1, 1, H, 1] and of the end, in heights of the whole frame."""
         height = level.shape[2]
         y = (torch.arange(height) + 0.5) / self.tall
         return y[None, None, :, None], height / self.tall
 
 
-def _paled(level: Tensor, strip: Tensor, label: Tensor, dice: Dice) -> Tensor:
-    """Bones that fade into the tissue, some more than others, each depth's own."""
+def _pale(level: Tensor, strip: Tensor, label: Tensor, dice: Dice) -> Tensor:
+    """Fades bones into the tissue, some more than others; differs between depths."""
     depths, height, width = level.shape[1:]
     bone = (label > 0)[:, None].to(level.dtype)
     tissue = strip * (1 - bone)
@@ -103,8 +103,8 @@ def _paled(level: Tensor, strip: Tensor, label: Tensor, dice: Dice) -> Tensor:
     return level + fade * soft * (mean - level)
 
 
-def _veiled(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Bright clutter mixed in by a veil; both are each depth's own."""
+def _veil(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
+    """Mixes in bright clutter through a veil; both differ between depths."""
     depths, height, width = level.shape[1:]
     grid = (height // COARSE, width // COARSE)
     fine = lambda x: F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
@@ -121,7 +121,7 @@ def _veiled(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 
 def _shading(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Broad brighter and darker parts, and each depth's own mottle."""
+    """Brightens and darkens broad parts, and adds mottle that differs between depths."""
     grid = (level.shape[2] // COARSE, level.shape[3] // COARSE)
     log = dice.between(0.05, 0.3) * dice.field(1, (12, 5), grid)
     log = log + dice.between(0, 0.3) * dice.field(level.shape[1], (68, 15), grid)
@@ -130,7 +130,7 @@ def _shading(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 
 def _speckle(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Grain, and a gain that jitters from row to row, now and then of every other row."""
+    """Adds grain, a gain that jitters from row to row, and combing of alternate rows."""
     depths, height, width = level.shape[1:]
     comb = dice.between(0, 0.06) * (torch.arange(height) % 2)[:, None]
     rows = dice.between(0, 0.08) * dice.normal(depths, height, 1) - comb
@@ -138,13 +138,13 @@ def _speckle(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 
 def _tone(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Gamma, and gain."""
+    """Changes gamma and gain."""
     bent = level.clamp(1e-3, 1) ** torch.exp(dice.between(-0.3, 0.3))
     return bent * dice.between(0.8, 1.4)
 
 
 def _wedge(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Contact lost from one edge of the strip inwards, narrowing to a point."""
+    """Darkens a wedge from one edge of the strip inwards, where the probe lost contact."""
     y, last = dice.rows(level)
     inside = strip.to(level.dtype)
     left, wide = inside.cumsum(3), inside.sum(3, keepdim=True).clamp(min=1)
@@ -156,7 +156,7 @@ def _wedge(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 
 def _dropout(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Dark bands right across, where the probe moved too fast."""
+    """Darkens bands across the scan, where the probe moved too fast."""
     y, last = dice.rows(level)
     gain = torch.ones(())
     for _ in range(2):
@@ -166,7 +166,7 @@ def _dropout(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 
 def _ends(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """The top or the bottom of the scan, or a section of it, is dim."""
+    """Dims the top or the bottom of the scan, or a section of it."""
     y, last = dice.rows(level)
     middle = torch.where(dice.between(0, 1) < 0.7, last, dice.between(0, last))
     dim = torch.sigmoid((dice.between(0.05, 0.3) - (y - middle).abs()) / 0.03)
@@ -174,7 +174,7 @@ def _ends(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
 
 
 def _dashes(level: Tensor, strip: Tensor, dice: Dice) -> Tensor:
-    """Short dark dashes along rows that no voxel hit, in a band of the scan."""
+    """Draws short dark dashes along rows that no voxel hit, in a band of the scan."""
     y, last = dice.rows(level)
     height, width = level.shape[2:]
     band = (y - dice.between(0, last)).abs() < dice.between(0.02, 0.1)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def draw_curves(stages: dict[str, Any], path: Path) -> None:
-    """One panel a stage: training loss and held-out metric against the step, as PNG."""
+    """Writes a PNG with one panel per stage: loss and held-out metrics against the step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Training cases: an archive's depths and labels on a frame, split by patient."""
+"""Training cases: an archive's depths and labels on a frame, and their split by patient."""
 
 import hashlib
 import math
@@ -33,23 +33,23 @@ from mcdiff_batch.engine.telemetry.machine import cores
 Bytes = npt.NDArray[np.uint8]
 NEEDED = ("label", "artifact_free")
 PART = 100  # cases that a process reads at a time
-CROP = 4  # a crop is so many times lower than the frame
-Told = Callable[[Case], npt.NDArray[np.float32]]  # fusion weights of a case
+CROP = 4  # the frame is so many times higher than a crop
+Weigh = Callable[[Case], npt.NDArray[np.float32]]  # the fusion weights of a case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """N cases on one frame.  The clean target of a phantom is never read (SCIENCE.md)."""
+    """N cases on one frame.  The clean target of a phantom is never read."""
 
     depths: Bytes  # [N, D, H, W], 0 black, 255 white
-    weights: npt.NDArray[np.float32]  # [N, D], adding to 1 over the depths a case has
+    weights: npt.NDArray[np.float32]  # [N, D], which add to 1 over the depths a case has
     label: Bytes  # [N, H, W]
     optimal: npt.NDArray[np.int64]  # [N]
     artifact_free: npt.NDArray[np.bool_]  # [N]
-    contrast: npt.NDArray[np.float32]  # [N], of the optimal image: eq. 12 + eq. 13, 20 ln
+    contrast: npt.NDArray[np.float32]  # [N], eq. 12 + eq. 13 of the optimal image, 20 ln
     patient: npt.NDArray[np.str_]  # [N]
-    sha256: str  # of the archive's identity, and of what was read
-    origin: dict[str, Any]  # what a phantom archive says of its making
+    sha256: str  # of the archive's identity and of the depths
+    origin: dict[str, Any]  # how a phantom archive was made
 
     def __len__(self) -> int:
         return len(self.depths)
@@ -60,12 +60,12 @@ class Dataset:
         return Dataset(**chosen, sha256=self.sha256, origin=self.origin)
 
     def clearest(self, share: float) -> "Dataset":
-        """The `share` of the cases with the highest contrast, at least one."""
+        """The share of the cases with the highest contrast; at least one."""
         least = np.sort(self.contrast)[-max(1, round(share * len(self)))]
         return self.subset(self.contrast >= least)
 
     def optimal_alone(self) -> "Dataset":
-        """With no other depth."""
+        """The same cases with their optimal depth only."""
         cases = np.arange(len(self))
         return replace(
             self,
@@ -81,36 +81,37 @@ def load(
     weights: tuple[float, ...],
     optimal_share: float,
 ) -> Dataset:
-    """Reads a whole training archive, by all cores; weights as `fusion_weights` has them.
+    """Reads a whole training archive on all cores.
 
-    Raises ArchiveError where labels or flags are absent.
+    weights, optimal_share: as for `fusion_weights`.  Raises ArchiveError if labels or flags are
+    absent.
     """
     archive = open_archive(path)
     truth = _truth(path, archive)
-    told = partial(_told, weights, optimal_share)
+    weigh = partial(_weigh, weights, optimal_share)
     parts = [range(i, min(i + PART, archive.cases)) for i in range(0, archive.cases, PART)]
-    read = partial(_rows, path, frame, told)
+    read = partial(_rows, path, frame, weigh)
     if len(parts) == 1:
-        kept = read(parts[0])
+        table = read(parts[0])
     else:
         with get_context("spawn").Pool(min(cores(), len(parts))) as pool:
-            kept = [row for rows in pool.imap(read, parts) for row in rows]
-    if not kept:
-        raise ArchiveError(f"{path}: no case can be trained on; see `mcdiff-batch check`")
-    columns = {name: np.stack([row[name] for row in kept]) for name in kept[0]}
+            table = [row for rows in pool.imap(read, parts) for row in rows]
+    if not table:
+        raise ArchiveError(f"{path}: no case can be read; see `mcdiff-batch check {path}`")
+    columns = {name: np.stack([row[name] for row in table]) for name in table[0]}
     digest = hashlib.sha256(archive.identity.encode() + columns["depths"].tobytes())
     origin = {"cases": archive.cases, "phantom": truth.attrs.get("phantom")}
     return Dataset(**columns, sha256=digest.hexdigest(), origin=origin)
 
 
 def one_hot(data: Dataset) -> Dataset:
-    """All weight on the optimal depth: Table V's conditions from one depth."""
+    """The cases with all weight on the optimal depth: Table V's conditions from one depth."""
     weights = np.eye(data.weights.shape[1], dtype=np.float32)[data.optimal]
     return replace(data, weights=weights)
 
 
 def split(data: Dataset, held_out: float = 0.05) -> tuple[Dataset, Dataset]:
-    """(train, held-out) by patient, never by image: a patient's side is drawn from its name."""
+    """Splits into (train, held out) by patient; a patient's name decides its side."""
     share = np.array([int(hashlib.sha256(p.encode()).hexdigest()[:8], 16) for p in data.patient])
     away = share / 2**32 < held_out
     if away.all() or not away.any():
@@ -119,6 +120,7 @@ def split(data: Dataset, held_out: float = 0.05) -> tuple[Dataset, Dataset]:
 
 
 def _truth(path: Path, archive: Archive) -> zarr.Group:
+    """The archive's group, after a check that it can be trained on."""
     group = zarr.open_group(path, mode="r", use_consolidated=False)
     absent = [name for name in NEEDED if name not in group]
     if absent:
@@ -132,28 +134,28 @@ def _truth(path: Path, archive: Archive) -> zarr.Group:
     return group
 
 
-def _told(weights: tuple[float, ...], optimal_share: float, case: Case) -> npt.NDArray[np.float32]:
+def _weigh(weights: tuple[float, ...], optimal_share: float, case: Case) -> npt.NDArray[np.float32]:
     return fusion_weights(weights, case.present, case.optimal, optimal_share)
 
 
-def _rows(path: Path, frame: Frame, told: Told, cases: range) -> list[dict[str, Any]]:
-    """Columns of those that can be read (`check` lists the others)."""
+def _rows(path: Path, frame: Frame, weigh: Weigh, cases: range) -> list[dict[str, Any]]:
+    """The columns of those cases that can be read; `check` lists the others."""
     archive = open_archive(path)
     truth = _truth(path, archive)
-    found = (_row(archive, i, truth, frame, told) for i in cases)
-    return [row for row in found if row is not None]
+    rows = (_row(archive, i, truth, frame, weigh) for i in cases)
+    return [row for row in rows if row is not None]
 
 
 def _row(
-    archive: Archive, index: int, truth: Any, frame: Frame, told: Told
+    archive: Archive, index: int, truth: Any, frame: Frame, weigh: Weigh
 ) -> dict[str, Any] | None:
-    """One case's columns; None for a case that cannot be read."""
+    """The columns of one case; None if it cannot be read."""
     try:
         case = archive.read(index)
     except CaseError:
         return None
     framed = to_frame(standardised(case), frame, black=-1.0)
-    share = told(case)
+    share = weigh(case)
     optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
     y, x = case.depths.shape[1:]
     label = nearest_to_frame(np.asarray(truth["label"][index])[:y, :x], frame)
@@ -169,34 +171,34 @@ def _row(
 
 
 def _contrast(case: Case, image: Image, label: Labels, frame: Frame) -> float:
-    """Of image [H, W] in [-1, 1], 20 ln; -inf where there is no bone."""
+    """CNR + SNR of an image [H, W] in [-1, 1], 20 ln; -inf if there is no bone."""
     spacing = math.sqrt(math.prod(case.spacing_mm)) / place(case.depths.shape[1:], frame).scale
     spacing = spacing if math.isfinite(spacing) else FALLBACK_SPACING_MM
     where = regions(label > 0, scan_strip(image[None]), spacing)
-    both = contrast((image + 1) / np.float32(2), *where)
-    found = both["cnr_ln"] + both["snr_ln"]
-    return found if math.isfinite(found) else -math.inf
+    ratios = contrast((image + 1) / np.float32(2), *where)
+    total = ratios["cnr_ln"] + ratios["snr_ln"]
+    return total if math.isfinite(total) else -math.inf
 
 
 class Batch(NamedTuple):
-    """What a stage sees: depths [B, D, H, W] in [-1, 1], weights [B, D], optimal image, labels."""
+    """B cases as a stage reads them."""
 
-    depths: Tensor
-    weights: Tensor
-    image: Tensor  # [B, 1, H, W], the optimal depth
+    depths: Tensor  # [B, D, H, W] in [-1, 1]
+    weights: Tensor  # [B, D]
+    image: Tensor  # [B, 1, H, W], the optimal depth: the target
     label: Tensor  # [B, H, W]
     optimal: Tensor  # [B], which depth that is
 
     @property
     def scan(self) -> Tensor:
-        """[B, 1, H, W], the optimal depth as it is read: the image, unless depths were changed."""
+        """The optimal depth as the networks read it, [B, 1, H, W]: `image`, or what replaced it."""
         return self.depths[torch.arange(len(self.depths)), self.optimal][:, None]
 
 
 def draw(data: Dataset, size: int, rng: np.random.Generator, *, crop: bool = False) -> Batch:
-    """`size` random cases, each flipped left to right or not, all its depths and label together.
+    """Draws `size` random cases; flips each left to right or not, depths and label together.
 
-    crop: of each a part of all rows, the frame's height / CROP.
+    crop: take a random part of each, the frame's height / CROP.
     """
     chosen, height = rng.integers(len(data), size=size), data.depths.shape[2]
     rows = np.arange(height)[None]
@@ -211,32 +213,32 @@ def batch_of(
     flips: npt.NDArray[np.bool_],
     rows: npt.NDArray[Any] | None = None,
 ) -> Batch:
-    """The cases `chosen`, as tensors; `rows` of each [N or 1, H], or all."""
+    """The cases `chosen` as tensors.  rows [N or 1, H]: the rows to take of each; None: all."""
     if rows is None:
         rows = np.arange(data.depths.shape[2])[None]
     at = chosen[:, None]
     cut = data.depths.transpose(0, 2, 1, 3)[at, rows].transpose(0, 2, 1, 3)
     depths = torch.from_numpy(np.ascontiguousarray(cut)).float() / 127.5 - 1
     label = torch.from_numpy(data.label[at, rows])
-    mirrored = torch.from_numpy(flips)
-    depths = torch.where(mirrored[:, None, None, None], depths.flip(-1), depths)
-    label = torch.where(mirrored[:, None, None], label.flip(-1), label)
+    flipped = torch.from_numpy(flips)
+    depths = torch.where(flipped[:, None, None, None], depths.flip(-1), depths)
+    label = torch.where(flipped[:, None, None], label.flip(-1), label)
     optimal = torch.from_numpy(data.optimal[chosen])
     image = depths[torch.arange(len(chosen)), optimal][:, None]
     return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label, optimal)
 
 
 def other_depth(batch: Batch, rng: np.random.Generator) -> Tensor:
-    """The optimal depth [B], or for every second case a depth drawn by its weight."""
+    """The optimal depth [B]; for every second case a depth drawn by its weight instead."""
     drawn = torch.tensor([rng.choice(w.shape[0], p=w / w.sum()) for w in batch.weights.numpy()])
     return torch.where(torch.arange(len(drawn)) % 2 == 0, batch.optimal, drawn)
 
 
-def without_optimal(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
-    """The batch with another depth in the place of the optimal one, in about `share` of its cases.
+def leave_out_optimal(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
+    """Replaces the optimal depth by another one, in about `share` of the batch's cases.
 
-    The other is drawn by its weight: what a scanner gives that missed the best depth.  The image,
-    which is what is to be drawn, stays the optimal one's.
+    The other depth is drawn by its weight, as if a scanner had missed the best depth.  The target
+    stays the optimal depth.
     """
     depths = batch.depths.clone()
     for i in np.flatnonzero(rng.random(len(depths)) < share):

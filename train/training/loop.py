@@ -1,8 +1,8 @@
 """The one training loop: Adam, EMA, gradient clipping, warm-up and cosine decay, resume.
 
 Every step draws its data and noise from a generator keyed by (seed, stage, step, rank), so a
-resumed run sees what an uninterrupted one would have seen.  They may be prepared ahead, by
-processes; what a step still waits for them is counted.
+resumed training sees what an uninterrupted one would have seen.  Processes may prepare steps
+ahead; the loop counts the seconds that it still waits for them.
 """
 
 import hashlib
@@ -26,19 +26,17 @@ from mcdiff_batch.train.networks.presets import Stage
 from . import checkpoint
 from .step import Loss, Stepper
 
-Prepare = Callable[
-    [np.random.Generator, bool], Any
-]  # (generator, whether cropped) -> what `loss` takes
-Score = Callable[[], dict[str, float]]  # held-out metrics of the model as it stands
-Show = Callable[[int], None]  # draws what the model does, named by its step
+Prepare = Callable[[np.random.Generator, bool], Any]  # (generator, crop) -> the loss's argument
+Score = Callable[[], dict[str, float]]  # -> held-out metrics of the model
+Show = Callable[[int], None]  # draws samples of the model at a step
 
 SAVE_SECONDS = 120.0
 SHOWN = 5  # notes between two pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a stage minimises, on which data, and how it is looked at, on averaged weights."""
+class Objective:
+    """What a stage minimises, on which data; `score` and `show` see the averaged weights."""
 
     prepare: Prepare  # on the CPU
     loss: Loss
@@ -55,33 +53,34 @@ class Setting:
     ema: float
     clip: float
     folder: Path
-    notes: int = 25  # lines of history a stage
+    notes: int = 25  # lines of history per stage
     source: Path | None = None  # weights to start from: a training folder or a bundle
-    command: str = ""  # as it was given, for the card
-    experiments: Path | None = None  # what `bench experiments` wrote, for the card
+    command: str = ""  # as the user gave it, for the card
+    experiments: Path | None = None  # output of `bench experiments`, for the card
     loaders: int = 0  # processes that prepare steps ahead; 0: each step prepares its own
-    seconds: float = math.inf  # of training, all stages; each ends at its part, by its steps
+    seconds: float = math.inf  # for all stages; each gets a share, by its steps
     rank: int = 0
     world: int = 1
 
 
 @dataclass(slots=True)
-class Progress:
-    """The state of a stage that changes."""
+class StageState:
+    """How far a stage is; stored in its checkpoint."""
 
     step: int = 0
     seconds: float = 0.0
-    waited: float = 0.0  # of these, for data
+    waited: float = 0.0  # part of `seconds`, for data
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 def generator(seed: int, stage: str, step: int, rank: int = 0) -> np.random.Generator:
+    """Random numbers that depend on the arguments alone."""
     key = hashlib.blake2b(f"{seed}/{stage}/{step}/{rank}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key)))
 
 
 def learning_rate(stage: Stage, step: int, share: float) -> float:
-    """Linear warm-up, then a cosine to a twentieth; `share` of the stage is done."""
+    """Linear warm-up, then a cosine down to a twentieth.  share: how much of the stage is done."""
     warm = min(1.0, (step + 1) / stage.warmup)
     return stage.learning_rate * warm * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)
 
@@ -89,26 +88,26 @@ def learning_rate(stage: Stage, step: int, share: float) -> float:
 def train_stage(
     stage: Stage,
     model: nn.Module,
-    job: Job,
+    objective: Objective,
     setting: Setting,
     say: Callable[[str], None],
     seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Runs a stage to its end, from its checkpoint if there is one; leaves EMA weights in `model`.
 
-    Its end is that of its steps or of `seconds`, whichever comes first; the schedule follows.
-    Returns the stage's record: steps, seconds, of these waited for data, history.
+    The stage ends after its steps or after `seconds`, whichever comes first; the learning rate
+    follows.  Returns the stage's record: steps, seconds, seconds waited for data, history.
     """
     path = setting.folder / stage.name
     average = {name: p.detach().clone() for name, p in model.state_dict().items()}
     stepper = Stepper(
-        model, job.loss, average, setting.device, clip=setting.clip, world=setting.world
+        model, objective.loss, average, setting.device, clip=setting.clip, world=setting.world
     )
-    at = _resumed(path, model, stepper.optimizer, average)
+    at = _resume(path, model, stepper.optimizer, average)
     losses: list[Tensor] = []
     saved = time.monotonic()
     share = lambda: max(at.step / stage.steps, at.seconds / seconds)
-    batches = _prepared(stage, job.prepare, setting, at.step, share)
+    batches = _prepare_steps(stage, objective.prepare, setting, at.step, share)
     while share() < 1:
         started = time.monotonic()
         batch = next(batches)
@@ -116,17 +115,17 @@ def train_stage(
         rate = learning_rate(stage, at.step, share())
         losses.append(stepper(batch, rate, min(setting.ema, (1 + at.step) / (10 + at.step))))
         at.step += 1
-        at.seconds = _agreed(at.seconds + time.monotonic() - started, setting)
+        at.seconds = _agree(at.seconds + time.monotonic() - started, setting)
         ended = share() >= 1
         if at.step % max(1, stage.steps // setting.notes) == 0 or ended:
-            _note(stage, model, average, job, at, losses, seconds, say)
+            _note(stage, model, average, objective, at, losses, seconds, say)
             losses.clear()
         if time.monotonic() - saved > SAVE_SECONDS or ended:
             _save(path, model, stepper.optimizer, average, at, setting)
             saved = time.monotonic()
     batches.close()
     model.load_state_dict(average)
-    job.show(at.step)
+    objective.show(at.step)
     return {
         "steps": at.step,
         "seconds": round(at.seconds, 1),
@@ -135,17 +134,17 @@ def train_stage(
     }
 
 
-def _agreed(seconds: float, setting: Setting) -> float:
-    """The first process's, so that all of them end at the same step."""
+def _agree(seconds: float, setting: Setting) -> float:
+    """The seconds of process 0, so that all processes end at the same step."""
     if setting.world == 1:
         return seconds
-    told = torch.tensor(seconds, dtype=torch.float64, device=setting.device)
-    dist.broadcast(told, 0)
-    return told.item()
+    shared_seconds = torch.tensor(seconds, dtype=torch.float64, device=setting.device)
+    dist.broadcast(shared_seconds, 0)
+    return shared_seconds.item()
 
 
 class _Steps(Dataset[Any]):
-    """What steps take, by (step, whether cropped)."""
+    """Steps prepared from (step, crop)."""
 
     def __init__(self, stage: Stage, prepare: Prepare, setting: Setting) -> None:
         self.stage, self.prepare, self.setting = stage, prepare, setting
@@ -156,18 +155,18 @@ class _Steps(Dataset[Any]):
         return self.prepare(rng, crop)
 
 
-def _prepared(
+def _prepare_steps(
     stage: Stage, prepare: Prepare, setting: Setting, first: int, share: Callable[[], float]
 ) -> Generator[Any]:
-    """What each step takes, from `first` on; by processes, a few steps ahead, if there are any."""
+    """Prepares the steps from `first` on; the loaders, if any, work a few steps ahead."""
 
-    def asked() -> Iterator[tuple[int, bool]]:
+    def requests() -> Iterator[tuple[int, bool]]:
         for step in count(first):
             yield step, max(share(), step / stage.steps) < stage.crop_steps / stage.steps
 
     loader = DataLoader(
         _Steps(stage, prepare, setting),
-        sampler=asked(),
+        sampler=requests(),
         batch_size=None,
         num_workers=setting.loaders,
         pin_memory=setting.device.type == "cuda",
@@ -180,18 +179,18 @@ def _note(
     stage: Stage,
     model: nn.Module,
     average: dict[str, Tensor],
-    job: Job,
-    at: Progress,
+    objective: Objective,
+    at: StageState,
     losses: list[Tensor],
     ends: float,
     say: Callable[[str], None],
 ) -> None:
-    """Scores the averaged weights on held-out cases, a line of history; draws now and then."""
+    """Adds a line of history: scores the averaged weights on held-out cases; sometimes draws."""
     current = {name: p.clone() for name, p in model.state_dict().items()}
     model.load_state_dict(average)
-    metrics = {"loss": torch.stack(losses).mean().item()} | job.score()
+    metrics = {"loss": torch.stack(losses).mean().item()} | objective.score()
     if (len(at.history) + 1) % SHOWN == 0:
-        job.show(at.step)
+        objective.show(at.step)
     model.load_state_dict(current)
     at.history.append({"step": at.step} | {k: round(v, 5) for k, v in metrics.items()})
     text = " ".join(f"{k} {v:.4f}" for k, v in metrics.items())
@@ -204,39 +203,39 @@ def _save(
     model: nn.Module,
     optimizer: torch.optim.Adam,
     average: dict[str, Tensor],
-    at: Progress,
+    at: StageState,
     setting: Setting,
 ) -> None:
     if setting.rank:
         return
-    tensors = checkpoint.prefixed("model", model.state_dict())
-    tensors |= checkpoint.prefixed("average", average)
+    tensors = checkpoint.add_prefix("model", model.state_dict())
+    tensors |= checkpoint.add_prefix("average", average)
     names = [name for name, _ in model.named_parameters()]
     for i, state in optimizer.state_dict()["state"].items():
-        tensors |= checkpoint.prefixed(f"adam.{names[i]}", state)
+        tensors |= checkpoint.add_prefix(f"adam.{names[i]}", state)
     about = asdict(at)
     checkpoint.save(path, tensors, about)
 
 
-def _resumed(
+def _resume(
     path: Path, model: nn.Module, optimizer: torch.optim.Adam, average: dict[str, Tensor]
-) -> Progress:
+) -> StageState:
     if not path.with_suffix(".safetensors").exists():
-        return Progress()
+        return StageState()
     tensors, about = checkpoint.load(path)
-    model.load_state_dict(checkpoint.under("model", tensors))
-    for name, x in checkpoint.under("average", tensors).items():
+    model.load_state_dict(checkpoint.select_prefix("model", tensors))
+    for name, x in checkpoint.select_prefix("average", tensors).items():
         average[name].copy_(x)
     names = [name for name, _ in model.named_parameters()]
-    moments = {i: checkpoint.under(f"adam.{name}", tensors) for i, name in enumerate(names)}
+    moments = {i: checkpoint.select_prefix(f"adam.{name}", tensors) for i, name in enumerate(names)}
     state = optimizer.state_dict()
     state["state"] = {i: m for i, m in moments.items() if m}
     optimizer.load_state_dict(state)
-    return Progress(**about)
+    return StageState(**about)
 
 
 def world() -> tuple[int, int, torch.device]:
-    """(rank, world size, device): from torchrun's environment if it started us."""
+    """(rank, world size, device), from the environment if torchrun started this process."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()

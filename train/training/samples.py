@@ -1,4 +1,4 @@
-"""What a model draws while it is trained: a row of fixed held-out cases, as one PNG."""
+"""Samples during training: a row of fixed held-out cases, as one PNG."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ GAP = 4  # px
 
 
 def draw_samples(nets: Networks, data: Dataset, path: Path, *, conditioned: bool) -> None:
-    """Of each of the first cases: mean of its depths, optimal depth, one evaluation, a sample.
+    """Draws the first cases: mean of the depths, optimal depth, one evaluation, EVALUATIONS.
 
-    Not `conditioned`: what the foundation model makes of the optimal depth alone.
+    Without `conditioned` the foundation model draws from the optimal depth alone.
     """
     few = data.subset(np.arange(len(data)) < CASES)
     depths = few.depths.astype(np.float32) / np.float32(127.5) - 1
@@ -32,10 +32,10 @@ def draw_samples(nets: Networks, data: Dataset, path: Path, *, conditioned: bool
     scan = depths[np.arange(len(few)), few.optimal][:, None]
     plan, noise = TorchPlan(nets, len(few)), gaussian(0, "samples", strip.shape)
     if conditioned:
-        held = plan.condition(depths, few.weights, strip, scan)
+        state = plan.condition(depths, few.weights, strip, scan)
     else:
-        held = plan.unconditioned(strip, scan)
-    drawn = [sample(plan, noise, held, _walk(count))[:, 0] for count in (1, EVALUATIONS)]
+        state = plan.unconditioned(strip, scan)
+    drawn = [sample(plan, noise, state, _walk(count))[:, 0] for count in (1, EVALUATIONS)]
     mean = np.einsum("nd,ndhw->nhw", few.weights, depths)
     _write([mean, scan[:, 0], *drawn], path)
 
@@ -46,16 +46,16 @@ def _walk(evaluations: int) -> list[Rung]:
 
 
 def _write(columns: list[Image], path: Path) -> None:
-    """columns: each [N, H, W] in [-1, 1]."""
-    cases = [_joined(list(row), GAP) for row in zip(*columns, strict=True)]
+    """Writes columns [N, H, W] in [-1, 1] side by side."""
+    cases = [_join(list(row), GAP) for row in zip(*columns, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    Picture.fromarray(_levels(_joined(cases, 3 * GAP))).save(part, format="PNG", optimize=True)
+    Picture.fromarray(_levels(_join(cases, 3 * GAP))).save(part, format="PNG", optimize=True)
     part.replace(path)
 
 
-def _joined(images: list[Image], gap: int) -> Image:
-    """Side by side, grey between."""
+def _join(images: list[Image], gap: int) -> Image:
+    """Joins images side by side, with grey between them."""
     between = np.full((images[0].shape[0], gap), 0.0, np.float32)
     return np.concatenate([x for image in images for x in (image, between)][:-1], axis=1)
 

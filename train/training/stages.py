@@ -1,4 +1,4 @@
-"""The paper's three stages over one dataset: what each trains, on which images, by which loss."""
+"""The paper's three stages: what each trains, on which images, by which loss."""
 
 import json
 from collections.abc import Callable
@@ -18,42 +18,42 @@ from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.tuner import Folded
 
 from .card import write_card
-from .corruption import corrupted
-from .data import Batch, Dataset, batch_of, draw, one_hot, other_depth, without_optimal
-from .loop import Job, Setting, Show, generator, train_stage
+from .corruption import corrupt_batch
+from .data import Batch, Dataset, batch_of, draw, leave_out_optimal, one_hot, other_depth
+from .loop import Objective, Setting, Show, generator, train_stage
 from .samples import draw_samples
-from .step import mixed, moved
+from .step import autocast, move
 from .weights import source_sha256, start_from
 
 Say = Callable[[str], None]
 HELD_OUT_CASES = 16
 HELD_OUT_TIMES = (200, 500, 800, 950, 1000)
-BLACK = -1 + 1e-3  # what lies above is in the strip
+BLACK = -1 + 1e-3  # brighter px lie in the strip
 
 
 class Noised(NamedTuple):
-    """Images at their times, eq. 1, and what else is known of them; [N, 1, H, W] and [N]."""
+    """Images noised to their times, eq. 1; images are [N, 1, H, W], t and alpha [N]."""
 
-    image: Tensor  # x_0, what is to be drawn
-    x: Tensor
+    image: Tensor  # x_0, the target
+    x: Tensor  # x_t
     t: Tensor
     alpha: Tensor
     scan: Tensor  # b, the second observation
-    inside: Tensor  # 1 where the scan is, else 0
+    inside: Tensor  # 1 inside the strip, else 0
 
 
 class Noising:
     """Draws (t, eps) for images and noises them, eq. 1."""
 
     def __init__(self, *, last: bool = False) -> None:
-        """last: t = T alone."""
+        """last: always take t = T."""
         self.schedule, self.last = Schedule(), last
         self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32)
 
     def __call__(
         self, image: Tensor, scan: Tensor, rng: np.random.Generator, times: Tensor | None = None
     ) -> Noised:
-        """Of image and scan [N, 1, H, W]; times stratified over 1..T unless given."""
+        """Noises images [N, 1, H, W]; times are stratified over 1..T unless given."""
         n = len(image)
         if times is None:
             strata = (rng.permutation(n) + rng.random(n)) / n
@@ -71,10 +71,10 @@ class Noising:
 def train_all(
     preset: Preset, train: Dataset, held_out: Dataset, setting: Setting, say: Say
 ) -> tuple[Networks, dict[str, Any]]:
-    """All three stages, each resumed from its checkpoint, and their records; writes the results.
+    """Trains the preset's stages, each from its checkpoint if there is one, and writes the results.
 
-    Raises FingerprintError where the folder holds another training, ArchiveError where no
-    artifact-free case is there for stage I.
+    Returns the networks and the record of each stage.  Raises FingerprintError if the folder
+    belongs to another training, ArchiveError if stage I has no artifact-free case.
     """
     if preset.conditions != "depths":
         train, held_out = one_hot(train), one_hot(held_out)
@@ -83,7 +83,7 @@ def train_all(
     nets = Networks(preset, setting.device)
     if setting.source is not None:
         start_from(nets, setting.source)
-    jobs: dict[str, Callable[[Stage], Job]] = {
+    objectives: dict[str, Callable[[Stage], Objective]] = {
         "foundation": lambda stage: _foundation(nets, stage, train, held_out, setting),
         "extractor": lambda stage: _extractor(nets, stage, train, held_out, setting),
         "tuner": lambda stage: _tuner(nets, stage, train, held_out, setting),
@@ -91,13 +91,13 @@ def train_all(
     records = {}
     total = sum(stage.steps for stage in preset.stages)
     for stage in preset.stages:
-        model = nets.trained(stage.name)
+        model = nets.module_of(stage.name)
         model.requires_grad_(False)
-        for parameter in nets.thawed(stage.name):
+        for parameter in nets.parameters_of(stage.name):
             parameter.requires_grad_(True)
         seconds = setting.seconds * stage.steps / total
-        job = jobs[stage.name](stage)
-        records[stage.name] = train_stage(stage, model, job, setting, say, seconds)
+        objective = objectives[stage.name](stage)
+        records[stage.name] = train_stage(stage, model, objective, setting, say, seconds)
         model.requires_grad_(False).eval()
     if setting.rank == 0:
         write_card(nets, setting, (train, held_out), records)
@@ -110,20 +110,22 @@ def _share(stage: Stage, setting: Setting) -> int:
 
 def _foundation(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
-) -> Job:
+) -> Objective:
     """Stage I: artifact-free optimal images, eq. 9.
 
-    As a second observation the foundation is given the image itself, corrupted as scans are.
+    The second observation is the image itself, corrupted as scans are.
     """
     images = train.subset(train.artifact_free).optimal_alone()
     unseen = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     if not len(images):
-        raise ArchiveError("no artifact-free case to train the foundation on; flag some")
+        raise ArchiveError(
+            "stage I has no artifact-free case; set `artifact_free (case)` for some cases of --data"
+        )
     noising = Noising(last=nets.preset.regression)
 
     def prepare(rng: np.random.Generator, crop: bool) -> Noised:
         clear = draw(images, _share(stage, setting), rng, crop=crop)
-        return noising(clear.image, _corrupted(nets, clear, rng).scan, rng)
+        return noising(clear.image, _corrupt(nets, clear, rng).scan, rng)
 
     def loss(noised: Noised) -> Tensor:
         return _denoising_loss(nets, noised, None)
@@ -131,22 +133,23 @@ def _foundation(
     def score() -> dict[str, float]:
         return _held_out(nets, unseen.optimal_alone(), noising, setting, conditioned=False)
 
-    show = _shown(nets, stage, unseen, setting, conditioned=False)
-    return Job(prepare=prepare, loss=loss, score=score, show=show)
+    show = _show(nets, stage, unseen, setting, conditioned=False)
+    return Objective(prepare=prepare, loss=loss, score=score, show=show)
 
 
 def _extractor(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
-) -> Job:
+) -> Objective:
     """Stage II: images and masks, eq. 10.
 
-    The paper takes optimal images only; but the extractor then reads all depths, where bone that
-    the optimal one hides may show.  `any_depth` gives half the batch another depth of its case.
+    The paper takes optimal images only.  But the extractor reads all depths afterwards, and
+    another depth may show bone that the optimal one hides.  With `any_depth` half of the batch
+    gets another depth.
     """
 
     def prepare(rng: np.random.Generator, crop: bool) -> tuple[Tensor, Tensor]:
         clear = draw(train, _share(stage, setting), rng, crop=crop)
-        batch = _corrupted(nets, clear, rng)
+        batch = _corrupt(nets, clear, rng)
         which = other_depth(batch, rng) if nets.preset.any_depth else batch.optimal
         return batch.depths[torch.arange(len(which)), which][:, None], batch.label
 
@@ -157,17 +160,17 @@ def _extractor(
     def score() -> dict[str, float]:
         return {"dice": _held_out_dice(nets, held_out, setting)}
 
-    return Job(prepare=prepare, loss=loss, score=score)
+    return Objective(prepare=prepare, loss=loss, score=score)
 
 
 def _tuner(
     nets: Networks, stage: Stage, train: Dataset, held_out: Dataset, setting: Setting
-) -> Job:
-    """Stage III: D depths to the optimal image, eq. 11.
+) -> Objective:
+    """Stage III: from D depths to the optimal image, eq. 11.
 
-    The targets are artifact-free, so that the foundation may learn on as well.  What is read is
-    worse than the target in two ways: corrupted as scans are, and with another depth in the place
-    of the optimal one, a real, spoiled view of the same spine (SCIENCE.md).
+    The targets are artifact-free, so the foundation may go on learning too.  The stack is worse
+    than the target in two ways: it is corrupted as scans are, and another depth, which is a real,
+    spoiled view of the same spine, replaces the optimal one.
     """
     if nets.preset.tuner_artifact_free:
         train = train.subset(train.artifact_free)
@@ -178,31 +181,31 @@ def _tuner(
     def prepare(rng: np.random.Generator, crop: bool) -> tuple[Batch, Noised]:
         cases = max(1, _share(stage, setting) // stage.draws)
         clear = draw(train, cases, rng, crop=crop)
-        batch = _spoiled(nets, clear, rng)
+        batch = _spoil(nets, clear, rng)
         image, scan = (x.repeat_interleave(stage.draws, 0) for x in (clear.image, batch.scan))
         return batch, noising(image, scan, rng)
 
     def loss(pair: tuple[Batch, Noised]) -> Tensor:
         batch, noised = pair
-        return _denoising_loss(nets, noised, _repeated(nets, batch, stage.draws))
+        return _denoising_loss(nets, noised, _repeat_conditions(nets, batch, stage.draws))
 
     def score() -> dict[str, float]:
         return _held_out(nets, held_out, noising, setting, conditioned=True)
 
-    show = _shown(nets, stage, held_out, setting, conditioned=True)
-    return Job(prepare=prepare, loss=loss, score=score, show=show)
+    show = _show(nets, stage, held_out, setting, conditioned=True)
+    return Objective(prepare=prepare, loss=loss, score=score, show=show)
 
 
-def _spoiled(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
-    return _corrupted(nets, without_optimal(clear, nets.preset.left_out, rng), rng)
+def _spoil(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
+    return _corrupt(nets, leave_out_optimal(clear, nets.preset.left_out, rng), rng)
 
 
-def _corrupted(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
-    return corrupted(clear, nets.preset.corruption, rng, nets.preset.frame.height)
+def _corrupt(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
+    return corrupt_batch(clear, nets.preset.corruption, rng, nets.preset.frame.height)
 
 
 def _denoising_loss(nets: Networks, noised: Noised, conditions: Folded | None) -> Tensor:
-    """Eq. 9, or with conditions eq. 11."""
+    """Eq. 9; with conditions eq. 11."""
     alpha = noised.alpha[:, None, None, None]
     signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
     x0_hat = nets.x0(noised.x, noised.t, signal, noise, noised.scan, conditions)
@@ -210,10 +213,10 @@ def _denoising_loss(nets: Networks, noised: Noised, conditions: Folded | None) -
     return denoising_loss(x0_hat, noised.image, scale, noised.inside, nets.preset.loss_power)
 
 
-def _shown(
+def _show(
     nets: Networks, stage: Stage, data: Dataset, setting: Setting, *, conditioned: bool
 ) -> Show:
-    """Draws held-out cases into `samples/` at a step; one process of several does."""
+    """A function that draws held-out cases into `samples/`; only process 0 does."""
 
     def show(step: int) -> None:
         if setting.rank == 0:
@@ -223,8 +226,8 @@ def _shown(
     return show
 
 
-def _repeated(nets: Networks, batch: Batch, times: int) -> Folded:
-    """A batch's conditions, each case's repeated `times`."""
+def _repeat_conditions(nets: Networks, batch: Batch, times: int) -> Folded:
+    """The batch's conditions, repeated `times` for each case."""
     folded = nets.conditions(batch.depths, batch.weights)
     return [(d.repeat_interleave(times, 0), s.repeat_interleave(times, 0)) for d, s in folded]
 
@@ -233,19 +236,20 @@ def _repeated(nets: Networks, batch: Batch, times: int) -> Folded:
 def _held_out(
     nets: Networks, data: Dataset, noising: Noising, setting: Setting, *, conditioned: bool
 ) -> dict[str, float]:
-    """PSNR of the mean square error of x0-hat inside the strip, dB, over fixed cases and noise: at
-    t = T, where it is what one evaluation gives, and the mean over times; spoiled as in training.
+    """PSNR in dB of x0-hat inside the strip, over fixed cases and noise, spoiled as in training.
+
+    psnr_T: at t = T, which is what one evaluation gives; psnr: the mean over HELD_OUT_TIMES.
     """
     chosen, times = np.arange(min(len(data), HELD_OUT_CASES)), torch.tensor(HELD_OUT_TIMES)
     rng, many = generator(0, "held-out", 0), len(times)
     clear = batch_of(data, chosen, np.zeros(len(chosen), bool))
-    batch = _spoiled(nets, clear, rng)
+    batch = _spoil(nets, clear, rng)
     image, scan = (x.repeat_interleave(many, 0) for x in (clear.image, batch.scan))
     noised = noising(image, scan, rng, times.repeat(len(chosen)))
-    batch, noised = moved((batch, noised), setting.device)
+    batch, noised = move((batch, noised), setting.device)
     alpha = noised.alpha[:, None, None, None]
-    with mixed(setting.device):
-        conditions = _repeated(nets, batch, many) if conditioned else None
+    with autocast(setting.device):
+        conditions = _repeat_conditions(nets, batch, many) if conditioned else None
         x0 = nets.x0(noised.x, noised.t, alpha.sqrt(), (1 - alpha).sqrt(), noised.scan, conditions)
     off = (x0.clamp(-1, 1) - noised.image).square() * noised.inside
     errors = off.sum((1, 2, 3)) / noised.inside.sum((1, 2, 3))
@@ -255,16 +259,18 @@ def _held_out(
 
 @torch.no_grad()
 def _held_out_dice(nets: Networks, data: Dataset, setting: Setting) -> float:
-    """Of the fused label map, as a run reads it."""
+    """Dice of the fused label map."""
     chosen = np.arange(min(len(data), 24))
     batch = batch_of(data, chosen, np.zeros(len(chosen), bool))
     depths, weights = batch.depths.to(setting.device), batch.weights.to(setting.device)
-    found = nets.features(depths, weights).logits.argmax(1).to(torch.uint8).cpu().numpy()
-    return float(np.mean([mean_dice(a, b) for a, b in zip(found, data.label[chosen], strict=True)]))
+    labels = nets.features(depths, weights).logits.argmax(1).to(torch.uint8).cpu().numpy()
+    return float(
+        np.mean([mean_dice(a, b) for a, b in zip(labels, data.label[chosen], strict=True)])
+    )
 
 
 def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
-    """A folder belongs to one training: preset, data and seed are written first and compared."""
+    """Writes or compares training.json: a folder belongs to one preset, data, seed and source."""
     path = setting.folder / "training.json"
     mine = {
         "preset": asdict(preset),
@@ -278,7 +284,8 @@ def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
         for key, value in mine.items():
             if theirs.get(key) != value:
                 raise FingerprintError(
-                    f"{path}: {key} differs from this training's; use another --output"
+                    f"{path}: this folder belongs to a training with another {key}; use another "
+                    "--output"
                 )
     elif setting.rank == 0:
         setting.folder.mkdir(parents=True, exist_ok=True)

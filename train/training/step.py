@@ -1,7 +1,7 @@
-"""One optimiser step of a stage; on a GPU it is recorded once a shape of batch, as a CUDA graph.
+"""One optimiser step of a stage.  On a GPU each shape of batch is recorded once as a CUDA graph.
 
-A step of these networks is thousands of small kernels: launched one by one they take a GPU's host
-longer than the GPU.
+A step of these networks is thousands of small kernels, and launching them one by one takes longer
+than running them.
 """
 
 from collections import Counter
@@ -15,31 +15,32 @@ from torch import distributed as dist
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Loss = Callable[[Any], Tensor]  # -> scalar
-WARM_UP = 3  # steps before one is recorded: what is allocated late is there then
+WARM_UP = 3  # steps before the recording, so that all memory is allocated by then
 
 
-def mixed(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware has it; a CPU that has not emulates it ten times slower."""
-    known = torch.cpu.get_capabilities()
-    fast = device.type == "cuda" or known.get("avx512_bf16", False) or known.get("amx_bf16", False)
+def autocast(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 if the hardware has it; other CPUs emulate it, ten times slower."""
+    has = torch.cpu.get_capabilities()
+    fast = device.type == "cuda" or has.get("avx512_bf16", False) or has.get("amx_bf16", False)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(fast))
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """Tensors in (named) tuples, on a device; from pinned memory without waiting."""
+def move(batch: Any, device: torch.device) -> Any:
+    """Moves the tensors of nested tuples to a device; from pinned memory without waiting."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    parts = [moved(x, device) for x in batch]
+    parts = [move(x, device) for x in batch]
     return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
 
 
 def leaves(batch: Any) -> list[Tensor]:
+    """All tensors of nested tuples."""
     return [batch] if isinstance(batch, Tensor) else [x for part in batch for x in leaves(part)]
 
 
 @dataclass(slots=True)
-class Recorded:
-    """A step on a batch that stays where it is."""
+class Recording:
+    """A recorded step: a graph that reads `batch` and writes `value` in place."""
 
     graph: torch.cuda.CUDAGraph
     batch: Any
@@ -47,7 +48,7 @@ class Recorded:
 
 
 class Stepper:
-    """Steps `model`, and `average` behind it; both on `device`."""
+    """Steps `model`, and updates `average` from it; both are on `device`."""
 
     def __init__(
         self,
@@ -61,30 +62,30 @@ class Stepper:
     ) -> None:
         self.model, self.loss, self.device, self.clip, self.world = model, loss, device, clip, world
         cuda = device.type == "cuda"
-        rate = torch.zeros((), device=device) if cuda else 0.0  # a graph reads it from there
+        rate = torch.zeros((), device=device) if cuda else 0.0  # a graph reads it in place
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rate, capturable=cuda)
         self.average, self.state = list(average.values()), list(model.state_dict().values())
         self.records = cuda and world == 1
         self.warm: Counter[Any] = Counter()
-        self.recorded: dict[Any, Recorded] = {}
+        self.recordings: dict[Any, Recording] = {}
         self.before: torch.cuda.Event | None = None
 
     def __call__(self, batch: Any, rate: float, decay: float) -> Tensor:
-        """The loss, on the device, which may still be computing it."""
+        """Does a step; returns the loss on the device, which may still be computing it."""
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        batch = moved(batch, self.device)
-        value = self._replayed(batch) if self.records else self._step(batch)
+        batch = move(batch, self.device)
+        value = self._replay(batch) if self.records else self._step(batch)
         get_ema_multi_avg_fn(decay)(self.average, self.state, None)
         self._at_most_one_behind()
         return value
 
     def _step(self, batch: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        with mixed(self.device):
+        with autocast(self.device):
             value = self.loss(batch)
         value.backward()
         self._average_gradients()
@@ -92,24 +93,24 @@ class Stepper:
         self.optimizer.step()
         return value.detach()
 
-    def _replayed(self, batch: Any) -> Tensor:
+    def _replay(self, batch: Any) -> Tensor:
         shapes = tuple(x.shape for x in leaves(batch))
         if self.warm[shapes] < WARM_UP:
             self.warm[shapes] += 1
             return self._aside(batch)
-        known = self.recorded.get(shapes)
-        if known is None:
+        recording = self.recordings.get(shapes)
+        if recording is None:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 value = self._step(batch)
-            known = self.recorded[shapes] = Recorded(graph, batch, value)
-        for mine, given in zip(leaves(known.batch), leaves(batch), strict=True):
-            mine.copy_(given)
-        known.graph.replay()
-        return known.value.clone()
+            recording = self.recordings[shapes] = Recording(graph, batch, value)
+        for mine, theirs in zip(leaves(recording.batch), leaves(batch), strict=True):
+            mine.copy_(theirs)
+        recording.graph.replay()
+        return recording.value.clone()
 
     def _aside(self, batch: Any) -> Tensor:
-        """On a stream of its own, as CUDA asks of what is recorded afterwards."""
+        """Does a step on another stream, as CUDA requires before a recording."""
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -118,7 +119,7 @@ class Stepper:
         return value
 
     def _at_most_one_behind(self) -> None:
-        """The host queues the next step while the GPU does this one, and no more."""
+        """Waits until the GPU is at most one step behind the host."""
         if self.device.type != "cuda":
             return
         if self.before is not None:
@@ -126,7 +127,7 @@ class Stepper:
         self.before = torch.cuda.current_stream().record_event()
 
     def _average_gradients(self) -> None:
-        """Data parallelism in one line: one flat all-reduce a step, ample for such networks."""
+        """Averages gradients over processes by one flat all-reduce."""
         if self.world == 1:
             return
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
