@@ -1,4 +1,4 @@
-"""The one command line; its commands are found in the entry-point group `mcdiff_batch.commands`."""
+"""The program `mcdiff-batch`.  Its commands are entry points, group `mcdiff_batch.commands`."""
 
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -15,17 +15,17 @@ ORDER = (
 
 
 class Commands(click.Group):
-    """Loads a command's module when it is asked for; every folder registers its own."""
+    """Imports a command when it is used, so that `--help` is fast.  Each folder adds its own."""
 
-    def _found(self) -> dict[str, EntryPoint]:
+    def _entry_points(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group="mcdiff_batch.commands")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        found = self._found()
-        return sorted(found, key=lambda x: (ORDER.index(x) if x in ORDER else len(ORDER), x))
+        names = self._entry_points()
+        return sorted(names, key=lambda x: (ORDER.index(x) if x in ORDER else len(ORDER), x))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        point = self._found().get(cmd_name)
+        point = self._entry_points().get(cmd_name)
         if point is None:
             return None
         command = point.load()
@@ -36,16 +36,17 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mcdiff-batch")
 def group() -> None:
-    """Enhance archives of multi-depth coronal spine ultrasound, deterministically, losing nothing.
+    """Enhance archives of multi-depth coronal spine ultrasound.
 
-    Exit codes: 0 all done, 1 unexpected, 2 usage, 3 finished with failed cases, 4 input invalid,
-    5 output locked, 6 fingerprint differs, 7 no usable device, 8 verification failed, 9 out of
-    space, 75 drained on a signal (run again).
+    Exit codes: 0 all cases done, 1 unexpected error, 2 wrong usage, 3 finished but some cases
+    failed, 4 input cannot be used, 5 output is locked by another run, 6 settings differ from the
+    output's, 7 no usable device, 8 verification failed, 9 no disk space left, 75 stopped by a
+    signal (run the same command again).
     """
 
 
 def main() -> None:
-    """Entry point: errors meant for the user become one line on stderr and their exit code."""
+    """Runs the command line.  An error for the user becomes one line on stderr and an exit code."""
     try:
         code = group.main(standalone_mode=False)
     except McdiffError as error:
@@ -57,7 +58,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         extras = "pip install 'mcdiff-batch[train,evaluate]'"
         click.echo(
-            f"error: this command needs {error.name}, not installed here: {extras}", err=True
+            f"error: this command needs {error.name}, which is not installed: {extras}", err=True
         )
         sys.exit(Exit.USAGE)
     except click.Abort:

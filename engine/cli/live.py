@@ -15,16 +15,19 @@ BAR = 28  # characters
 Row = tuple[RenderableType, ...]
 
 
-def board(at: Progress | None) -> RenderableType:
-    """None: nothing is known yet."""
+def table(at: Progress | None) -> RenderableType:
+    """A row for the whole run, a row for each device, a line for the machine and for each GPU.
+
+    at: None before the run has said anything.
+    """
     if at is None or not at.elapsed:
         return Text("starting")
-    table = Table.grid(padding=(0, 2))
+    rows = Table.grid(padding=(0, 2))
     rate = f"{at.rate:.2f}/s" if at.rate < 10 else f"{at.rate:.0f}/s"
-    table.add_row("all", _bar(at.handled, at.cases), Text(at.counted), rate, _left(at))
+    rows.add_row("all", _bar(at.handled, at.cases), Text(at.counted), rate, _left(at))
     for device in at.devices:
-        table.add_row(*_device(device, at))
-    return Group(table, *_machine(at.machine))
+        rows.add_row(*_device(device, at))
+    return Group(rows, *_machine(at.machine))
 
 
 def _bar(value: float, total: float) -> ProgressBar:
@@ -43,12 +46,12 @@ def _left(at: Progress) -> str:
     return f"loading, {lasting(at.elapsed)}"
 
 
-def _device(found: AtWork, at: Progress) -> Row:
-    """The bar is the share of the device's time that it works."""
-    share = found.working
+def _device(device: AtWork, at: Progress) -> Row:
+    """Its bar shows the share of the time that the device works."""
+    share = device.working
     words = "first unit" if share is None else f"works {share:.0f} % of the time"
-    rate = f"{found.cases / at.elapsed:.2f}/s"
-    return Text(clean(found.device)), _bar(share or 0, 100), f"{found.cases} done", rate, words
+    rate = f"{device.cases / at.elapsed:.2f}/s"
+    return Text(clean(device.device)), _bar(share or 0, 100), f"{device.cases} done", rate, words
 
 
 def _machine(sample: dict[str, Any]) -> Iterator[Text]:
@@ -70,7 +73,7 @@ UNITS = {
 
 
 def _gpu(gpu: dict[str, Any]) -> Text:
-    told = (words.format(gpu[name]) for name, words in UNITS.items() if name in gpu)
+    values = (words.format(gpu[name]) for name, words in UNITS.items() if name in gpu)
     slowed = gpu.get("slowed", ())
-    line = Text(f"GPU {gpu['index']}: {', '.join(told)}", style="dim")
+    line = Text(f"GPU {gpu['index']}: {', '.join(values)}", style="dim")
     return line.append(f", slowed by {clean(', '.join(slowed))}", "yellow") if slowed else line

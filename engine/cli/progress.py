@@ -1,4 +1,4 @@
-"""How far a run is: a live table on a terminal, else a line now and then, or JSON for machines."""
+"""Shows how far a run is: a live table on a terminal, otherwise lines of text or JSON."""
 
 import json
 import math
@@ -14,12 +14,14 @@ from mcdiff_batch.engine.text import lasting
 
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
-WAYS = ("auto", "json")
 
 
 @contextmanager
-def shown(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
-    """Gives what is to be called with every Progress; all of it goes to stderr."""
+def show_progress(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
+    """Yields a function to call with every Progress.  Writes to stderr.
+
+    way: "auto" (a table on a terminal, else lines) or "json".
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -28,14 +30,14 @@ def shown(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
         return
     from rich.live import Live
 
-    from .live import board
+    from .live import table
 
-    with Live(board(None), console=console, refresh_per_second=4) as live:
-        yield lambda at: live.update(board(at))
+    with Live(table(None), console=console, refresh_per_second=4) as live:
+        yield lambda at: live.update(table(at))
 
 
 class Lines:
-    """The first line when there is something to say, then one every 30 s."""
+    """Prints a line every 30 s, the first as soon as there is a rate."""
 
     def __init__(self) -> None:
         self.last = -math.inf
@@ -43,11 +45,11 @@ class Lines:
     def __call__(self, at: Progress) -> None:
         if at.rate and time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            click.echo(said(at), err=True)
+            click.echo(f"{at.counted}, {at.rate:.2f}/s, {lasting(at.eta)} left", err=True)
 
 
 class Json:
-    """An object a line, every 5 s; the fields of Progress, and `handled` and `eta` (s, or null)."""
+    """Prints a JSON object every 5 s: the fields of Progress, `handled`, and `eta` in s or null."""
 
     def __init__(self) -> None:
         self.last = -math.inf
@@ -56,9 +58,5 @@ class Json:
         if time.monotonic() - self.last >= EVERY_JSON:
             self.last = time.monotonic()
             eta = round(at.eta, 1) if math.isfinite(at.eta) else None
-            told = asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta}
-            click.echo(json.dumps(told), err=True)
-
-
-def said(at: Progress) -> str:
-    return f"{at.counted}, {at.rate:.2f}/s, {lasting(at.eta)} left"
+            fields = asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta}
+            click.echo(json.dumps(fields), err=True)

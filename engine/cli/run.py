@@ -1,281 +1,226 @@
-"""`mcdiff-batch run`, and the commands that look at what it made: `status`, `verify`, `report`."""
+"""`mcdiff-batch run`: its options, what `--dry-run` prints, and what a run prints at its end."""
 
-import json
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import DeviceError, Drained, UsageError, VerificationError
+from mcdiff_batch.engine.errors import DeviceError, Drained
 from mcdiff_batch.engine.text import printable
 
 if TYPE_CHECKING:
+    from mcdiff_batch.engine.backends.backend import Backend
     from mcdiff_batch.engine.run.enhance import Summary
     from mcdiff_batch.engine.run.job import Job, Resolved
 
 FOLDER = click.Path(path_type=Path)
-OUTPUT = click.Path(path_type=Path, exists=True, file_okay=False)
 AT_LEAST_1 = click.IntRange(min=1)
+LISTED = 20  # cases that are not done, at the end of a run
+SAME_NAME = (  # options that a Job has under the same name
+    *("batch_size", "unit_size", "steps", "seed", "draws", "temperature"),
+    *("cases", "limit", "grid", "retry_failed"),
+)
 
 
 @click.command()
 @click.option("--input", "archive", type=FOLDER, required=True, help="Archive to enhance.")
-@click.option("--output", type=FOLDER, help="Default: archive.zarr -> archive.enhanced beside it.")
-@click.option("--bundle", type=FOLDER, help="Model; default: the shipped one.")
 @click.option(
-    "--devices", default="auto", show_default=True, help="auto, cpu:2, cuda:0,cuda:1, ..."
+    "--output",
+    type=FOLDER,
+    help="Folder for the results (default: archive.enhanced beside archive.zarr).",
 )
-@click.option("--batch-size", type=AT_LEAST_1, help="Cases per step, fixed for the run.")
-@click.option("--unit-size", type=AT_LEAST_1, help="Cases per commit; default: 32.")
-@click.option("--sampler", help="ddim, dpmpp_2m or fitted; default: the bundle's.")
+@click.option("--bundle", type=FOLDER, help="Model to use (default: the one that is installed).")
 @click.option(
-    "--steps", type=click.IntRange(1, 1000), help="Network evaluations per case, exactly."
+    "--devices",
+    default="auto",
+    show_default=True,
+    help="auto (all GPUs of one kind, or the CPU), cpu, cpu:2 (two workers), cuda:0,cuda:1.",
 )
-@click.option("--seed", type=int, help="Of the noise; default: 0.")
+@click.option(
+    "--batch-size",
+    type=AT_LEAST_1,
+    help="Cases that the model processes together (default: 4 on the CPU, 8 on a GPU).",
+)
+@click.option(
+    "--unit-size",
+    type=AT_LEAST_1,
+    help="Cases that are saved together, in one file per image array (default: 32).",
+)
+@click.option("--sampler", help="ddim, dpmpp_2m or fitted (default: the bundle's).")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    help="Network evaluations per case (default: the bundle's).",
+)
+@click.option("--seed", type=int, help="Seed of the starting noise (default: 0).")
 @click.option(
     "--draws",
     type=AT_LEAST_1,
-    help="Noise seeds per case; the image is their mean, beside it their spread; default: 1. "
-    "Several take 10 evaluations each where the bundle's way has fewer, unless --steps is given.",
+    help="Results per case, each from its own starting noise; their mean and their standard "
+    "deviation are saved (default: 1). Two or more take at least 10 steps each, unless --steps "
+    "is given.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 1),
-    help="Scale of the noise; default: the bundle's, of several draws 1 where that is 0.",
+    help="Scale of the starting noise (default: the bundle's; 1 if that is 0 and --draws is 2 or "
+    "more).",
 )
-@click.option("--limit", type=AT_LEAST_1, help="Only the first so many cases.")
-@click.option("--cases", help="Only these, such as 0,3,5-9 (0-based).")
+@click.option("--limit", type=AT_LEAST_1, metavar="N", help="Enhance only the first N cases.")
+@click.option("--cases", help="Enhance only these cases; write for example 0,3,5-9.")
 @click.option(
-    "--grid", type=click.Choice(["frame", "input"]), help="Of the result; default: the frame."
+    "--grid",
+    type=click.Choice(["frame", "input"]),
+    help="Pixels of the results: the model's frame, or those of the input (default: frame).",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True)
-@click.option("--max-failures", type=click.IntRange(min=0), help="Stop beyond so many.")
-@click.option("--retry-failed", is_flag=True, help="Read failed cases again, after a repair.")
-@click.option("--show-ids", is_flag=True, help="Name cases by their id too, not only by index.")
+@click.option("--dry-run", is_flag=True, help="Print what the run would do; write nothing.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="Skip a case that fails, or stop the run.",
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop the run when more than N cases have failed.",
+)
+@click.option(
+    "--retry-failed", is_flag=True, help="Try failed cases again, after you repaired the archive."
+)
+@click.option("--show-ids", is_flag=True, help="Name cases by id too, on screen and in the report.")
 @click.option(
     "--patience",
     type=click.FloatRange(min=1),
     default=300,
     show_default=True,
-    help="Seconds without a sign of life after which a worker is replaced.",
+    help="Replace a worker that makes no progress for this many seconds.",
 )
 @click.option(
     "--progress",
     type=click.Choice(["auto", "json"]),
     default="auto",
     show_default=True,
-    help="On stderr: a table on a terminal, else a line every 30 s; or JSON lines.",
+    help="auto: a table on a terminal, otherwise a line every 30 s; json: JSON lines. On stderr.",
 )
 def run(archive: Path, output: Path | None, **options: Any) -> int:
-    """Enhance every case of an archive; the same command again finishes what was stopped."""
-    from mcdiff_batch.engine.backends.devices import devices
+    """Enhance every case of an archive.
+
+    The same command again finishes a run that was stopped.
+    """
+    from mcdiff_batch.engine.backends.devices import backend_for, devices
     from mcdiff_batch.engine.backends.plan_cache import cache_root
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
     from mcdiff_batch.engine.output import runs
     from mcdiff_batch.engine.page.write import write_report
     from mcdiff_batch.engine.run.enhance import enhance
     from mcdiff_batch.engine.run.job import resolve
-    from mcdiff_batch.engine.run.preflight import prepared
+    from mcdiff_batch.engine.run.preflight import prepare
 
-    from .progress import shown
+    from .progress import show_progress
 
     bundle = load_bundle(options["bundle"] or SHIPPED)
     chosen = devices(options["devices"])
-    job = _job(archive, output or beside(archive), bundle, chosen, options)
+    backend = backend_for(chosen[0])
+    job = _job(archive, output or default_output(archive), bundle, chosen, backend, options)
     if options["dry_run"]:
-        click.echo(outlook(resolve(job)))
+        click.echo(describe_plan(resolve(job)))
         return 0
-    told: dict[str, Any] = {"show_ids": options["show_ids"], "archive": archive}
-    job, maker = prepared(bundle, job, cache_root())
+    about: dict[str, Any] = {"show_ids": options["show_ids"], "archive": archive}
+    job, maker = prepare(bundle, job, backend, cache_root())
     try:
-        with shown(options["progress"]) as progress:
-            summary = enhance(job, maker, progress)
+        with show_progress(options["progress"]) as show:
+            summary = enhance(job, maker, show)
     except (Drained, DeviceError):
         if runs.load(job.output) is not None:
-            write_report(job.output, **told)
+            write_report(job.output, **about)
         raise
-    page = write_report(summary.output, **told)
-    said = failures(summary, archive, ids=options["show_ids"])
-    click.echo(printable("\n".join([*said, closing(summary, page)])))
+    page = write_report(summary.output, **about)
+    lines = describe_failures(summary, archive, show_ids=options["show_ids"])
+    click.echo(printable("\n".join([*lines, describe_summary(summary, page)])))
     return summary.exit_code
 
 
-def _job(archive: Path, output: Path, bundle: Any, chosen: Any, options: dict[str, Any]) -> "Job":
-    from mcdiff_batch.engine.backends.devices import plan_of
+def _job(
+    archive: Path,
+    output: Path,
+    bundle: Any,
+    chosen: Any,
+    backend: "Backend",
+    options: dict[str, Any],
+) -> "Job":
     from mcdiff_batch.engine.run.job import Job
     from mcdiff_batch.engine.run.pool import Limits
 
-    same = (
-        *("batch_size", "unit_size", "steps", "seed", "draws", "temperature"),
-        *("cases", "limit", "grid"),
-    )
     return Job(
         archive=archive,
         output=output,
         contract=bundle.contract,
         bundle=bundle.sha256,
         devices=chosen,
-        plan=plan_of(chosen[0]),
+        plan=backend.name,
+        versions=backend.versions(),
         solver=options["sampler"],
         max_failures=0 if options["on_error"] == "stop" else options["max_failures"],
         limits=Limits(patience=options["patience"]),
-        retry_failed=options["retry_failed"],
-        **{name: options[name] for name in same},
+        **{name: options[name] for name in SAME_NAME},
     )
 
 
-def beside(archive: Path) -> Path:
+def default_output(archive: Path) -> Path:
+    """archive.enhanced beside archive.zarr."""
     return archive.parent / f"{archive.name.removesuffix('.zarr')}.enhanced"
 
 
-def outlook(resolved: "Resolved") -> str:
-    """What a run would do, for --dry-run."""
+def describe_plan(resolved: "Resolved") -> str:
+    """What a run would do, a line for each setting; for --dry-run."""
     from mcdiff_batch.engine.run.job import bytes_needed, survey
 
     settings, pending = resolved.settings, len(survey(resolved).pending)
     rows = {
         "output": resolved.job.output,
         "cases": f"{settings.cases} ({len(resolved.selection)} of {resolved.archive.cases})",
-        "units": f"{pending} to do, of {settings.unit_size} cases",
+        "units": f"{pending} to do, {settings.unit_size} cases each",
         "devices": ", ".join(map(str, resolved.job.devices)),
         "batch size": settings.batch_size,
         "sampler": f"{settings.solver}, {len(settings.ladder)} evaluations",
         "seed": f"{settings.seed}, temperature {settings.temperature:g}",
         "draws": settings.draws,
         "grid": f"{settings.grid}, {' x '.join(map(str, resolved.layout.image))} px",
-        "space": f"up to {bytes_needed(resolved, pending) >> 20} MiB",
+        "disk space": f"up to {bytes_needed(resolved, pending) >> 20} MiB",
     }
     lines = [f"{name:<12}{value}" for name, value in rows.items()]
     return "\n".join([*lines, *(f"warning: {text}" for text in resolved.archive.warnings)])
 
 
-def failures(summary: "Summary", archive: Path, *, ids: bool, most: int = 20) -> list[str]:
-    """Cases that are not done, by index; the first few."""
+def describe_failures(summary: "Summary", archive: Path, *, show_ids: bool) -> list[str]:
+    """A line for each of the first cases that are not done, named by index."""
     from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.output.ledger import FAILED, OPEN
     from mcdiff_batch.engine.output.manifest import entries
 
     if not (summary.counts[FAILED] or summary.counts[OPEN]):
         return []
-    opened = open_archive(archive) if ids else None
-    bad = [x for x in entries(summary.output) if x.status in (FAILED, OPEN)]
+    source = open_archive(archive) if show_ids else None
+    failed = [x for x in entries(summary.output) if x.status in (FAILED, OPEN)]
     lines = []
-    for entry in bad[:most]:
-        name = f" ({opened.key(entry.case)})" if opened else ""
+    for entry in failed[:LISTED]:
+        name = f" ({source.key(entry.case)})" if source else ""
         lines.append(f"case {entry.case}{name}: {entry.status} {entry.reason} {entry.detail}")
-    more = [f"... and {len(bad) - most} more; see the report"] if len(bad) > most else []
-    return [" ".join(line.split()) for line in lines + more]
+    if len(failed) > LISTED:
+        lines.append(f"... and {len(failed) - LISTED} more; see the report")
+    return [" ".join(line.split()) for line in lines]
 
 
-def closing(summary: "Summary", page: Path) -> str:
+def describe_summary(summary: "Summary", page: Path) -> str:
+    """How a run ended, in one or two lines."""
     counts = summary.counts
-    bad = f", {counts['failed']} failed" if counts["failed"] else ""
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
     left = f", {summary.unfinished} left for the next run" if summary.unfinished else ""
-    odd = f"\n{summary.flagged} flagged: look at them first, see report" if summary.flagged else ""
+    flagged = f"\n{summary.flagged} flagged: look at them first, see report"
     return (
-        f"{counts['done']} of {summary.cases} cases done{bad}{left} in {summary.seconds:.0f} s: "
-        f"{summary.output} (report: {page}){odd}"
+        f"{counts['done']} of {summary.cases} cases done{failed}{left} in {summary.seconds:.0f} s: "
+        f"{summary.output} (report: {page}){flagged if summary.flagged else ''}"
     )
-
-
-@click.command()
-@click.argument("output", type=OUTPUT)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-@click.option("--watch", is_flag=True, help="Go on until the run ends, as `run` itself shows it.")
-def status(output: Path, as_json: bool, watch: bool) -> int:
-    """Say how far a run is.  Reads only; may be asked at any time."""
-    if watch:
-        follow(output, "json" if as_json else "auto")
-    found = standing(output)
-    if as_json:
-        click.echo(json.dumps(found))
-    else:
-        click.echo(" · ".join(f"{name} {value}" for name, value in found.items()))
-    return 0
-
-
-def follow(output: Path, way: str) -> None:
-    """Shows what the run says of itself, until it ends or the user has seen enough."""
-    from mcdiff_batch.engine.output import runs
-    from mcdiff_batch.engine.run import tracker
-
-    from .progress import shown
-
-    _stored(output)
-    with suppress(KeyboardInterrupt), shown(way) as show:
-        while runs.is_running(output):
-            at = tracker.shared(output)
-            if at is not None:
-                show(at)
-            time.sleep(tracker.SHARED_EVERY)
-
-
-def standing(output: Path) -> dict[str, Any]:
-    from mcdiff_batch.engine.output import ledger, runs
-    from mcdiff_batch.engine.output.units import parse_selection
-
-    stored = _stored(output)
-    cases = len(parse_selection(stored["settings"]["cases"], 1 << 62))
-    counts = dict.fromkeys((*ledger.STATUSES, "flagged"), 0)
-    for head in ledger.heads(output):
-        for name, count in {**head.counts, "flagged": head.flagged}.items():
-            counts[name] += count
-    state = "running" if runs.is_running(output) else "stopped"
-    complete = (output / runs.MANIFEST).is_file()
-    return {"state": "complete" if complete else state, "cases": cases, **counts}
-
-
-def _stored(output: Path) -> dict[str, Any]:
-    from mcdiff_batch.engine.output import runs
-
-    stored = runs.load(output)
-    if stored is None:
-        raise UsageError(f"{output}: no run was begun here; expected the --output of one")
-    return stored
-
-
-@click.command()
-@click.argument("output", type=OUTPUT)
-@click.option("--subset", default="1/1", show_default=True, help="Part k of n of the units, k/n.")
-def verify(output: Path, subset: str) -> int:
-    """Read everything again and compare it to the recorded hashes; exit 8 where it differs."""
-    from mcdiff_batch.engine.output.verify import damages
-
-    _stored(output)
-    part, parts = _subset(subset)
-    found = [str(damage) for damage in damages(output, part, parts)]
-    for line in found:
-        click.echo(line)
-    if found:
-        raise VerificationError(
-            f"{output}: {len(found)} files are not as they were committed; delete the ledger "
-            "records of their units and run the same command again"
-        )
-    click.echo(f"{output}: all as it was committed")
-    return 0
-
-
-def _subset(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UsageError(f"--subset {text}: expected k/n with k from 1 to n, such as 1/7")
-    return int(part), int(parts)
-
-
-@click.command()
-@click.argument("output", type=OUTPUT)
-@click.option("--input", "archive", type=FOLDER, help="Archive; default: the one beside OUTPUT.")
-@click.option("--show-ids", is_flag=True, help="Name cases by their id too, not only by index.")
-@click.option("--compare", "other", type=OUTPUT, help="Output of another run, to set beside it.")
-def report(output: Path, archive: Path | None, show_ids: bool, other: Path | None) -> int:
-    """Write the report of a run again."""
-    from mcdiff_batch.engine.page.write import write_report
-
-    for folder in (output, other):
-        if folder is not None:
-            _stored(folder)
-    click.echo(write_report(output, show_ids=show_ids, archive=archive, other=other))
-    return 0

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mcdiff_batch.engine.cli.live import board
-from mcdiff_batch.engine.cli.progress import Json, Lines, shown
+from mcdiff_batch.engine.cli.live import table
+from mcdiff_batch.engine.cli.progress import Json, Lines, show_progress
 from mcdiff_batch.engine.output import runs
 from mcdiff_batch.engine.run import tracker
 from mcdiff_batch.engine.run.enhance import enhance
@@ -54,7 +54,7 @@ AT = Progress(
 
 def drawn(at: Progress | None) -> str:
     file = io.StringIO()
-    Console(file=file, width=110, force_terminal=True, color_system=None).print(board(at))
+    Console(file=file, width=110, force_terminal=True, color_system=None).print(table(at))
     return file.getvalue()
 
 
@@ -93,7 +93,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_no_terminal_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown() as show:
+    with show_progress() as show:
         show(AT)
     assert "\x1b" not in capsys.readouterr().err
 
