@@ -1,13 +1,15 @@
-"""The report's cards: a case before and after, and what its label map finds."""
+"""The report's section on cases: a card each, with the images before and after."""
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
+from markupsafe import Markup
+
+from mcdiff_batch.engine.image.columns import COLUMNS, Column, Quality
+from mcdiff_batch.engine.report.document import Card, FailedCase, FlaggedCase, Report
 from mcdiff_batch.engine.report.gallery import BRIGHTEST, COLOURS, Pictures
 
-from .markup import Html, element, joined
-from .parts import decibel, degrees, figure
+from .parts import figure, html, join, measured, titled
 
 FLAGS = {
     "gate": "flagged",
@@ -16,88 +18,98 @@ FLAGS = {
     "agreement": "labels changed most",
     "cnr": "lost contrast",
 }
-PAIRS = {  # name: title, how its values read
-    "cnr_log10": ("CNR, 20 log10", decibel),
-    "snr_log10": ("SNR, 20 log10", decibel),
-    "uca_thoracic": ("thoracic angle", degrees),
-    "uca_lumbar": ("lumbar angle", degrees),
-    "levels": ("levels", figure),
-}
-SINGLES = {
-    "label_agreement": "label agreement",
-    "mean_spread": "mean spread",
-}
-ABSENT = {
+WITHOUT_BEFORE = {
     "gone": "The archive is not where it was, so the images before are not shown.",
     "changed": "The archive has changed since the run, so the images before are not shown.",
 }
-Json = Mapping[str, Any]
+ORDER = (
+    "First come the cases that the gate flagged, then those that failed, those whose labels "
+    "changed most and those that lost contrast, then an even selection of the rest."
+)
+IMAGES = (
+    "From left to right: the optimal depth before, the enhanced image, and the enhanced image with "
+    "its label map"
+)
 
 
-def gallery(data: Json, pictures: Mapping[int, Pictures]) -> Iterator[Html]:
-    found, classes = data["gallery"], data["provenance"]["classes"]
-    if not found["cases"]:
-        yield element("p", "No case has been done yet.")
+def render(report: Report, pictures: Mapping[int, Pictures]) -> Iterator[Markup]:
+    gallery = report.gallery
+    if not gallery.cases:
+        yield html("<p>No case is done yet.</p>")
         return
-    words = (
-        "First those that the gate flagged, then those that failed, whose labels changed most, "
-        "that lost contrast; then an even choice of the others. From left to right: the optimal "
-        "depth as it was, enhanced, enhanced with its label map"
+    spread = _spread(gallery.draws) if gallery.draws > 1 else "."
+    absent = WITHOUT_BEFORE.get(gallery.before, "")
+    yield html("<p>{} {}{} {}</p>", ORDER, IMAGES, spread, absent)
+    yield html('<p class="legend">{}</p>', join(_legend(report.provenance.classes)))
+    cards = (_card(card, pictures.get(card.case, Pictures())) for card in gallery.cases)
+    yield html('<div class="cards">{}</div>', join(cards))
+
+
+def _spread(draws: int) -> Markup:
+    return html(
+        ", then the standard deviation over {} draws, white from {} grey levels. Where it is "
+        "bright, the model is unsure.",
+        figure(draws),
+        BRIGHTEST,
     )
-    yield element("p", words, *_spread(found["draws"]), f". {ABSENT.get(found['before'], '')}")
-    yield element("p", *_legend(classes), class_="legend")
-    cards = (_card(row, pictures.get(row["case"], Pictures())) for row in found["cases"])
-    yield element("div", *cards, class_="cards")
 
 
-def _spread(draws: int) -> tuple[object, ...]:
-    if draws == 1:
-        return ()
-    words = f" draws, white from {BRIGHTEST} grey levels: where they differ, the model is unsure"
-    return ", and the standard deviation over ", figure(draws), words
-
-
-def _legend(classes: list[str]) -> Iterator[Html]:
+def _legend(classes: Sequence[str]) -> Iterator[Markup]:
     for name, colour in zip(classes[1:], COLOURS, strict=False):
-        key = element("i", class_="key", style=f"background:{colour}")
-        yield element("span", key, f" {name}")
+        yield html('<span><i class="key" style="background:{}"></i> {}</span>', colour, name)
 
 
-def named(row: Json) -> Html:
-    """A case by its index, and by its id where the data hold it."""
-    own = (" ", element("bdi", row["id"])) if "id" in row else ()
-    return joined(figure(row["case"], str(row["case"])), *own)
+def case_name(row: Card | FailedCase | FlaggedCase) -> Markup:
+    """The index of a case, and its id where the report has it."""
+    index = figure(row.case, str(row.case))
+    return index if row.id is None else html("{} <bdi>{}</bdi>", index, row.id)
 
 
-def _card(row: Json, pictures: Pictures) -> Html:
-    flag = element("span", FLAGS[row["flag"]], class_=f"flag {row['flag']}") if row["flag"] else ""
-    why = [joined(element("br"), x) for x in row["why"]]
-    title = element("figcaption", element("b", "case ", named(row)), " ", flag, *why)
-    shown = {name: getattr(pictures, name) for name in ("before", "after", "labels", "spread")}
-    images = [_image(x, png, row["case"]) for x, png in shown.items() if png]
-    images = images or [element("span", row["reason"], element("br"), row["detail"])]
-    return element("figure", title, element("div", *images), _numbers(row), class_="card")
+def _card(card: Card, pictures: Pictures) -> Markup:
+    return html(
+        '<figure class="card"><figcaption><b>case {name}</b> {flag}{why}</figcaption>'
+        "<div>{images}</div><p>{numbers}</p></figure>",
+        name=case_name(card),
+        flag=html('<span class="flag {}">{}</span>', card.flag, FLAGS[card.flag])
+        if card.flag
+        else "",
+        why=join(html("<br>{}", line) for line in card.why),
+        images=join(_images(card, pictures)),
+        numbers=join(_numbers(card), html("<br>")),
+    )
 
 
-def _image(name: str, png: bytes, case: int) -> Html:
-    data = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return element("img", src=data, alt=f"case {case} {name}", title=name)
+def _images(card: Card, pictures: Pictures) -> list[Markup]:
+    images = {
+        "before": pictures.before,
+        "after": pictures.after,
+        "labels": pictures.labels,
+        "spread": pictures.spread,
+    }
+    shown = [_image(name, png, card.case) for name, png in images.items() if png]
+    return shown or [html("<span>{}<br>{}</span>", card.reason, card.detail)]
 
 
-def _numbers(row: Json) -> Html:
-    found = row["quality"]
-    if not found:
-        return element("p", "no result yet" if row["flag"] == "open" else "no result")
-    pairs = (_pair(found, *x) for x in PAIRS.items() if found.get(f"{x[0]}_before") is not None)
-    singles = (_single(found, *x) for x in SINGLES.items() if found.get(x[0]) is not None)
-    return element("p", *pairs, *singles)
+def _image(name: str, png: bytes, case: int) -> Markup:
+    return html(
+        '<img src="data:image/png;base64,{data}" alt="case {case} {name}" title="{name}">',
+        data=base64.b64encode(png).decode(),
+        case=case,
+        name=name,
+    )
 
 
-def _pair(found: Json, name: str, how: tuple[str, Callable[[float | None], Html]]) -> Html:
-    title, shown = how
-    before, after = (shown(found.get(f"{name}_{when}")) for when in ("before", "after"))
-    return joined(f"{title} ", before, " → ", after, element("br"))
+def _numbers(card: Card) -> Iterator[Markup]:
+    if not card.quality:
+        yield html("{}", "no result yet" if card.flag == "open" else "no result")
+    for column in COLUMNS:
+        if column.paired and card.quality.get(column.before) is not None:
+            yield _pair(column, card.quality)
+        elif column.headline and card.quality.get(column.name) is not None:
+            value = measured(column, card.quality[column.name])
+            yield html("{} {}", titled(column), value)
 
 
-def _single(found: Json, name: str, title: str) -> Html:
-    return joined(f"{title} ", figure(found[name], f"{found[name]:.3g}"), element("br"))
+def _pair(column: Column, quality: Quality) -> Markup:
+    before, after = (measured(column, quality.get(x)) for x in column.keys)
+    return html("{} {} → {}", titled(column), before, after)

@@ -1,93 +1,115 @@
-"""Two runs side by side: what each came to, and which settings differ."""
+"""Two runs side by side: the figures of each, and the settings that differ."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from .markup import Html, element
-from .parts import DASH, decibel, figure, moment, seconds, table
+from markupsafe import Markup
 
-Json = Mapping[str, Any]
+from mcdiff_batch.engine.image.columns import COLUMNS, Column
+from mcdiff_batch.engine.report.document import (
+    Comparison,
+    DeviceTimes,
+    DeviceWaits,
+    Figure,
+    Report,
+    Single,
+)
 
-
-def plain(value: float | None) -> Html:
-    return figure(value, "" if value is None else f"{value:,.4g}" if value % 1 else f"{value:,.0f}")
-
-
-FIGURES = {  # row: where it is in report.json, how it reads
-    "cases done": ("cases.done", plain),
-    "failed": ("cases.failed", plain),
-    "open": ("cases.open", plain),
-    "flagged": ("flagged.total", plain),
-    "incidents": ("incidents.total", plain),
-    "of work": ("work.seconds", seconds),
-    "cases an hour": ("work.cases_per_hour", plain),
-    "batch, p50, s": ("latency.batch.p50", plain),
-    "batch, p95, s": ("latency.batch.p95", plain),
-    "case, p50, s": ("latency.case.p50", plain),
-    "most memory, MiB": ("machine.resident_mib.max", plain),
-    "CNR before, median, 20 log10": ("quality.cnr_log10.before.median", decibel),
-    "CNR after, median, 20 log10": ("quality.cnr_log10.after.median", decibel),
-    "SNR before, median, 20 log10": ("quality.snr_log10.before.median", decibel),
-    "SNR after, median, 20 log10": ("quality.snr_log10.after.median", decibel),
-    "label agreement, median": ("quality.label_agreement.after.median", plain),
-}
+from .parts import DASH, decibel, figure, html, join, moment, rounded, seconds, table, titled
 
 
-def compared(this: Json, other: Json) -> dict[str, Any]:
-    """Of two reports' data: the figures of FIGURES, and the settings that are not the same."""
-    settings = [x["provenance"]["settings"] for x in (this, other)]
-    names = sorted({*settings[0], *settings[1]})
-    return {
-        "finished_at": [x["work"]["finished_at"] or "" for x in (this, other)],
-        "figures": {row: _figures(this, other, path) for row, (path, _) in FIGURES.items()},
-        "devices": [[_device(x) for x in data["stages"]] for data in (this, other)],
-        "settings": {
-            name: [x.get(name, "") for x in settings]
-            for name in names
-            if settings[0].get(name) != settings[1].get(name)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A figure that both runs have."""
+
+    name: str
+    read: Callable[[Report], float | None]
+    show: Callable[[float], Markup] = rounded
+    ratio: bool = True  # whether this / other means anything
+
+
+def _quality_rows() -> Iterator[Row]:
+    """Medians of the headline columns."""
+    for column in (x for x in COLUMNS if x.headline):
+        show, ratio = (decibel, False) if column.unit == "dB" else (rounded, True)
+        for when in ("before", "after") if column.paired else ("",):
+            words = f" {when}, median" if when else ", median"
+            read = lambda report, column=column, when=when: _median(report, column, when)
+            yield Row(name=titled(column, words), read=read, show=show, ratio=ratio)
+
+
+def _median(report: Report, column: Column, when: str) -> float | None:
+    found = report.quality[column.name]
+    if when == "before" and not isinstance(found, Single):
+        return found.before.median
+    return found.after.median
+
+
+ROWS = (
+    Row(name="cases done", read=lambda x: x.cases.done),
+    Row(name="failed", read=lambda x: x.cases.failed),
+    Row(name="open", read=lambda x: x.cases.open),
+    Row(name="flagged", read=lambda x: x.flagged.total),
+    Row(name="incidents", read=lambda x: x.incidents.total),
+    Row(name="of work", read=lambda x: x.work.seconds, show=seconds),
+    Row(name="cases an hour", read=lambda x: x.work.cases_per_hour),
+    Row(name="batch, p50, s", read=lambda x: x.latency.batch.p50),
+    Row(name="batch, p95, s", read=lambda x: x.latency.batch.p95),
+    Row(name="case, p50, s", read=lambda x: x.latency.case.p50),
+    Row(
+        name="most memory, MiB",
+        read=lambda x: x.machine.resident_mib.max if x.machine.resident_mib else None,
+    ),
+    *_quality_rows(),
+)
+
+
+def compare(this: Report, other: Report) -> Comparison:
+    own, others = this.provenance.settings, other.provenance.settings
+    return Comparison(
+        finished_at=[x.work.finished_at or "" for x in (this, other)],
+        figures={row.name: _figure(row, this, other) for row in ROWS},
+        devices=[[_waits(x) for x in report.stages] for report in (this, other)],
+        settings={
+            name: [own.get(name, ""), others.get(name, "")]
+            for name in sorted({*own, *others})
+            if own.get(name) != others.get(name)
         },
-    }
+    )
 
 
-def _figures(this: Json, other: Json, path: str) -> Json:
-    """`ratio`: of what is a number of things, not of decibels."""
-    first, second = _at(this, path), _at(other, path)
-    known = first is not None and second is not None and second > 0 and "log10" not in path
-    ratio = round(first / second, 3) if known and first and second else None
-    return {"this": first, "other": second, "ratio": ratio}
+def _figure(row: Row, this: Report, other: Report) -> Figure:
+    first, second = row.read(this), row.read(other)
+    divides = row.ratio and first is not None and second is not None and second > 0
+    ratio = round(first / second, 3) if divides and first and second else None
+    return Figure(this=first, other=second, ratio=ratio)
 
 
-def _at(data: Any, path: str) -> float | None:
-    for name in path.split("."):
-        data = None if data is None else data.get(name)
-    number: float | None = data
-    return number
+def _waits(device: DeviceTimes) -> DeviceWaits:
+    return DeviceWaits(
+        device=device.device,
+        waiting_percent=device.waiting_percent,
+        accounted_percent=device.accounted_percent,
+    )
 
 
-def _device(stages: Json) -> Json:
-    return {name: stages[name] for name in ("device", "waiting_percent", "accounted_percent")}
-
-
-def side_by_side(found: Json) -> Iterator[Html]:
-    this, other = map(moment, found["finished_at"])
-    when = (f"this, {this}", f"other, {other}")
-    rows = [_row(name, found["figures"][name]) for name in FIGURES]
-    rows += [("devices wait", *(_waits(x) for x in found["devices"]), "")]
-    yield table(("", *when, "this / other"), rows, "numbers")
-    if found["settings"]:
-        told = [(name.replace("_", " "), *pair) for name, pair in found["settings"].items()]
-        yield element("h3", "Settings that differ")
-        yield table(("", "this", "other"), told, "pairs")
+def render(found: Comparison) -> Iterator[Markup]:
+    this, other = map(moment, found.finished_at)
+    rows: list[tuple[object, ...]] = [_row(row, found.figures[row.name]) for row in ROWS]
+    rows.append(("devices wait", *map(_waits_of, found.devices), ""))
+    yield table(("", f"this, {this}", f"other, {other}", "this / other"), rows, "numbers")
+    if found.settings:
+        settings = [(name.replace("_", " "), *pair) for name, pair in found.settings.items()]
+        yield html("<h3>Settings that differ</h3>")
+        yield table(("", "this", "other"), settings, "pairs")
     else:
-        yield element("p", "The same settings.", class_="muted")
+        yield html('<p class="muted">The same settings.</p>')
 
 
-def _row(name: str, found: Json) -> tuple[object, ...]:
-    shown = FIGURES[name][1]
-    this, other = (DASH if found[x] is None else shown(found[x]) for x in ("this", "other"))
-    return name, this, other, plain(found["ratio"])
+def _row(row: Row, found: Figure) -> tuple[object, ...]:
+    this, other = (DASH if x is None else row.show(x) for x in (found.this, found.other))
+    return row.name, this, other, rounded(found.ratio)
 
 
-def _waits(devices: list[Json]) -> Html:
-    parts = [(x["device"], " ", figure(x["waiting_percent"]), " % ") for x in devices]
-    return element("span", *(y for x in parts for y in x))
+def _waits_of(devices: list[DeviceWaits]) -> Markup:
+    return join((html("{} {} %", x.device, figure(x.waiting_percent)) for x in devices), " ")

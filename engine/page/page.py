@@ -1,190 +1,219 @@
-"""The report as one HTML page, from report.json's data and a few pictures.
+"""The report as one offline page.
 
-What an operator asks first comes first: what was done, what needs attention; then how good it is,
-where the time went, cases to look at, and what exactly was run.
+The order is that of an operator's questions: what was done, and what needs attention?  How good is
+it, where did the time go, which cases should I look at, and what exactly was run?
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from markupsafe import Markup
+
+from mcdiff_batch.engine.image.columns import CNR
 from mcdiff_batch.engine.model.ladder import DRAWN
+from mcdiff_batch.engine.report.document import (
+    FailedCase,
+    Failures,
+    Flagged,
+    Gain,
+    IncidentRow,
+    Incidents,
+    Outcome,
+    Provenance,
+    Report,
+    Work,
+)
 from mcdiff_batch.engine.report.gallery import Pictures
 from mcdiff_batch.engine.text import clean
 
 from . import cards, comparison, machine, quality, time
-from .markup import Html, element, joined
-from .parts import STYLE, decibel, figure, folded, moment, seconds, section, table
+from .parts import (
+    CAUTION,
+    STYLE,
+    document,
+    figure,
+    html,
+    join,
+    long_table,
+    measured,
+    moment,
+    seconds,
+    section,
+    table,
+    tiles,
+    titled,
+)
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-CAUTION = "Not a medical device: nothing here is fit for diagnosis or treatment."
-STATES = {  # state: how bad, in words
+STATES = {  # state: class, words
     "complete": ("good", "complete"),
     "failures": ("warn", "complete, with failures"),
     "stopped": ("bad", "not finished"),
     "running": ("warn", "still running"),
 }
 TIMES = {1: "once", 2: "twice"}
-Json = Mapping[str, Any]
 
 
-def page(data: Json, pictures: Mapping[int, Pictures]) -> str:
-    body = (
-        _masthead(data),
-        section("Attention", *_attention(data)),
-        *_compared(data),
-        section("Quality", *quality.quality(data["quality"])),
-        section("Time", *time.time(data)),
-        section("Machine", *machine.machine(data["machine"])),
-        section("Cases", *cards.gallery(data, pictures), class_="whole"),
-        section("Provenance", *_provenance(data)),
-    )
-    head = (
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"mcdiff-batch: {data['cases']['done']} cases enhanced"),
-        element("style", Html(STYLE)),
-    )
-    whole = element("html", element("head", *head), element("body", *body), lang="en")
-    return f"<!doctype html>\n{whole}\n"
-
-
-def _compared(data: Json) -> Iterator[Html]:
-    if "compared" in data:
-        yield section("Side by side", *comparison.side_by_side(data["compared"]))
-
-
-def _masthead(data: Json) -> Html:
-    about = f"mcdiff-batch {data['version']}, {moment(data['written_at'])}"
-    return element(
-        "header",
-        element("p", _badge(data["outcome"]), " ", about, class_="muted"),
-        element("h1", *_headline(data["cases"], data["flagged"]["total"])),
-        element("p", *_lede(data), class_="lede"),
-        element("p", CAUTION, class_="muted"),
-        _tiles(data),
+def render(report: Report, pictures: Mapping[int, Pictures]) -> str:
+    """The page; `pictures` by case."""
+    return document(
+        f"mcdiff-batch: {report.cases.done} cases enhanced",
+        STYLE,
+        _masthead(report),
+        section("Attention", *_attention(report)),
+        *_compared(report),
+        section("Quality", *quality.render(report.quality)),
+        section("Time", *time.render(report)),
+        section("Machine", *machine.render(report.machine)),
+        section("Cases", *cards.render(report, pictures), class_="whole"),
+        section("Provenance", *_provenance(report.provenance)),
     )
 
 
-def _badge(outcome: Json) -> Html:
-    level, words = STATES[outcome["state"]]
-    code = outcome["exit_code"]
-    known = () if code is None else (" · exit ", figure(code))
-    return element("span", words, *known, class_=f"badge {level}")
+def _compared(report: Report) -> Iterator[Markup]:
+    if report.compared is not None:
+        yield section("Side by side", *comparison.render(report.compared))
 
 
-def _headline(cases: Json, flagged: int) -> Iterator[object]:
-    if cases["done"] == cases["selected"]:
-        yield from ("All ", figure(cases["done"]), " cases are enhanced")
+def _masthead(report: Report) -> Markup:
+    return html(
+        '<header><p class="muted">{badge} mcdiff-batch {version}, {when}</p><h1>{headline}</h1>'
+        '<p class="lede">{lede}</p><p class="muted">{caution}</p>{tiles}</header>',
+        badge=_badge(report.outcome),
+        version=report.version,
+        when=moment(report.written_at),
+        headline=join(_headline(report)),
+        lede=join(_lede(report), " "),
+        caution=CAUTION,
+        tiles=tiles(_tiles(report)),
+    )
+
+
+def _badge(outcome: Outcome) -> Markup:
+    class_, words = STATES[outcome.state]
+    code = outcome.exit_code
+    exit_ = "" if code is None else html(" · exit {}", figure(code))
+    return html('<span class="badge {}">{}{}</span>', class_, words, exit_)
+
+
+def _headline(report: Report) -> Iterator[Markup]:
+    cases, flagged = report.cases, report.flagged.total
+    if cases.done == cases.selected:
+        yield html("All {} cases are enhanced", figure(cases.done))
     else:
-        yield from (figure(cases["done"]), " of ", figure(cases["selected"]), " cases are enhanced")
-    yield from (", ", figure(flagged), " flagged") if flagged else ()
-    yield from (", ", figure(cases["failed"]), " failed") if cases["failed"] else ()
-    yield from (", ", figure(cases["open"]), " still open") if cases["open"] else ()
-    yield "."
+        counts = figure(cases.done), figure(cases.selected)
+        yield html("{} of {} cases are enhanced", *counts)
+    for count, word in ((flagged, "flagged"), (cases.failed, "failed"), (cases.open, "still open")):
+        if count:
+            yield html(", {} {}", figure(count), word)
+    yield html(".")
 
 
-def _lede(data: Json) -> Iterator[object]:
-    work, known = data["work"], data["provenance"]
-    if data["outcome"]["state"] == "stopped":
-        yield "Run the same command again to finish. "
-    if work["seconds"]:
-        devices = ", ".join(x["device"] for x in data["stages"])
-        yield from (seconds(work["seconds"]), f" of work on {devices}, ", *_resumed(work), ". ")
-    solver = known["settings"].get("solver", "?")
-    yield f"Bundle {known['bundle'].get('name', '?')}, sampler {solver}, "
-    yield from (figure(known["nfe"]), " network evaluations a ", *_draws(data["gallery"]["draws"]))
-    if data["cases"]["skipped"]:
-        yield from (" ", figure(data["cases"]["skipped"]), " cases were not selected.")
-
-
-def _draws(count: int) -> tuple[object, ...]:
-    if count == 1:
-        return ("case.",)
-    words = f" draws a case. Draws take {DRAWN} evaluations or more unless --steps says otherwise: "
-    return "draw, ", figure(count), words, "with fewer they are nearly one image."
-
-
-def _resumed(work: Json) -> tuple[object, ...]:
-    count = work["resumed"]
-    return (
-        ("resumed ", figure(count, TIMES.get(count, f"{count} times"))) if count else ("at one go",)
+def _lede(report: Report) -> Iterator[Markup]:
+    """Sentences."""
+    work, provenance = report.work, report.provenance
+    if report.outcome.state == "stopped":
+        yield html("Run the same command again to finish.")
+    if work.seconds:
+        devices = ", ".join(x.device for x in report.stages)
+        resumed = _resumed(work)
+        yield html("It took {} on {}, {}.", seconds(work.seconds), devices, resumed)
+    yield html(
+        "Bundle {}, sampler {}, {} network evaluations per {}.",
+        provenance.bundle.get("name", "?"),
+        provenance.settings.get("solver", "?"),
+        figure(provenance.nfe),
+        "case" if report.gallery.draws == 1 else "draw",
     )
+    if report.gallery.draws > 1:
+        yield html(
+            "{} draws per case. Several draws use {} evaluations or more unless --steps says "
+            "otherwise: with fewer they are nearly one image.",
+            figure(report.gallery.draws),
+            DRAWN,
+        )
+    if report.cases.skipped:
+        yield html("{} cases were not selected.", figure(report.cases.skipped))
 
 
-def _tiles(data: Json) -> Html:
-    cases, work, gain = data["cases"], data["work"], data["quality"]["cnr_log10"]["gain"]
-    tiles = {
-        "done": figure(cases["done"]),
-        **({"flagged": figure(data["flagged"]["total"])} if data["flagged"]["gate"] else {}),
-        "failed": figure(cases["failed"]),
-        "open": figure(cases["open"]),
-        "cases an hour": figure(work["cases_per_hour"], f"{work['cases_per_hour'] or 0:,.0f}"),
-        "of work": seconds(work["seconds"]),
-        "median CNR gain, 20 log10": decibel(gain.get("median"), "+"),
-    }
-    pairs = (element("div", element("dd", v), element("dt", k)) for k, v in tiles.items())
-    return element("dl", *pairs, class_="tiles")
+def _resumed(work: Work) -> Markup:
+    if not work.resumed:
+        return html("without interruption")
+    times = figure(work.resumed, TIMES.get(work.resumed, f"{work.resumed} times"))
+    return html("resumed {}", times)
 
 
-def _attention(data: Json) -> Iterator[Html]:
-    failures, incidents, flagged = data["failures"], data["incidents"], data["flagged"]
-    damaged = data["cases"]["damaged_records"]
-    bad = flagged["total"] + failures["total"] + incidents["total"]
-    if not (bad or data["cases"]["open"] or damaged):
-        yield element("p", "Nothing. No case failed, and nothing else went wrong.")
-    if not flagged["gate"]:
-        yield element("p", "The bundle has no gate, so no case is flagged.", class_="muted")
-    if flagged["total"]:
-        yield _counted("cases are flagged: look at them first", flagged, flagged["kinds"])
-        cases = [(cards.named(x), "; ".join(x["why"])) for x in flagged["rows"]]
-        yield folded(("case", "why"), cases)
-    if failures["total"]:
-        yield _counted("cases failed or were interrupted", failures, failures["reasons"])
-        rows = [_failure(x) for x in failures["rows"]]
-        yield folded(("case", "status", "reason", "detail"), rows)
-    if data["cases"]["open"]:
-        yield element("p", element("b", figure(data["cases"]["open"]), " cases are open."))
-    if damaged:
-        words = " ledger records are damaged; the next run does their cases again."
-        yield element("p", figure(damaged), words)
-    if incidents["total"]:
-        yield _counted("incidents that no data caused", incidents, incidents["kinds"])
-        rows = [_incident(x) for x in incidents["rows"]]
-        yield folded(("when", "kind", "where", "detail"), rows)
+def _tiles(report: Report) -> Iterator[tuple[str, Markup]]:
+    cases, work = report.cases, report.work
+    yield "done", figure(cases.done)
+    if report.flagged.gate:
+        yield "flagged", figure(report.flagged.total)
+    yield "failed", figure(cases.failed)
+    yield "open", figure(cases.open)
+    yield "cases per hour", figure(work.cases_per_hour, f"{work.cases_per_hour or 0:,.0f}")
+    yield "working time", seconds(work.seconds)
+    cnr = report.quality[CNR.name]
+    assert isinstance(cnr, Gain)
+    yield f"median {titled(CNR, ' gain')}", measured(CNR, cnr.gain.median, "+")
 
 
-def _counted(words: str, found: Json, kinds: Mapping[str, int]) -> Html:
-    parts = [
-        joined(", " if k else "", f"{x} ", figure(n)) for k, (x, n) in enumerate(kinds.items())
-    ]
-    partly = "; not all are listed" if found["total"] > len(found["rows"]) else ""
-    return element("p", element("b", figure(found["total"]), f" {words}"), ": ", *parts, partly)
+def _attention(report: Report) -> Iterator[Markup]:
+    failures, incidents, flagged = report.failures, report.incidents, report.flagged
+    cases = report.cases
+    total = flagged.total + failures.total + incidents.total
+    if not (total or cases.open or cases.damaged_records):
+        yield html("<p>Nothing. No case failed, and nothing else went wrong.</p>")
+    if not flagged.gate:
+        yield html('<p class="muted">The bundle has no gate, so no case is flagged.</p>')
+    if flagged.total:
+        yield _counted("cases are flagged: look at them first", flagged, flagged.kinds)
+        rows = [(cards.case_name(x), "; ".join(x.why)) for x in flagged.rows]
+        yield long_table(("case", "why"), rows)
+    if failures.total:
+        yield _counted("cases failed or were interrupted", failures, failures.reasons)
+        columns = ("case", "status", "reason", "detail")
+        yield long_table(columns, [_failure(x) for x in failures.rows])
+    if cases.open:
+        yield html("<p><b>{} cases are still open.</b></p>", figure(cases.open))
+    if cases.damaged_records:
+        yield html(
+            "<p>{} ledger records are damaged; the next run enhances their cases again.</p>",
+            figure(cases.damaged_records),
+        )
+    if incidents.total:
+        yield _counted("incidents that the data did not cause", incidents, incidents.kinds)
+        columns = ("when", "kind", "where", "detail")
+        yield long_table(columns, [_incident(x) for x in incidents.rows])
 
 
-def _failure(row: Json) -> tuple[object, ...]:
-    return cards.named(row), row["status"], row["reason"], row["detail"]
+def _counted(words: str, rows: Flagged | Failures | Incidents, kinds: Mapping[str, int]) -> Markup:
+    counts = join((html("{} {}", kind, figure(count)) for kind, count in kinds.items()), ", ")
+    partly = "; not all are listed" if rows.total > len(rows.rows) else ""
+    return html("<p><b>{} {}</b>: {}{}</p>", figure(rows.total), words, counts, partly)
 
 
-def _incident(row: Json) -> tuple[object, ...]:
-    where = [joined(f" {x} ", figure(row[x], str(row[x]))) for x in ("unit", "case") if x in row]
-    place = joined(row.get("device", ""), *where)
-    return moment(row.get("at", "")), row.get("kind", ""), place, row.get("detail", "")
+def _failure(row: FailedCase) -> tuple[object, ...]:
+    return cards.case_name(row), row.status, row.reason, row.detail
 
 
-def _provenance(data: Json) -> Iterator[Html]:
-    known = data["provenance"]
+def _incident(row: IncidentRow) -> tuple[object, ...]:
+    places = [row.device] if row.device else []
+    for word, index in (("unit", row.unit), ("case", row.case)):
+        if index is not None:
+            places.append(html("{} {}", word, figure(index, str(index))))
+    return moment(row.at), row.kind, join(places, " "), row.detail
+
+
+def _provenance(provenance: Provenance) -> Iterator[Markup]:
     tables = {
-        "Settings": known["settings"],
-        "Bundle": known["bundle"],
-        "Its sampler, as measured": known["sampler"],
-        "SHA-256": known["sha256"],
+        "Settings": provenance.settings,
+        "Bundle": provenance.bundle,
+        "Sampler that the bundle recommends, as measured": provenance.sampler,
+        "SHA-256": provenance.sha256,
     }
     parts = (_pairs(title, rows) for title, rows in tables.items() if rows)
-    yield element("div", *parts, class_="tables")
+    yield html('<div class="tables">{}</div>', join(parts))
 
 
-def _pairs(title: str, rows: Mapping[str, Any]) -> Html:
-    told = ((name.replace("_", " "), clean(value)) for name, value in rows.items())
-    return element("div", element("h3", title), table((), told, "pairs"))
+def _pairs(title: str, values: Mapping[str, Any]) -> Markup:
+    rows = ((name.replace("_", " "), clean(value)) for name, value in values.items())
+    return html("<div><h3>{}</h3>{}</div>", title, table((), rows, "pairs"))

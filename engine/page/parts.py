@@ -1,56 +1,123 @@
-"""Pieces of the report's page.  Figures come from the data alone, marked as <data>."""
+"""Pieces that pages are built from.
+
+Text is escaped unless it is `Markup`, which only `html` makes, from literal templates (P10).
+A number is shown by `figure`, as <data>, so that every number of a page can be looked up in its
+JSON.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
+from mcdiff_batch.engine.image.columns import Column
 from mcdiff_batch.engine.text import lasting
 
-from .markup import Html, element, joined
-
-STYLE = (Path(__file__).parent / "report.css").read_text()
+STYLE = Markup((Path(__file__).parent / "report.css").read_text())
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+CAUTION = "Not a medical device: nothing here is fit for diagnosis or treatment."
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+DECIBEL = "20 log10"  # the logarithm of every decibel
 
 
-def figure(value: float | None, words: str = "") -> Html:
-    """A number of the data; `words` is how it reads."""
-    if value is None:
-        return Html(DASH)
-    return element("data", words or f"{value:,}", value=value)
+def html(template: str, /, *parts: object, **named: object) -> Markup:
+    """Fills a literal template as `str.format` does, and escapes every part that is not Markup."""
+    return Markup(template).format(*parts, **named)
 
 
-def seconds(value: float) -> Html:
-    return figure(value, lasting(value))
+def join(parts: Iterable[str], separator: str = "") -> Markup:
+    return Markup(separator).join(parts)
 
 
-def decibel(value: float | None, sign: str = "") -> Html:
-    return figure(value, "" if value is None else f"{value:{sign}.1f} dB".replace("-", MINUS))
+def document(title: str, style: Markup, *body: Markup) -> str:
+    """A whole page.  It has no script and loads nothing."""
+    return html(
+        "<!doctype html>\n"
+        '<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        "<title>{title}</title><style>{style}</style></head><body>{body}</body></html>\n",
+        policy=POLICY,
+        title=title,
+        style=style,
+        body=join(body),
+    )
 
 
-def degrees(value: float | None, sign: str = "") -> Html:
-    return figure(value, "" if value is None else f"{value:{sign}.1f}°".replace("-", MINUS))
+def section(title: str, *children: Markup, class_: str = "") -> Markup:
+    return html(
+        '<section class="{}"><h2>{}</h2><div>{}</div></section>', class_, title, join(children)
+    )
 
 
-def moment(text: str) -> str:
-    """2026-11-22T06:00:12+0000 as a person writes it."""
-    return text[:16].replace("T", " ")
+def tiles(values: Iterable[tuple[str, Markup]]) -> Markup:
+    """A row of large figures, each with its name."""
+    pairs = (html("<div><dd>{}</dd><dt>{}</dt></div>", value, name) for name, value in values)
+    return html('<dl class="tiles">{}</dl>', join(pairs))
 
 
-def section(title: str, *children: Html, class_: str | None = None) -> Html:
-    return element("section", element("h2", title), element("div", *children), class_=class_)
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], class_: str = "") -> Markup:
+    head = html("<tr>{}</tr>", join(html("<th>{}</th>", x) for x in columns))
+    body = join(html("<tr>{}</tr>", join(html("<td>{}</td>", x) for x in row)) for row in rows)
+    return html(
+        '<div class="wide"><table class="{}">{}<tbody>{}</tbody></table></div>',
+        class_,
+        html("<thead>{}</thead>", head) if columns else "",
+        body,
+    )
 
 
-def folded(columns: Sequence[str], rows: Sequence[Sequence[object]], shown: int = 10) -> Html:
-    """A table whose later rows are behind a click."""
+def long_table(columns: Sequence[str], rows: Sequence[Sequence[object]], shown: int = 10) -> Markup:
+    """A table of which a click opens the later rows."""
     first = table(columns, rows[:shown])
     if len(rows) <= shown:
         return first
     rest = table((), rows[shown:])
-    return joined(first, element("details", element("summary", "show the others"), rest))
+    return html("{}<details><summary>Show the rest</summary>{}</details>", first, rest)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], class_: str = "") -> Html:
-    head = element("thead", element("tr", *(element("th", x) for x in columns)))
-    body = (element("tr", *(element("td", x) for x in row)) for row in rows)
-    parts = (head, element("tbody", *body)) if columns else (element("tbody", *body),)
-    return element("div", element("table", *parts, class_=class_ or None), class_="wide")
+# --- numbers
+
+
+def figure(value: float | None, words: str = "") -> Markup:
+    """A number of the data; `words` is how it reads."""
+    if value is None:
+        return html("{}", DASH)
+    return html('<data value="{}">{}</data>', value, words or f"{value:,}")
+
+
+def seconds(value: float) -> Markup:
+    return figure(value, lasting(value))
+
+
+def rounded(value: float | None) -> Markup:
+    """To four digits; whole numbers in full."""
+    if value is None:
+        return figure(None)
+    return figure(value, f"{value:,.4g}" if value % 1 else f"{value:,.0f}")
+
+
+def decibel(value: float | None, sign: str = "") -> Markup:
+    return figure(value, "" if value is None else f"{value:{sign}.1f} dB".replace("-", MINUS))
+
+
+def measured(column: Column, value: float | None, sign: str = "") -> Markup:
+    """A value of a quality column, in its unit.  `sign` "+" shows the sign of a change."""
+    if value is None:
+        return figure(None)
+    digits = ".1f" if column.unit else ".3g"
+    space = " " if column.unit.isalpha() else ""
+    words = f"{value:{sign}{digits}}{space}{column.unit}"
+    return figure(value, words.replace("-", MINUS))
+
+
+def titled(column: Column, words: str = "") -> str:
+    """The title of a column, with `words` after it, and the logarithm of decibels."""
+    return f"{column.title}{words}, {DECIBEL}" if column.unit == "dB" else f"{column.title}{words}"
+
+
+def moment(text: str) -> str:
+    """2026-11-22T06:00:12+0000 as 2026-11-22 06:00."""
+    return text[:16].replace("T", " ")

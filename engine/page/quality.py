@@ -1,58 +1,64 @@
-"""The report's plots of how good the images are."""
+"""The report's section on quality: the distribution of every column over the cases."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from markupsafe import Markup
+
+from mcdiff_batch.engine.image.columns import COLUMNS, Column
+from mcdiff_batch.engine.report.document import Change, Distribution, Gain, Histogram, Single
 
 from . import svg
-from .markup import Html, element, joined
-from .parts import decibel, figure, table
-from .svg import Row
+from .parts import DASH, figure, html, join, measured, table, titled
 
-METRICS = {  # name: title, what it is, unit
-    "cnr_log10": ("Contrast to noise, 20 log10", "bone against the 4.5 mm around it", "dB"),
-    "snr_log10": ("Signal to noise, 20 log10", "dark bone against the speckle there", "dB"),
-    "label_agreement": ("Label agreement", "Dice of the label maps before and after", ""),
-}
-Json = Mapping[str, Any]
+HEAD = ("median over the cases", "before", "after", "change", "5 to 95 % of changes", "worse")
 
 
-def quality(found: Json) -> Iterator[Html]:
-    shown = {name: found[name] for name in METRICS if found[name]["histogram"]}
+def render(found: Mapping[str, Distribution]) -> Iterator[Markup]:
+    shown = [(column, found[column.name]) for column in COLUMNS if found[column.name].after.cases]
     if not shown:
-        yield element("p", "No case is done, so there is nothing to measure.")
+        yield html("<p>No case is done yet, so there is nothing to measure.</p>")
         return
-    yield element("div", *(_panel(name, x) for name, x in shown.items()), class_="panels")
-    columns = ("", "before", "after", "gain", "5 to 95 % of gains", "cases worse")
-    yield table(columns, [_row(name, x) for name, x in shown.items() if "gain" in x], "numbers")
+    panels = (_panel(column, x, x.histogram) for column, x in shown if isinstance(x, Single | Gain))
+    yield html('<div class="panels">{}</div>', join(panels))
+    yield table(HEAD, [_row(column, x) for column, x in shown], "numbers")
 
 
-def _panel(name: str, found: Json) -> Html:
-    title, words, unit = METRICS[name]
-    digits = 1 if unit else 2
-    rows = [
-        Row(
-            name=when,
-            class_=when,
-            counts=found["histogram"][when],
-            median=_median(found, when),
-            digits=digits,
-        )
-        for when in ("before", "after")
-        if when in found["histogram"]
-    ]
-    caption = element("figcaption", element("b", title), element("br"), words)
-    return element("figure", caption, svg.histograms(found["histogram"]["edges"], rows, unit))
+def _panel(column: Column, found: Single | Gain, histogram: Histogram | None) -> Markup:
+    """A histogram of a headline column."""
+    if histogram is None or not column.headline:
+        return html("")
+    return html(
+        "<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>",
+        titled(column),
+        column.about,
+        svg.histograms(histogram.edges, list(_rows(column, found, histogram)), column.unit),
+    )
 
 
-def _median(found: Json, when: str) -> float | None:
-    value: float | None = found[when].get("median")
-    return value
+def _rows(column: Column, found: Single | Gain, histogram: Histogram) -> Iterator[svg.Row]:
+    digits = 1 if column.unit else 2
+    if isinstance(found, Gain) and histogram.before is not None:
+        median = found.before.median
+        yield svg.Row(name="before", counts=histogram.before, median=median, digits=digits)
+    if histogram.after is not None:
+        median = found.after.median
+        yield svg.Row(name="after", counts=histogram.after, median=median, digits=digits)
 
 
-def _row(name: str, found: Json) -> tuple[object, ...]:
-    medians = (decibel(_median(found, x)) for x in ("before", "after"))
-    gain = found["gain"]
-    spread = joined(decibel(gain.get("p5"), "+"), " to ", decibel(gain.get("p95"), "+"))
-    share = joined(figure(found["worse"]), " of ", figure(gain["cases"]))
-    title = f"{METRICS[name][0]}, median"
-    return title, *medians, decibel(gain.get("median"), "+"), spread, share
+def _row(column: Column, found: Distribution) -> tuple[object, ...]:
+    title = html('<span title="{}">{}</span>', column.about, titled(column))
+    after = measured(column, found.after.median)
+    if isinstance(found, Single):
+        return title, "", after, "", "", ""
+    change = found.change if isinstance(found, Change) else found.gain
+    low, high = (measured(column, x, "+") for x in (change.p5, change.p95))
+    return (
+        title,
+        measured(column, found.before.median),
+        after,
+        measured(column, change.median, "+"),
+        html("{} to {}", low, high) if change.cases else DASH,
+        html("{} of {}", figure(found.worse), figure(change.cases))
+        if isinstance(found, Gain)
+        else "",
+    )

@@ -1,13 +1,19 @@
-"""A few small charts, drawn as inline SVG; colours come from the page's style sheet."""
+"""Small charts as inline SVG.  Their colours come from the style sheet of the page."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .markup import Html, element, joined
+from markupsafe import Markup
+
+from .parts import html, join
 
 STEPS = (1, 2, 2.5, 5, 10)
-CLOCKS = ((7200.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))  # from, s in one, unit
+CLOCKS = (  # least seconds, seconds in one, unit
+    (7200.0, 3600.0, "h"),
+    (300.0, 60.0, "min"),
+    (0.0, 1.0, "s"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,47 +42,65 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def clock(seconds: float) -> tuple[float, str]:
-    """What to divide by, and the unit, so that `seconds` read well on an axis."""
+    """The unit in which `seconds` read well on an axis: seconds in one, and its name."""
     return next((size, unit) for least, size, unit in CLOCKS if seconds >= least)
 
 
-def text(x: float, y: float, words: object, class_: str = "", anchor: str = "start") -> Html:
-    return element("text", words, x=x, y=y, class_=class_ or None, text_anchor=anchor)
+def text(x: float, y: float, words: object, class_: str = "", anchor: str = "start") -> Markup:
+    return html(
+        '<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>', x, y, class_, anchor, words
+    )
 
 
-def rect(x: float, y: float, width: float, height: float, class_: str, title: str) -> Html:
-    box = {"x": x, "y": round(y, 2), "width": round(max(width, 0), 2), "height": round(height, 2)}
-    return element("rect", element("title", title), class_=class_, **box)
+def rect(x: float, y: float, width: float, height: float, class_: str, title: str) -> Markup:
+    return html(
+        '<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>',
+        class_,
+        x,
+        round(y, 2),
+        round(max(width, 0), 2),
+        round(height, 2),
+        title,
+    )
 
 
-def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Html:
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    return html('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>', x1, y1, x2, y2, class_)
 
 
-def canvas(width: float, height: float, label: str, *children: Html) -> Html:
-    box = f"0 0 {width:g} {height:g}"
-    return element("svg", *children, viewBox=box, role="img", aria_label=label, width="100%")
+def path(course: str, class_: str) -> Markup:
+    return html('<path d="{}" class="{}"/>', course, class_)
 
 
-def bottom(axis: Axis, y: float, unit: str = "") -> Html:
+def canvas(width: float, height: float, label: str, *children: Markup) -> Markup:
+    return html(
+        '<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" width="100%">{}</svg>',
+        width,
+        height,
+        label,
+        join(children),
+    )
+
+
+def bottom(axis: Axis, y: float, unit: str = "") -> Markup:
     """Tick labels below a chart, the unit after the last one."""
     marks = ticks(axis.low, axis.high)
     labels = [text(axis(x), y, f"{x:,g}", "tick", "middle") for x in marks]
-    return joined(*labels, text(axis.right, y + 12, unit, "tick", "end"))
+    return join([*labels, text(axis.right, y + 12, unit, "tick", "end")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One histogram; its counts share their edges with those of the other rows."""
+    """One histogram of a chart; all rows have the same edges."""
 
     name: str
-    class_: str
     counts: Sequence[int]
     median: float | None
     digits: int = 1
+    class_: str = ""  # by default the name
 
 
-def histograms(edges: Sequence[float], rows: Sequence[Row], unit: str) -> Html:
+def histograms(edges: Sequence[float], rows: Sequence[Row], unit: str) -> Markup:
     """Histograms one below the other on one axis, each with its median."""
     width, height, left = 340, 64, 48
     axis = Axis(low=edges[0], high=edges[-1], left=left, right=width - 8)
@@ -88,7 +112,7 @@ def histograms(edges: Sequence[float], rows: Sequence[Row], unit: str) -> Html:
 
 def _bars(
     row: Row, edges: Sequence[float], axis: Axis, top: float, height: float, most: int
-) -> Html:
+) -> Markup:
     base = top + height - 2
     spans = zip(row.counts, edges, edges[1:], strict=False)
     bars = [
@@ -97,24 +121,25 @@ def _bars(
             base - (height - 20) * count / most,
             axis(high) - axis(low) - 1,
             (height - 20) * count / most,
-            row.class_,
+            row.class_ or row.name,
             f"{low:.3g} to {high:.3g}: {count}",
         )
         for count, low, high in spans
         if count
     ]
     floor = line(axis.left, base, axis.right, base, "axis")
-    return joined(floor, *bars, text(0, base - 4, row.name, "name"), _median(row, axis, top, base))
+    name = text(0, base - 4, row.name, "name")
+    return join([floor, *bars, name, _median(row, axis, top, base)])
 
 
-def _median(row: Row, axis: Axis, top: float, base: float) -> Html:
+def _median(row: Row, axis: Axis, top: float, base: float) -> Markup:
     if row.median is None:
-        return Html()
+        return html("")
     words = f"{row.median:.{row.digits}f}"
     x = min(max(axis(row.median), axis.left), axis.right)
     anchor = "end" if x > (axis.left + axis.right) / 2 else "start"
     mark = line(x, top + 4, x, base, "median")
-    return joined(mark, text(x + (-4 if anchor == "end" else 4), top + 12, words, "", anchor))
+    return mark + text(x + (-4 if anchor == "end" else 4), top + 12, words, "", anchor)
 
 
 def curve(
@@ -123,26 +148,27 @@ def curve(
     marks: Sequence[float] = (),
     label: str = "throughput",
     size: tuple[float, float] = (900, 150),
-) -> Html:
-    """Steps over [0, end] s; `marks` are moments.  The upright axis begins at 0."""
+) -> Markup:
+    """A step curve over [0, end] s, with a dashed line at each of `marks`.
+
+    The vertical axis begins at 0.
+    """
     (width, height), left = size, 56
     unit_seconds, unit = clock(end)
     across = Axis(low=0, high=end / unit_seconds, left=left, right=width - 8)
     up = Axis(low=0, high=max(*values, 1e-9) * 1.08, left=height - 24, right=8)
     grid = [
-        joined(
-            line(left, up(y), width - 8, up(y), "grid"),
-            text(left - 6, up(y) + 4, f"{y:,g}", "tick", "end"),
-        )
+        line(left, up(y), width - 8, up(y), "grid")
+        + text(left - 6, up(y) + 4, f"{y:,g}", "tick", "end")
         for y in ticks(0, up.high, 4)
     ]
-    path = element("path", d=_steps(values, across, up), class_="area")
+    area = path(_steps(values, across, up), "area")
     resumed = [
         line(across(x / unit_seconds), 8, across(x / unit_seconds), height - 24, "mark")
         for x in marks
     ]
     foot = bottom(across, height - 8, unit)
-    return canvas(width, height + 6, label, *grid, path, *resumed, foot)
+    return canvas(width, height + 6, label, *grid, area, *resumed, foot)
 
 
 def _steps(values: Sequence[float], across: Axis, up: Axis) -> str:
@@ -153,15 +179,15 @@ def _steps(values: Sequence[float], across: Axis, up: Axis) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """Work of one thread of one device."""
+    """The work of one thread of a device."""
 
-    device: str  # empty: as above
+    device: str  # empty where it is that of the lane above
     name: str
-    parts: Sequence[tuple[str, float]]  # stage, s
+    parts: Sequence[tuple[str, float]]  # stage, seconds
 
 
-def lanes(rows: Sequence[Lane], wall: float) -> Html:
-    """A stacked bar per lane over [0, longest] s; the track behind it is the time there was."""
+def lanes(rows: Sequence[Lane], wall: float) -> Markup:
+    """A stacked bar per lane; the track behind each is the whole time, `wall` seconds."""
     width, height, left = 900, 22, 150
     longest = max([wall, *(sum(s for _, s in row.parts) for row in rows)]) or 1.0
     size, unit = clock(longest)
@@ -174,19 +200,19 @@ def lanes(rows: Sequence[Lane], wall: float) -> Html:
     return canvas(width, y + 34, "time by stage", *drawn, bottom(axis, y + 16, unit))
 
 
-def _lane(row: Lane, axis: Axis, place: tuple[float, float], wall: float, size: float) -> Html:
+def _lane(row: Lane, axis: Axis, place: tuple[float, float], wall: float, size: float) -> Markup:
     y, height = place
     track = rect(axis.left, y, axis(wall / size) - axis.left, height, "track", f"{wall:.1f} s")
     names = (
         text(0, y + 12, row.device, "name"),
         text(axis.left - 8, y + 12, row.name, "tick", "end"),
     )
-    return joined(*names, track, *_parts(row.parts, axis, place, size))
+    return join([*names, track, *_parts(row.parts, axis, place, size)])
 
 
 def _parts(
     parts: Sequence[tuple[str, float]], axis: Axis, place: tuple[float, float], size: float
-) -> Iterator[Html]:
+) -> Iterator[Markup]:
     start = 0.0
     for stage, seconds in parts:
         left, right = axis(start / size), axis((start + seconds) / size)
@@ -195,7 +221,7 @@ def _parts(
 
 
 def clocked(seconds: float) -> str:
-    """A moment of a run, 1:02:03."""
+    """A moment of the working time, as 1:02:03."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
@@ -203,8 +229,8 @@ def clocked(seconds: float) -> str:
 Shares = Sequence[tuple[str, Sequence[float]]]  # class, share of each column in 0..1
 
 
-def timelines(rows: Sequence[tuple[str, Shares]], seconds: float) -> Html:
-    """A strip per device over [0, seconds]: columns of stacked shares on a pale track."""
+def timelines(rows: Sequence[tuple[str, Shares]], seconds: float) -> Markup:
+    """A strip per device over [0, seconds]; each column stacks its shares on a pale track."""
     width, height, left = 900, 40, 56
     size, unit = clock(seconds)
     axis = Axis(low=0, high=seconds / size, left=left, right=width - 8)
@@ -214,7 +240,7 @@ def timelines(rows: Sequence[tuple[str, Shares]], seconds: float) -> Html:
     return canvas(width, y + 18, "devices over time", *drawn, bottom(axis, y, unit))
 
 
-def _strip(name: str, shares: Shares, axis: Axis, top: float, height: float) -> Html:
+def _strip(name: str, shares: Shares, axis: Axis, top: float, height: float) -> Markup:
     track = rect(axis.left, top, axis.right - axis.left, height, "track", name)
     under = [0.0] * len(shares[0][1])
     paths = []
@@ -223,7 +249,7 @@ def _strip(name: str, shares: Shares, axis: Axis, top: float, height: float) -> 
         if any(values):
             paths.append(_band(under, over, axis, top + height, height, class_))
         under = over
-    return joined(text(0, top + height / 2 + 4, name, "name"), track, *paths)
+    return join([text(0, top + height / 2 + 4, name, "name"), track, *paths])
 
 
 def _band(
@@ -233,11 +259,11 @@ def _band(
     base: float,
     height: float,
     class_: str,
-) -> Html:
+) -> Markup:
     """The area between two step lines, as one path."""
     step = (axis.right - axis.left) / len(over)
     point = lambda y, k: f"V{base - y * height:.1f}H{axis.left + k * step:.1f}"
     there = "".join(point(y, k + 1) for k, y in enumerate(over))
     back = "".join(point(y, k) for k, y in reversed(list(enumerate(under))))
     start = f"M{axis.left:.1f} {base - under[0] * height:.1f}"
-    return element("path", d=f"{start}{there}{back}Z", class_=f"stage {class_}")
+    return path(f"{start}{there}{back}Z", f"stage {class_}")

@@ -1,136 +1,143 @@
-"""The report's plots of where the time went: throughput, devices, stages, latency, waits."""
+"""The report's section on time: throughput, devices, stages, waits and latency."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from markupsafe import Markup
+
+from mcdiff_batch.engine.report.document import (
+    DeviceTimes,
+    Histogram,
+    Latency,
+    Report,
+    Throughput,
+    Timeline,
+    Wait,
+)
 from mcdiff_batch.engine.report.timeline import CAUSES
-from mcdiff_batch.engine.telemetry.spans import FEEDING, LANES
+from mcdiff_batch.engine.telemetry.spans import FEEDING, LANES, TASK
 
 from . import svg
-from .markup import Html, element, joined
-from .parts import DASH, figure, table
-from .svg import Lane, Row
+from .parts import DASH, figure, html, join, table
 
-STAGES = {
+STAGES = {  # in the order of a case's way
     "read": "read",
     "decode": "decompress",
-    "frame": "frame",
+    "frame": "fit to the frame",
     "start": "start process",
     "load": "load model",
     "wait": "wait for input",
     "task": "wait for a unit",
     "blocked": "wait for finishing",
     "host-to-device": "copy to device",
-    "batch": "batch up",
+    "batch": "assemble batch",
     "condition": "condition",
     "sample": "draw noise",
     "step": "denoise",
-    "compute": "kernels, waited for",
+    "compute": "wait for kernels",
     "device-to-host": "copy from device",
-    "relabel": "label",
+    "relabel": "label the result",
     "quality": "measure quality",
     "encode": "compress",
     "write": "write",
     "fsync": "sync to disk",
-    "commit": "record",
-    "work": "at work",
+    "commit": "record in ledger",
+    "work": "work",
 }
-UNSHOWN = ("idle",)  # finishing that waits for the model is nobody's loss
+UNSHOWN = ("idle",)  # finishing waits for the model: nothing is lost
 ORDER = {stage: rank for rank, stage in enumerate(STAGES)}
-LATENCIES = {
-    "batch": ("Latency of a batch", "conditioner to label map", "s"),
-    "case": ("Latency of a case", "begin of reading to compressed result, with waits", "s"),
+REASONS = {
+    "start": "the process was starting",
+    "load": "the model was loading",
+    "wait": "no case had been read and framed yet",
+    "task": "no unit was available",
+    "blocked": "finishing was behind with earlier results",
 }
-WAITED = {
-    "start": "its process was starting",
-    "load": "the model was being loaded",
-    "wait": "no case was read and framed yet",
-    "task": "no unit was at hand",
-    "blocked": "results were not taken at once",
-}
-Json = Mapping[str, Any]
+POINTS = ("p50", "p90", "p95", "p99", "max")
 
 
-def time(data: Json) -> Iterator[Html]:
-    if not data["stages"]:
-        yield element("p", "No unit was timed.")
+def render(report: Report) -> Iterator[Markup]:
+    if not report.stages:
+        yield html("<p>No unit was timed.</p>")
         return
-    if data["throughput"]:
-        yield element("figure", element("figcaption", *_curve_title(data)), _curve(data))
-    if data["timeline"]:
-        yield _timeline(data["timeline"])
-    yield _lanes_figure(data)
-    shown = {x: data["latency"][x] for x in LATENCIES if data["latency"][x]["histogram"]}
-    waits = _waits(data["timeline"]["longest_waits"]) if data["timeline"] else Html()
-    beside = element("div", waits, _latency_table(shown))
-    yield element("div", _stage_table(data["stages"]), beside, class_="tables times")
-    yield element("div", *(_latency(name, x) for name, x in shown.items()), class_="panels")
-
-
-def _curve_title(data: Json) -> Iterator[object]:
-    rate = data["work"]["cases_per_hour"]
-    yield from (element("b", "Throughput"), ", cases an hour over the working time; ")
-    yield from (figure(rate, f"{rate:,.0f}"), " on the whole")
-    yield "; a dashed line is a resumption" if data["throughput"]["resumed_at"] else ""
-
-
-def _curve(data: Json) -> Html:
-    found = data["throughput"]
-    return svg.curve(found["cases_per_hour"], found["seconds"], found["resumed_at"])
-
-
-def _timeline(found: Json) -> Html:
-    words = (
-        element("b", "Devices over the working time. "),
-        "Full height is all of a device's time; what stays pale was not used, or is not known: its "
-        "worker was lost, or there was no more to do.",
+    if report.throughput:
+        yield _throughput(report.throughput, report.work.cases_per_hour or 0)
+    if report.timeline:
+        yield _timeline(report.timeline)
+    yield _lanes_figure(report.stages, report.work.seconds)
+    waits = _waits(report.timeline.longest_waits) if report.timeline else ""
+    latencies = list(_latencies(report))
+    yield html(
+        '<div class="tables times">{}<div>{}{}</div></div>',
+        _stage_table(report.stages),
+        waits,
+        _latency_table(latencies),
     )
-    rows = [(x["device"], [(k, x["shares"][k]) for k in CAUSES]) for x in found["devices"]]
-    used = [k for k in CAUSES if any(max(x["shares"][k]) > 0 for x in found["devices"])]
-    drawn = svg.timelines(rows, found["seconds"])
-    return element("figure", element("figcaption", *words), drawn, _legend(used))
+    panels = (_latency_panel(*x) for x in latencies)
+    yield html('<div class="panels">{}</div>', join(panels))
 
 
-def _waits(gaps: Sequence[Json]) -> Html:
-    """The longest waits of the devices and their cause."""
+def _throughput(found: Throughput, mean: float) -> Markup:
+    return html(
+        "<figure><figcaption><b>Throughput</b>, cases per hour over the working time: {} on "
+        "average.{}</figcaption>{}</figure>",
+        figure(mean, f"{mean:,.0f}"),
+        " A dashed line marks a resumption." if found.resumed_at else "",
+        svg.curve(found.cases_per_hour, found.seconds, found.resumed_at),
+    )
+
+
+def _timeline(found: Timeline) -> Markup:
+    rows = [(x.device, [(k, x.shares[k]) for k in CAUSES]) for x in found.devices]
+    used = [k for k in CAUSES if any(max(x.shares[k]) > 0 for x in found.devices)]
+    return html(
+        "<figure><figcaption><b>Devices over the working time.</b> The full height is all of a "
+        "device's time. In pale parts the device had nothing left to do, or its worker was lost."
+        "</figcaption>{}{}</figure>",
+        svg.timelines(rows, found.seconds),
+        _legend(used),
+    )
+
+
+def _waits(waits: Sequence[Wait]) -> Markup:
+    """The longest waits of the devices."""
     rows = [
-        (x["device"], figure(x["at"], svg.clocked(x["at"])), _short(x["seconds"]), _why(x["cause"]))
-        for x in gaps
+        (
+            x.device,
+            figure(x.at, svg.clocked(x.at)),
+            _short(x.seconds),
+            REASONS.get(x.cause, x.cause),
+        )
+        for x in waits
     ]
-    return table(("longest waits", "at", "for", "because"), rows, "lines") if rows else Html()
+    return table(("longest waits", "at", "for", "because"), rows, "lines") if rows else html("")
 
 
-def _why(cause: str) -> str:
-    return WAITED.get(cause, cause)
-
-
-def _short(value: float | None) -> Html:
+def _short(value: float | None) -> Markup:
     words = "" if value is None else f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
     return figure(value, words)
 
 
-def _lanes_figure(data: Json) -> Html:
-    words = (
-        element("b", "Time by stage. "),
-        "Reading, model and finishing run beside each other.",
+def _lanes_figure(stages: Sequence[DeviceTimes], wall: float) -> Markup:
+    return html(
+        "<figure><figcaption><b>Time by stage.</b> Reading, model and finishing run in parallel."
+        "</figcaption>{}{}</figure>",
+        svg.lanes(list(_lanes(stages)), wall),
+        _legend(_present(stages)),
     )
-    drawn = svg.lanes(list(_lanes(data["stages"])), data["work"]["seconds"])
-    legend = _legend(_present(data["stages"]))
-    return element("figure", element("figcaption", *words), drawn, legend)
 
 
-def _lanes(stages: Sequence[Json]) -> Iterator[Lane]:
+def _lanes(stages: Sequence[DeviceTimes]) -> Iterator[svg.Lane]:
     for device in stages:
-        name = device["device"]
-        lanes = device["lanes"]
-        for lane, spent in ((x, lanes[x]) for x in _in_order(lanes)):
+        name = device.device
+        for lane in _in_order(device.lanes):
             if lane != FEEDING:
+                spent = device.lanes[lane]
                 parts = [(x, spent[x]) for x in sorted(spent, key=_rank) if x not in UNSHOWN]
-                yield Lane(device=name, name=lane, parts=parts)
+                yield svg.Lane(device=name, name=lane, parts=parts)
                 name = ""
 
 
-def _in_order(lanes: Json) -> list[str]:
+def _in_order(lanes: Mapping[str, object]) -> list[str]:
     return [*(x for x in LANES if x in lanes), *(x for x in lanes if x not in LANES)]
 
 
@@ -138,54 +145,63 @@ def _rank(stage: str) -> int:
     return ORDER.get(stage, len(ORDER))
 
 
-def _present(stages: Sequence[Json]) -> list[str]:
-    found = {x for device in stages for lane in device["lanes"].values() for x in lane}
-    return sorted(found - {*UNSHOWN, "task"}, key=lambda x: (_rank(x), x))
+def _present(stages: Sequence[DeviceTimes]) -> list[str]:
+    names = {x for device in stages for lane in device.lanes.values() for x in lane}
+    return sorted(names - {*UNSHOWN, TASK}, key=lambda x: (_rank(x), x))
 
 
-def _legend(stages: Sequence[str]) -> Html:
-    keys = ((element("i", class_=f"key {x}"), f" {STAGES.get(x, x)}") for x in stages)
-    return element("p", *(element("span", *key) for key in keys), class_="legend")
+def _legend(stages: Sequence[str]) -> Markup:
+    keys = (
+        html('<span><i class="key {}"></i> {}</span>', stage, STAGES.get(stage, stage))
+        for stage in stages
+    )
+    return html('<p class="legend">{}</p>', join(keys))
 
 
-def _stage_table(stages: Sequence[Json]) -> Html:
+def _stage_table(stages: Sequence[DeviceTimes]) -> Markup:
     """A stage a row, a device a column."""
     rows: list[tuple[object, ...]] = [
-        ("cases", *(figure(x["cases"]) for x in stages)),
-        ("model waits", *(_percent(x["waiting_percent"]) for x in stages)),
-        ("time accounted for", *(_percent(x["accounted_percent"]) for x in stages)),
+        ("cases", *(figure(x.cases) for x in stages)),
+        ("model waits", *(_percent(x.waiting_percent) for x in stages)),
+        ("time accounted for", *(_percent(x.accounted_percent) for x in stages)),
     ]
     for stage in _present(stages):
         rows.append((STAGES.get(stage, stage), *(_spent(x, stage) for x in stages)))
-    return table(("ms a case", *(x["device"] for x in stages)), rows, "numbers")
+    return table(("ms per case", *(x.device for x in stages)), rows, "numbers")
 
 
-def _percent(value: float | None) -> Html:
-    return joined(figure(value), " %")
+def _percent(value: float | None) -> Markup:
+    return html("{} %", figure(value))
 
 
-def _spent(device: Json, stage: str) -> object:
-    spent = device["ms_per_case"]
-    return figure(spent[stage], f"{spent[stage]:,.1f}") if stage in spent else DASH
+def _spent(device: DeviceTimes, stage: str) -> object:
+    spent = device.ms_per_case.get(stage)
+    return DASH if spent is None else figure(spent, f"{spent:,.1f}")
 
 
-def _latency(name: str, found: Json) -> Html:
-    title, words, unit = LATENCIES[name]
-    row = Row(
-        name="",
-        class_="after",
-        counts=found["histogram"]["all"],
-        median=found["p50"],
-        digits=2,
+def _latencies(report: Report) -> Iterator[tuple[str, str, Latency, Histogram]]:
+    """Title, words and figures of those that were measured."""
+    batch, case = report.latency.batch, report.latency.case
+    if batch.histogram:
+        yield "Latency of a batch", "from conditioner to label map", batch, batch.histogram
+    if case.histogram:
+        words = "from the start of reading to the compressed result, waits included"
+        yield "Latency of a case", words, case, case.histogram
+
+
+def _latency_panel(title: str, words: str, found: Latency, histogram: Histogram) -> Markup:
+    row = svg.Row(name="", class_="after", counts=histogram.all or [], median=found.p50, digits=2)
+    return html(
+        "<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>",
+        title,
+        words,
+        svg.histograms(histogram.edges, [row], "s"),
     )
-    caption = element("figcaption", element("b", title), element("br"), words)
-    return element("figure", caption, svg.histograms(found["histogram"]["edges"], [row], unit))
 
 
-def _latency_table(shown: Json) -> Html:
-    points = ("p50", "p90", "p95", "p99", "max")
+def _latency_table(shown: Sequence[tuple[str, str, Latency, Histogram]]) -> Markup:
     rows = [
-        (LATENCIES[name][0], figure(x["count"]), *(_short(x[point]) for point in points))
-        for name, x in shown.items()
+        (title, figure(x.count), *(_short(getattr(x, point)) for point in POINTS))
+        for title, _, x, _ in shown
     ]
-    return table(("", "of", *points), rows, "numbers")
+    return table(("", "of", *POINTS), rows, "numbers")

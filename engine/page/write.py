@@ -1,10 +1,13 @@
-"""Writes what a run did: one offline page, its data, and a trace for a viewer."""
+"""Writes the report of a run: one offline page, its data, and a trace for a viewer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from mcdiff_batch.engine.archive.archive import Archive
 from mcdiff_batch.engine.output import durable, runs
-from mcdiff_batch.engine.report.collect import collect, pictures
+from mcdiff_batch.engine.report.collect import collect, draw_pictures
+from mcdiff_batch.engine.report.document import as_json
 from mcdiff_batch.engine.telemetry import tracefile
 
 from . import comparison, page
@@ -14,19 +17,25 @@ TRACE = f"{runs.REPORT}/trace.json"
 
 
 def write_report(
-    out: Path, *, show_ids: bool = False, archive: Path | None = None, other: Path | None = None
+    out: Path,
+    *,
+    show_ids: bool = False,
+    archive: Path | Archive | None = None,
+    other: Path | None = None,
 ) -> Path:
-    """Writes page, data and trace; the page's path.  `archive`: by default beside the output;
-    `other`: the output of a run to set beside this one.
+    """Writes the report of the run in `out` and returns the path of its page.
 
-    Raises UsageError where `out` holds no run, SpaceError.
+    archive: the run's archive or its path; by default beside the output.
+    other: the output of another run, to compare with.
+    Raises UsageError where `out` holds no run, and SpaceError.
     """
-    data = collect(out, show_ids=show_ids, archive=archive)
+    report = collect(out, show_ids=show_ids, archive=archive)
     if other is not None:
-        data["compared"] = comparison.compared(data, collect(other))
-    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        report = replace(report, compared=comparison.compare(report, collect(other)))
+    text = json.dumps(as_json(report), indent=1, sort_keys=True, allow_nan=False) + "\n"
     durable.write(out, DATA, text.encode())
-    trace = json.dumps(tracefile.exported(out), separators=(",", ":"))
+    trace = json.dumps(tracefile.export_trace(out), separators=(",", ":"))
     durable.write(out, TRACE, trace.encode())
-    durable.write(out, PAGE, page.page(data, pictures(out, data, archive)).encode())
+    pictures = draw_pictures(out, report, archive)
+    durable.write(out, PAGE, page.render(report, pictures).encode())
     return out / PAGE

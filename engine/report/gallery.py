@@ -1,4 +1,4 @@
-"""Cases that a person should look at first, and their pictures: before, after, labels, spread."""
+"""Chooses the cases that a person should look at first, and draws their pictures."""
 
 import io
 from collections.abc import Sequence
@@ -26,90 +26,89 @@ from mcdiff_batch.engine.image.frame import (
 from mcdiff_batch.engine.model.framing import standardised
 from mcdiff_batch.engine.output import shards
 
-MOST = 24  # cards
-MOST_PER_FLAG = 6
+MOST = 24  # cases
+MOST_PER_REASON = 6
 MOST_FLAGGED = 12
 TALLEST = 384  # px of a picture
-OPACITY, OUTLINE = 0.3, 0.9
-BRIGHTEST = 32  # grey levels of spread
-HEAT = ((0, 0, 0), (213, 94, 0), (255, 255, 255))  # none, half of that, all of it
+OPACITY, OUTLINE = 0.3, 0.9  # of a label's colour, inside and at its edge
+BRIGHTEST = 32  # grey levels of spread that are drawn white
+HEAT = ((0, 0, 0), (213, 94, 0), (255, 255, 255))  # no spread, half of BRIGHTEST, BRIGHTEST
 COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#009e73", "#d55e00")  # Okabe and Ito
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """`flag`: why it is shown: "gate", "failed", "open", "agreement", "cnr", or nothing."""
+    """A case of the gallery."""
 
     case: int
-    flag: str = ""
+    flag: str = ""  # why it is shown: "gate", "failed", "open", "agreement", "cnr", or no reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """PNG files; None where there is no picture."""
+    """PNG files of one case; None where there is no picture."""
 
     before: bytes | None = None
     after: bytes | None = None
-    labels: bytes | None = None
-    spread: bytes | None = None
+    labels: bytes | None = None  # over the image after
+    spread: bytes | None = None  # over draws
 
 
-def picks(
-    bad: Sequence[Pick],
+def choose_cases(
+    failures: Sequence[Pick],
     cases: Sequence[int],
     gain: Floats,
     agreement: Floats,
     flags: Sequence[int],
 ) -> list[Pick]:
-    """Those the gate flagged first, then `bad`, lowest agreement, worst loss of CNR, and an even
-    choice of the rest.
+    """At most MOST: flagged cases, failures, least agreement, loss of CNR, then some of the rest.
 
-    gain, agreement, flags (how many): [len(cases)], NaN where undefined.
+    gain (of CNR), agreement and flags (how many) are [len(cases)], NaN where undefined.
     """
-    chosen = {cases[row]: Pick(case=cases[row], flag="gate") for row in worst(flags, agreement)} | {
-        pick.case: pick for pick in bad[:MOST_PER_FLAG]
-    }
-    most = min(MOST_PER_FLAG, -(-len(cases) // 6))
-    for row in lowest(agreement, most):
+    rows = rows_with_most_flags(flags, agreement)
+    chosen = {cases[row]: Pick(case=cases[row], flag="gate") for row in rows}
+    chosen |= {pick.case: pick for pick in failures[:MOST_PER_REASON]}
+    most = min(MOST_PER_REASON, -(-len(cases) // 6))
+    for row in lowest_rows(agreement, most):
         chosen.setdefault(cases[row], Pick(case=cases[row], flag="agreement"))
-    for row in lowest(np.where(gain < 0, gain, np.nan), MOST_PER_FLAG):
+    for row in lowest_rows(np.where(gain < 0, gain, np.nan), MOST_PER_REASON):
         chosen.setdefault(cases[row], Pick(case=cases[row], flag="cnr"))
     rest = [case for case in cases if case not in chosen]
-    return [*chosen.values(), *(Pick(case=x) for x in spread(rest, MOST - len(chosen)))]
+    return [*chosen.values(), *(Pick(case=x) for x in take_evenly(rest, MOST - len(chosen)))]
 
 
-def worst(flags: Sequence[int], agreement: Floats) -> list[int]:
-    """Rows that are flagged, those with most flags first, of equal ones the lowest agreement."""
+def rows_with_most_flags(flags: Sequence[int], agreement: Floats) -> list[int]:
+    """Flagged rows, most flags first; of equal ones, the lowest agreement first."""
     counts = np.asarray(flags, int)
     order = np.lexsort((agreement, -counts))
     return [int(row) for row in order[:MOST_FLAGGED] if counts[row]]
 
 
-def lowest(values: Floats, count: int) -> list[int]:
-    """Rows of the lowest values, lowest first; no NaN."""
+def lowest_rows(values: Floats, count: int) -> list[int]:
+    """Rows of the `count` lowest values, lowest first, without NaN."""
     order = np.argsort(values, kind="stable")[:count]
     return [int(row) for row in order if not np.isnan(values[row])]
 
 
-def spread(values: Sequence[int], count: int) -> list[int]:
-    """At most `count` of `values`, evenly."""
+def take_evenly(values: Sequence[int], count: int) -> list[int]:
+    """At most `count` of `values`, evenly spaced, both ends included."""
     if len(values) <= count:
         return list(values)
     return [values[int(k)] for k in np.linspace(0, len(values) - 1, count).round()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wall:
-    """Where pictures come from."""
+class PictureSource:
+    """Draws cases from the output of a run and from its archive."""
 
     out: Path
     frame: Frame
-    archive: Archive | None  # None: nothing to show as before
+    archive: Archive | None  # None: there are no images before
     cropped: bool = False  # results are on the input's grid, padded
 
-    def pictures(self, case: int, extent: tuple[int, int], optimal: int) -> Pictures:
-        """Of a case that is done; what cannot be read is left out."""
+    def draw(self, case: int, extent: tuple[int, int], optimal: int) -> Pictures:
+        """Pictures of a case that is done, without those that cannot be read."""
         before = self._before(case, optimal)
         after, labels, spread = (self._stored(name, case, extent) for name in shards.IMAGES)
         if after is None or labels is None:
@@ -119,7 +118,7 @@ class Wall:
         return Pictures(
             before=_framed(before, extent, self.frame),
             after=_framed(after, extent, self.frame),
-            labels=_framed(coloured(after, labels), extent, self.frame),
+            labels=_framed(colour_labels(after, labels), extent, self.frame),
             spread=None if spread is None else self._heat(spread, extent),
         )
 
@@ -130,53 +129,53 @@ class Wall:
         return _framed(np.stack(channels, -1).round().astype(np.uint8), extent, self.frame)
 
     def _before(self, case: int, optimal: int) -> Pixels | None:
-        """[H, W], as the model's frame has the optimal depth."""
+        """The optimal depth on the frame, [H, W], as the model gets it."""
         if self.archive is None:
             return None
         try:
-            found = self.archive.read(case)
+            stack = self.archive.read(case)
         except (CaseError, OSError):
             return None
-        depths = to_frame(standardised(found), self.frame, black=-1.0)
-        return grey(depths[optimal], scan_strip(depths[found.present]))
+        depths = to_frame(standardised(stack), self.frame, black=-1.0)
+        return grey(depths[optimal], scan_strip(depths[stack.present]))
 
     def _stored(self, name: str, case: int, extent: tuple[int, int]) -> Pixels | None:
-        """As it was committed, without padding; [y, x]."""
+        """[y, x], as committed, without padding."""
         try:
             image = _row(self.out / shards.FOLDER, name, case)
-        except (ValueError, OSError):  # damaged or gone: `verify` has more to say
+        except (ValueError, OSError):  # `verify` says what is damaged
             return None
         return image[: extent[0], : extent[1]] if self.cropped else image
 
 
 def _row(root: Path, name: str, case: int) -> Pixels:
     store = Store(root.resolve())
-    found = array_spec(store, name)
-    if found is None or not 0 <= case < found[1].shape[0]:
+    spec = array_spec(store, name)
+    if spec is None or not 0 <= case < spec[1].shape[0]:
         raise ValueError(f"no {name} of case {case}")
-    array = ChunkedArray(store=store, name=name, spec=found[1])
-    height, width = found[1].shape[1:]
+    array = ChunkedArray(store=store, name=name, spec=spec[1])
+    height, width = spec[1].shape[1:]
     box = (slice(case, case + 1), slice(0, height), slice(0, width))
     return np.asarray(array.read(box)[0], np.uint8)
 
 
-def coloured(image: Pixels, labels: Pixels) -> Pixels:
+def colour_labels(image: Pixels, labels: Pixels) -> Pixels:
     """The label map laid over the image, [H, W, 3]."""
     palette = np.array([_rgb(x) for x in COLOURS], np.float32)
     out = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
     marked = labels > 0
     tint = palette[(labels[marked].astype(int) - 1) % len(palette)]
-    share = np.where(edges(labels), OUTLINE, OPACITY)[marked, None]
+    share = np.where(find_edges(labels), OUTLINE, OPACITY)[marked, None]
     out[marked] = (1 - share) * out[marked] + share * tint
     return out.round().astype(np.uint8)
 
 
-def edges(labels: Pixels) -> npt.NDArray[np.bool_]:
-    """Px with a neighbour of another label, [H, W]."""
+def find_edges(labels: Pixels) -> npt.NDArray[np.bool_]:
+    """The px that have a neighbour of another label, [H, W]."""
     around = np.pad(labels, 1, mode="edge")
     near = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    found: npt.NDArray[np.bool_] = np.any([labels != x for x in near], axis=0)
-    return found
+    differs: npt.NDArray[np.bool_] = np.any([labels != x for x in near], axis=0)
+    return differs
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
@@ -184,16 +183,16 @@ def _rgb(colour: str) -> tuple[int, ...]:
 
 
 def _framed(image: Pixels | None, extent: tuple[int, int], frame: Frame) -> bytes | None:
-    """The part of a frame that the scan covers, as PNG."""
+    """The part of the frame that the scan covers, as PNG."""
     if image is None:
         return None
     where = place(extent, frame)
     rows = slice(where.top, where.top + where.height)
     inner = image[rows, where.left : where.left + where.width]
-    return png(inner)
+    return encode_png(inner)
 
 
-def png(image: Pixels) -> bytes:
+def encode_png(image: Pixels) -> bytes:
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((TALLEST, TALLEST), Image.Resampling.LANCZOS)
     file = io.BytesIO()

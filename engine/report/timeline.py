@@ -1,62 +1,62 @@
-"""A device's night in columns: what share of each its model worked or waited, and for what."""
+"""Divides the working time into columns: how long each device worked or waited, and for what."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdiff_batch.engine.telemetry.spans import BLOCKED, LOAD, START, TASK, WAIT, WAITS
 
-from .unit_lines import Line
+from .document import DeviceShares, Timeline, Wait
+from .unit_lines import UnitLine
 
 COLUMNS = 240
-LONGEST = 10  # gaps that are listed
-LEAST_LISTED = 0.01  # s
+MOST_WAITS = 10  # in the list
+SHORTEST_WAIT = 0.01  # s, in the list
 WORK = "work"
 CAUSES = (WORK, START, LOAD, WAIT, TASK, BLOCKED)
 Floats = npt.NDArray[np.float64]
-Json = dict[str, Any]
 
 
-def collect(parts: Sequence[Sequence[Line]], spent: Sequence[float]) -> Json | None:
-    """`parts`: the lines of each session; `spent`: its seconds.
+def draw_timeline(
+    sessions: Sequence[Sequence[UnitLine]], seconds: Sequence[float]
+) -> Timeline | None:
+    """From the lines of each session, and how long it took.
 
-    What is in no cause is not known: a worker that was lost, or a device that had no more to do.
+    Time without a cause is not accounted for: a worker was lost, or a device had no more to do.
     """
-    total = float(sum(spent))
+    total = float(sum(seconds))
     if not total:
         return None
     edges = np.linspace(0, total, COLUMNS + 1)
-    names = sorted({line.device for part in parts for line in part})
-    shares = {name: {cause: np.zeros(COLUMNS) for cause in CAUSES} for name in names}
-    gaps: list[Json] = []
-    for offset, part in zip(np.cumsum([0.0, *spent]), parts, strict=False):
-        for line in part:
-            _add(shares[line.device], edges, line, float(offset))
-            listed = (gap for gap in line.gaps if gap[2] >= LEAST_LISTED)
-            gaps += [_gap(line.device, gap, float(offset)) for gap in listed]
-        gaps = sorted(gaps, key=lambda x: -x["seconds"])[:LONGEST]
+    names = sorted({line.device for session in sessions for line in session})
+    spent = {name: {cause: np.zeros(COLUMNS) for cause in CAUSES} for name in names}
+    waits: list[Wait] = []
+    for offset, session in zip(np.cumsum([0.0, *seconds]), sessions, strict=False):
+        for line in session:
+            _add(spent[line.device], edges, line, float(offset))
+            waits += _waits(line, float(offset))
+        waits = sorted(waits, key=lambda x: -x.seconds)[:MOST_WAITS]
     width = total / COLUMNS
     devices = [
-        {"device": name, "shares": {k: np.round(x / width, 3).tolist() for k, x in found.items()}}
-        for name, found in shares.items()
+        DeviceShares(
+            device=name, shares={k: np.round(x / width, 3).tolist() for k, x in by.items()}
+        )
+        for name, by in spent.items()
     ]
-    return {"seconds": round(total, 1), "devices": devices, "longest_waits": gaps}
+    return Timeline(seconds=round(total, 1), devices=devices, longest_waits=waits)
 
 
-def _gap(device: str, gap: tuple[str, float, float], offset: float) -> Json:
-    cause, at, seconds = gap
-    return {
-        "device": device,
-        "cause": cause,
-        "at": round(at + offset, 2),
-        "seconds": round(seconds, 3),
-    }
+def _waits(line: UnitLine, offset: float) -> list[Wait]:
+    return [
+        Wait(device=line.device, cause=cause, at=round(at + offset, 2), seconds=round(seconds, 3))
+        for cause, at, seconds in line.gaps
+        if seconds >= SHORTEST_WAIT
+    ]
 
 
-def _add(into: dict[str, Floats], edges: Floats, line: Line, offset: float) -> None:
-    """Waits that are known go where they were; short ones and work over the rest of the unit."""
+def _add(into: dict[str, Floats], edges: Floats, line: UnitLine, offset: float) -> None:
+    """Adds a unit: its recorded waits where they were, the rest of its time spread evenly."""
     first, last = np.searchsorted(edges, (line.begin + offset, line.end + offset))
     window = slice(max(0, int(first) - 1), min(COLUMNS, int(last)) or 1)
     near = edges[window.start : window.stop + 1]
@@ -75,6 +75,6 @@ def _add(into: dict[str, Floats], edges: Floats, line: Line, offset: float) -> N
 
 
 def overlaps(edges: Floats, begin: float, end: float) -> Floats:
-    """Seconds that [begin, end] shares with each interval between edges."""
-    found: Floats = np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin)
-    return np.maximum(found, 0)
+    """Seconds that [begin, end] has in common with each interval between edges."""
+    common: Floats = np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin)
+    return np.maximum(common, 0)

@@ -1,4 +1,4 @@
-"""What a run wrote down of each unit it committed: a line of `timings.jsonl`."""
+"""Reads `timings.jsonl`, which has a line for each unit that a run committed."""
 
 from array import array
 from collections.abc import Iterator
@@ -21,38 +21,40 @@ def _floats() -> "array[float]":
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A unit was committed `at` s after its run began; see timesheet.told."""
+class UnitLine:
+    """When a unit was done and how long it took; times are seconds after its session began."""
 
-    began: float
-    at: float
+    began: float  # of the session, on the wall clock
+    at: float  # when the unit was committed
     device: str
     cases: int
-    lanes: dict[str, dict[str, float]]  # lane -> stage -> s
-    begin: float = 0.0  # of the model's lane, s
+    lanes: dict[str, dict[str, float]]  # seconds by lane and stage
+    begin: float = 0.0  # of the model's work
     end: float = 0.0
-    tail: float = 0.0
-    gaps: tuple[tuple[str, float, float], ...] = ()  # cause, when, s
-    batches: "array[float]" = field(default_factory=_floats)
-    latencies: "array[float]" = field(default_factory=_floats)
+    tail: float = 0.0  # of finishing, after the model's end
+    gaps: tuple[tuple[str, float, float], ...] = ()  # the model's waits: cause, when, how long
+    batches: "array[float]" = field(default_factory=_floats)  # seconds of each
+    latencies: "array[float]" = field(default_factory=_floats)  # seconds of each case
 
     @property
     def model(self) -> dict[str, float]:
+        """Seconds of the model by stage."""
         return self.lanes.get(MODEL, {})
 
 
-def lines(out: Path) -> Iterator[Line]:
+def read_lines(out: Path) -> Iterator[UnitLine]:
+    """In the order of commits; lines that are torn or foreign are left out."""
     for raw in json_lines(out / TIMINGS):
         with suppress(KeyError, TypeError, ValueError, AttributeError):
             yield _line(raw)
 
 
-def _line(raw: Json) -> Line:
+def _line(raw: Json) -> UnitLine:
     lanes = {
         clean(lane): {clean(k): float(v) for k, v in stages.items()}
         for lane, stages in raw["lanes"].items()
     }
-    return Line(
+    return UnitLine(
         began=float(raw["began"]),
         at=float(raw["at"]),
         device=clean(raw["device"]),

@@ -28,7 +28,7 @@ from mcdiff_batch.engine.model.solver import FITTED, rungs
 from mcdiff_batch.engine.output import verify
 from mcdiff_batch.engine.output.manifest import entries
 from mcdiff_batch.engine.page.write import write_report
-from mcdiff_batch.engine.report.collect import collect, pictures
+from mcdiff_batch.engine.report.collect import collect, draw_pictures
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.job import Job
 from tests.support.fake import FakeMaker
@@ -202,7 +202,7 @@ def test_the_spread_follows_the_inputs_grid(source: Path, tmp_path: Path) -> Non
     out = run(source, tmp_path / "out", grid="input", limit=2)
     spread = np.frombuffer(image(out, 1, "spread"), np.uint8).reshape(40, 16)
     assert spread.any()
-    assert collect(out)["gallery"]["draws"] == DRAWS
+    assert collect(out).gallery.draws == DRAWS
 
 
 # --- promises
@@ -309,7 +309,7 @@ def test_flagged_cases_are_the_first_cards_with_the_reason_in_words(gated: Path)
     count = len(flagged(gated))
     assert data["flagged"]["total"] == data["flagged"]["kinds"]["agreement"] == count
     assert "cases are flagged: look at them first" in page
-    assert all(x.spread for x in pictures(gated, data).values())
+    assert all(x.spread for x in draw_pictures(gated, collect(gated)).values())
 
 
 def test_a_report_without_a_gate_says_so(whole: Path) -> None:

@@ -1,5 +1,6 @@
 """The report: true to the output, whatever state that is in, and safe whatever its data say."""
 
+import ast
 import io
 import json
 import shutil
@@ -20,17 +21,26 @@ from mcdiff_batch.engine.image.frame import grey
 from mcdiff_batch.engine.model.framing import frame_case
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.ledger import Entry, Incident, Record
-from mcdiff_batch.engine.output.runs import Settings
-from mcdiff_batch.engine.page.comparison import compared
-from mcdiff_batch.engine.page.markup import element
-from mcdiff_batch.engine.page.page import POLICY, page
+from mcdiff_batch.engine.output.runs import Run, Settings
+from mcdiff_batch.engine.page import page
+from mcdiff_batch.engine.page.comparison import compare
+from mcdiff_batch.engine.page.parts import POLICY, html
 from mcdiff_batch.engine.page.svg import ticks
 from mcdiff_batch.engine.page.write import write_report
-from mcdiff_batch.engine.report.collect import collect, pictures
-from mcdiff_batch.engine.report.gallery import Pick, Pictures, Wall, coloured, picks, png, spread
-from mcdiff_batch.engine.report.tally import histogram, summary
-from mcdiff_batch.engine.report.timings import segments
-from mcdiff_batch.engine.report.unit_lines import Line
+from mcdiff_batch.engine.report.cases import count_bins, summarise
+from mcdiff_batch.engine.report.collect import collect, draw_pictures
+from mcdiff_batch.engine.report.document import Figure, Summary
+from mcdiff_batch.engine.report.gallery import (
+    Pick,
+    Pictures,
+    PictureSource,
+    choose_cases,
+    colour_labels,
+    encode_png,
+    take_evenly,
+)
+from mcdiff_batch.engine.report.timings import split_sessions
+from mcdiff_batch.engine.report.unit_lines import UnitLine
 from tests.support.running import CONTRACT, archive, break_case, inline, job
 
 CASES = 10
@@ -147,7 +157,7 @@ def output(path: Path, entries: Sequence[Entry], cases: int, **contract: object)
     """An output directory made by hand: a ledger, and no images."""
     path.mkdir()
     settings = replace(SETTINGS, cases=f"0-{cases - 1}" if cases > 1 else "0")
-    runs.save(path, settings, {"contract": asdict(CONTRACT) | contract})
+    runs.save(path, Run(settings=settings, contract=asdict(CONTRACT) | contract))
     size = settings.unit_size
     for unit in range(-(-len(entries) // size)):
         part = tuple(entries[unit * size : (unit + 1) * size])
@@ -215,7 +225,7 @@ def test_names_appear_only_when_asked_for_and_paths_never(night: Path) -> None:
 
 def test_before_is_what_the_model_was_given(source: Path, night: Path) -> None:
     case = frame_case(open_archive(source).read(0), CONTRACT)
-    shown = pictures(night, collect(night))[0]
+    shown = draw_pictures(night, collect(night))[0]
     expected = grey(case.depths[case.optimal], case.strip)
     top, left = case.placement.top, case.placement.left
     inner = expected[top : top + case.placement.height, left : left + case.placement.width]
@@ -226,7 +236,7 @@ def test_before_is_what_the_model_was_given(source: Path, night: Path) -> None:
 def test_results_on_the_inputs_grid_are_shown_on_the_frame(source: Path) -> None:
     target = source.parent / "grid.enhanced"
     inline(job(source, target, grid="input"))
-    shown = pictures(target, collect(target, archive=source), source)[0]
+    shown = draw_pictures(target, collect(target, archive=source), source)[0]
     assert shown.before is not None
     assert shown.after is not None
     sizes = {Image.open(io.BytesIO(x)).size for x in (shown.before, shown.after)}
@@ -239,14 +249,14 @@ def test_without_the_archive_the_results_are_shown_and_the_rest_is_said(
     alone = shutil.copytree(night, tmp_path / "moved.enhanced")
     text = read(write_report(alone)).text
     assert "archive is not where it was" in text
-    shown = pictures(alone, collect(alone))[0]
+    shown = draw_pictures(alone, collect(alone))[0]
     assert shown.before is None
     assert shown.after is not None
 
 
 def test_an_archive_that_changed_is_not_shown(night: Path, tmp_path: Path) -> None:
     other = archive(tmp_path / "other.zarr", 3)
-    assert collect(night, archive=other)["gallery"]["before"] == "changed"
+    assert collect(night, archive=other).gallery.before == "changed"
 
 
 def test_a_damaged_result_is_left_out(night: Path, tmp_path: Path) -> None:
@@ -254,7 +264,7 @@ def test_a_damaged_result_is_left_out(night: Path, tmp_path: Path) -> None:
     for shard in (broken / "images.zarr/enhanced/c").rglob("0"):
         if shard.is_file():
             shard.write_bytes(b"no shard")
-    assert all(x.after is None for x in pictures(broken, collect(broken)).values())
+    assert all(x.after is None for x in draw_pictures(broken, collect(broken)).values())
     assert_safe(read(write_report(broken)))
 
 
@@ -294,7 +304,7 @@ def test_flagged_cases_come_first() -> None:
     flagged = np.zeros(100, int)
     flagged[[50, 4, 60]] = 1, 1, 2
     bad = [Pick(case=200, flag="failed")]
-    worst = picks(bad, list(range(100)), gain, agreement, flagged.tolist())
+    worst = choose_cases(bad, list(range(100)), gain, agreement, flagged.tolist())
     assert [x.case for x in worst[:10]] == [60, 4, 50, 200, 2, 0, 5, 6, 7, 1]
     assert [x.flag for x in worst[:10]] == [*["gate"] * 3, "failed", *["agreement"] * 5, "cnr"]
     assert len(worst) == len({x.case for x in worst}) == 24
@@ -308,21 +318,20 @@ def test_two_runs_are_set_side_by_side(source: Path, night: Path) -> None:
     found = read(write_report(night, other=other))
     write_report(night)
     assert_safe(found)
-    data = collect(night) | {"compared": compared(collect(night), collect(other))}
-    figures = data["compared"]["figures"]
-    assert figures["cases done"] == {"this": 9, "other": 4, "ratio": 2.25}
-    assert figures["CNR after, median, 20 log10"]["ratio"] is None
-    assert data["compared"]["settings"]["seed"] == ["0", "3"]
-    assert {"seed", "cases", "unit_size"} == set(data["compared"]["settings"])
+    comparison = compare(collect(night), collect(other))
+    assert comparison.figures["cases done"] == Figure(this=9, other=4, ratio=2.25)
+    assert comparison.figures["CNR after, median, 20 log10"].ratio is None
+    assert comparison.settings["seed"] == ["0", "3"]
+    assert {"seed", "cases", "unit_size"} == set(comparison.settings)
     assert "Settings that differ" in found.text
 
 
 def test_the_figures_of_a_comparison_are_in_report_json(source: Path, night: Path) -> None:
-    page = read(write_report(night, other=night))
+    found = read(write_report(night, other=night))
     known = {str(x) for x in leaves(stored(night)) if isinstance(x, int | float)}
     write_report(night)
-    assert set(page.figures) <= known
-    assert "The same settings." in page.text
+    assert set(found.figures) <= known
+    assert "The same settings." in found.text
 
 
 def test_failed_cases_are_the_first_cards(night: Path) -> None:
@@ -364,52 +373,65 @@ def timed(unit: int) -> dict[str, Any]:
 
 
 def test_ten_thousand_cases_take_less_than_10_mb(large: Path) -> None:
-    data = collect(large)
+    report = collect(large)
     noise = np.random.default_rng(0).integers(0, 256, (512, 128), np.uint8)
-    grain = png(noise), png(coloured(noise, noise % 4))
+    grain = encode_png(noise), encode_png(colour_labels(noise, noise % 4))
     worst = Pictures(before=grain[0], after=grain[0], labels=grain[1])
-    shown = page(data, {x["case"]: worst for x in data["gallery"]["cases"]})
+    shown = page.render(report, {x.case: worst for x in report.gallery.cases})
     assert len(shown.encode()) < 10e6
-    assert data["latency"]["case"]["count"] == 312 * 32
-    assert len(data["timeline"]["devices"]) == 4
-    assert data["stages"][0]["accounted_percent"] == 100
-    assert data["failures"]["total"] == 1000
-    assert len(data["failures"]["rows"]) == 200
+    assert report.latency.case.count == 312 * 32
+    assert report.timeline is not None
+    assert len(report.timeline.devices) == 4
+    assert report.stages[0].accounted_percent == 100
+    assert report.failures.total == 1000
+    assert len(report.failures.rows) == 200
     assert "not all are listed" in Reader(shown).text
 
 
 def test_a_damaged_record_is_counted_and_its_cases_are_open(large: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(large, tmp_path / "copy")
     (copy / ledger.name(3)).write_text("{")
-    data = collect(copy)
-    assert data["cases"]["damaged_records"] == 1
-    assert data["cases"]["open"] == 500
-    assert data["outcome"]["state"] == "stopped"
+    report = collect(copy)
+    assert report.cases.damaged_records == 1
+    assert report.cases.open == 500
+    assert report.outcome.state == "stopped"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run was begun"):
+    with pytest.raises(UsageError, match="contains no run"):
         write_report(tmp_path)
 
 
 def test_a_run_that_began_again_is_a_session_of_its_own() -> None:
     begun = ((7.0, 1.0), (7.0, 2.0), (90.0, 3.0))
-    lines = [Line(began=x, at=at, device="cpu:0", cases=1, lanes={}) for x, at in begun]
-    assert [len(x) for x in segments(lines)] == [2, 1]
+    lines = [UnitLine(began=x, at=at, device="cpu:0", cases=1, lanes={}) for x, at in begun]
+    assert [len(x) for x in split_sessions(lines)] == [2, 1]
 
 
 def test_nothing_measured_is_no_distribution() -> None:
     nothing = np.array([np.nan, np.nan])
-    assert summary(nothing) == {"cases": 0}
-    assert histogram({"after": nothing}) is None
-    flat = histogram({"after": np.array([0.5, 0.5])})
+    assert summarise(nothing) == Summary(cases=0)
+    assert count_bins(after=nothing) is None
+    flat = count_bins(after=np.array([0.5, 0.5]))
     assert flat is not None
-    assert sum(flat["after"]) == 2
+    assert flat.after is not None
+    assert sum(flat.after) == 2
 
 
 def test_markup_escapes_what_it_did_not_make() -> None:
-    assert element("p", "<b>", element("i", "x")) == "<p>&lt;b&gt;<i>x</i></p>"
-    assert element("img", alt='"><script>') == '<img alt="&quot;&gt;&lt;script&gt;"/>'
+    assert html("<p>{}{}</p>", "<b>", html("<i>{}</i>", "x")) == "<p>&lt;b&gt;<i>x</i></p>"
+    assert html('<img alt="{}"/>', '"><script>') == '<img alt="&#34;&gt;&lt;script&gt;"/>'
+
+
+@pytest.mark.parametrize("place", ["engine/page", "train/training/card_page.py"])
+def test_p10_markup_is_made_of_literal_templates_only(place: str) -> None:
+    """Data are never a template; besides templates, only the style sheet is markup as it is."""
+    root = Path(__file__).parents[2] / place
+    for file in sorted(root.glob("*.py")) if root.is_dir() else [root]:
+        for call in (x for x in ast.walk(ast.parse(file.read_text())) if isinstance(x, ast.Call)):
+            made = call.func.id if isinstance(call.func, ast.Name) else ""
+            if made == "html" or (made == "Markup" and file.name != "parts.py"):
+                assert isinstance(call.args[0], ast.Constant), f"{file}:{call.lineno}"
 
 
 def test_ticks_are_round_and_within() -> None:
@@ -419,10 +441,10 @@ def test_ticks_are_round_and_within() -> None:
 
 
 def test_an_even_choice_takes_both_ends() -> None:
-    assert spread(list(range(100)), 3) == [0, 50, 99]
-    assert spread([5], 3) == [5]
+    assert take_evenly(list(range(100)), 3) == [0, 50, 99]
+    assert take_evenly([5], 3) == [5]
 
 
 def test_a_missing_image_is_no_picture(tmp_path: Path) -> None:
-    wall = Wall(out=tmp_path, frame=CONTRACT.frame, archive=None)
-    assert wall.pictures(0, (40, 16), 0) == Pictures()
+    source = PictureSource(out=tmp_path, frame=CONTRACT.frame, archive=None)
+    assert source.draw(0, (40, 16), 0) == Pictures()

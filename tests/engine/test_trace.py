@@ -13,13 +13,14 @@ from mcdiff_batch.engine.model.plan import Conditioned, Device
 from mcdiff_batch.engine.page.write import write_report
 from mcdiff_batch.engine.report import timeline, timings, unit_lines
 from mcdiff_batch.engine.report.collect import collect
+from mcdiff_batch.engine.report.timings import Times
 from mcdiff_batch.engine.run.enhance import enhance
-from mcdiff_batch.engine.run.messages import UnitDone
-from mcdiff_batch.engine.run.tracker import Books
+from mcdiff_batch.engine.run.protocol import UnitDone
+from mcdiff_batch.engine.run.tracker import Tracker
 from mcdiff_batch.engine.telemetry import tracefile
-from mcdiff_batch.engine.telemetry.spans import Notes, Span, noting, span
-from mcdiff_batch.engine.telemetry.timesheet import covered, told
-from tests.support.fake import FakeMaker, FakePlan, InlinePool
+from mcdiff_batch.engine.telemetry.spans import SpanLog, Span, recording, span
+from mcdiff_batch.engine.telemetry.timesheet import summarise_spans, union_seconds
+from tests.support.fake import FakeMaker, FakePlan, InlineWorkers
 from tests.support.running import archive, clean, committed, fault, inline, job
 
 EPOCH = 1000.0
@@ -51,26 +52,26 @@ UNIT = [
 
 
 def test_a_span_within_another_counts_for_itself_alone() -> None:
-    notes = Notes()
-    with noting(notes, "model", case=3), span("batch"), span("step"):
+    log = SpanLog()
+    with recording(log, "model", case=3), span("batch"), span("step"):
         pass
-    step, batch = notes.spans
+    step, batch = log.spans
     assert (step.stage, step.lane, step.case) == ("step", "model", 3)
     assert batch.begin <= step.begin <= step.end <= batch.end
     assert step.own + batch.own == pytest.approx(batch.end - batch.begin)
 
 
 def test_where_nobody_notes_nothing_is_kept() -> None:
-    notes = Notes()
-    with noting(notes, "model"):
+    log = SpanLog()
+    with recording(log, "model"):
         pass
     with span("step"):
         pass
-    assert notes.spans == []
+    assert log.spans == []
 
 
 def test_a_unit_comes_to_its_seconds_by_lane_and_stage() -> None:
-    found = told(UNIT, EPOCH)
+    found = summarise_spans(UNIT, EPOCH)
     stages = found["lanes"]["model"]
     assert stages == pytest.approx(
         {"start": 2, "load": 1, "wait": 1.1, "condition": 1, "step": 2, "batch": 1, "blocked": 0.5}
@@ -82,7 +83,7 @@ def test_a_unit_comes_to_its_seconds_by_lane_and_stage() -> None:
 
 
 def test_an_idle_gap_has_a_cause() -> None:
-    causes = {(cause, at): seconds for cause, at, seconds in told(UNIT, EPOCH)["gaps"]}
+    causes = {(cause, at): seconds for cause, at, seconds in summarise_spans(UNIT, EPOCH)["gaps"]}
     assert causes[("task", 3.0)] == 1  # a unit was not at hand for most of it
     assert causes[("wait", 8.5)] == pytest.approx(0.1)
     assert causes[("blocked", 8.0)] == 0.5
@@ -90,16 +91,16 @@ def test_an_idle_gap_has_a_cause() -> None:
 
 
 def test_overlapping_parts_are_covered_once() -> None:
-    assert covered([(0, 2), (1, 3), (5, 6), (5.5, 5.6), (9, 8)]) == 4
+    assert union_seconds([(0, 2), (1, 3), (5, 6), (5.5, 5.6), (9, 8)]) == 4
 
 
 def line(device: str, at: float, spans: list[Span], began: float = 7.0) -> dict[str, Any]:
     counts = {"done": 1, "failed": 0}
     head = {"began": began, "device": device, "at": at, "unit": 0, "counts": counts}
-    return head | told(spans, EPOCH)
+    return head | summarise_spans(spans, EPOCH)
 
 
-def written(out: Path, *lines: dict[str, Any]) -> dict[str, Any]:
+def written(out: Path, *lines: dict[str, Any]) -> Times:
     (out / "report").mkdir(parents=True)
     (out / "report/timings.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     return timings.collect(out)
@@ -108,72 +109,73 @@ def written(out: Path, *lines: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_accounted_for_is_a_share_of_the_wall_time(tmp_path: Path) -> None:
     lost = [x for x in UNIT if x.stage != "step"]
     whole = written(tmp_path / "whole", line("cpu:0", 10.0, UNIT), line("cpu:1", 10.0, lost))
-    first, second = whole["stages"]
-    assert first["wall_seconds"] == 10
-    assert first["accounted_percent"] == 95  # 8.6 s of the model, 0.9 s of finishing after it
-    assert second["accounted_percent"] == 75  # two seconds less are known
+    first, second = whole.stages
+    assert first.wall_seconds == 10
+    assert first.accounted_percent == 95  # 8.6 s of the model, 0.9 s of finishing after it
+    assert second.accounted_percent == 75  # two seconds less are known
 
 
 def test_sessions_add_up(tmp_path: Path) -> None:
     found = written(tmp_path, line("cpu:0", 10.0, UNIT), line("cpu:0", 20.0, UNIT, began=99.0))
-    assert found["work"]["sessions"] == 2
-    (device,) = found["stages"]
-    assert device["wall_seconds"] == 30
-    assert device["accounted_percent"] == pytest.approx(100 * 19 / 30, abs=0.01)
+    assert found.work.sessions == 2
+    (device,) = found.stages
+    assert device.wall_seconds == 30
+    assert device.accounted_percent == pytest.approx(100 * 19 / 30, abs=0.01)
 
 
 def test_the_timeline_puts_waits_where_they_were(tmp_path: Path) -> None:
-    found = written(tmp_path, line("cpu:0", 10.0, UNIT))["timeline"]
-    shares = found["devices"][0]["shares"]
+    found = written(tmp_path, line("cpu:0", 10.0, UNIT)).timeline
+    assert found is not None
+    shares = found.devices[0].shares
     at = lambda cause, second: shares[cause][int(second / 10 * timeline.COLUMNS)]
     assert (at("start", 1), at("load", 2.5), at("task", 3.5), at("blocked", 8.25)) == (1, 1, 1, 1)
     assert at("work", 6) == pytest.approx(1, abs=0.01)
     assert sum(sum(x[k] for x in shares.values()) > 1.001 for k in range(timeline.COLUMNS)) == 0
     total = sum(map(sum, shares.values())) / timeline.COLUMNS * 10
     assert total == pytest.approx(8.6, abs=0.05)
-    assert [x["cause"] for x in found["longest_waits"]][:2] == ["start", "load"]
+    assert [x.cause for x in found.longest_waits][:2] == ["start", "load"]
 
 
 def test_a_percentile_needs_enough_cases(tmp_path: Path) -> None:
     spans = [model("batch", k, k + 1) for k in range(70)]
-    found = written(tmp_path, line("cpu:0", 70.0, spans))["latency"]["batch"]
-    assert found["count"] == 70
-    assert (found["p50"], found["p95"]) == (1, 1)
-    assert found["p99"] is None
+    found = written(tmp_path, line("cpu:0", 70.0, spans)).latency.batch
+    assert found.count == 70
+    assert (found.p50, found.p95) == (1, 1)
+    assert found.p99 is None
 
 
 def test_a_run_in_processes_accounts_for_nearly_all_of_its_time(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 8)
     enhance(job(source, tmp_path / "out"), FakeMaker(delay=0.05))
     found = timings.collect(tmp_path / "out")
-    (device,) = found["stages"]
-    assert 98 <= device["accounted_percent"] <= 100.5
+    (device,) = found.stages
+    assert 98 <= device.accounted_percent <= 100.5
     assert {"read", "decode", "frame", "condition", "step", "relabel", "quality", "encode"} <= set(
-        device["ms_per_case"]
+        device.ms_per_case
     )
     assert {"write", "fsync", "commit", "wait", "idle", "start", "load", "blocked"} <= set(
-        device["ms_per_case"]
+        device.ms_per_case
     )
-    assert device["lanes"]["model"]["step"] >= 8 / 2 * 3 * 0.05
-    assert found["latency"]["case"]["count"] == 8
-    assert found["latency"]["batch"]["count"] == 4
+    assert device.lanes["model"]["step"] >= 8 / 2 * 3 * 0.05
+    assert found.latency.case.count == 8
+    assert found.latency.batch.count == 4
 
 
 def test_the_time_of_a_lost_worker_is_not_accounted_for(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 4)
     kill = fault("kill", source, case=1, times=1, counter=tmp_path / "counter")
     enhance(job(source, tmp_path / "out"), FakeMaker(faults=(kill,)))
-    (device,) = timings.collect(tmp_path / "out")["stages"]
-    assert device["cases"] == 4
-    assert device["accounted_percent"] < 90  # the start of the first process alone is more
+    (device,) = timings.collect(tmp_path / "out").stages
+    assert device.cases == 4
+    assert device.accounted_percent < 90  # the start of the first process alone is more
 
 
 def test_a_copy_to_a_device_is_a_stage_of_its_own(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 2)
     plan = lambda device, batch: Copying(batch=batch)
-    enhance(job(source, tmp_path / "out"), plan, pool=InlinePool)
-    (device,) = timings.collect(tmp_path / "out")["stages"]
-    assert device["lanes"]["model"]["host-to-device"] >= 0.02
+    enhance(job(source, tmp_path / "out"), plan, workers=InlineWorkers)
+    (device,) = timings.collect(tmp_path / "out").stages
+    assert device.lanes["model"]["host-to-device"] >= 0.02
     assert "copy to device" in write_report(tmp_path / "out").read_text()
 
 
@@ -231,26 +233,26 @@ def assert_nested(spans: list[tuple[float, float]]) -> None:
 def test_queues_are_counter_tracks(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 4)
     enhance(job(source, tmp_path / "out", unit_size=2), FakeMaker())
-    counters = [x for x in tracefile.exported(tmp_path / "out")["traceEvents"] if x["ph"] == "C"]
+    counters = [x for x in tracefile.export_trace(tmp_path / "out")["traceEvents"] if x["ph"] == "C"]
     assert {"batches framed", "batches computed"} <= {x["name"] for x in counters}
     assert all(x["args"][x["name"]] >= 0 for x in counters)
 
 
 def test_a_long_run_keeps_its_first_and_last_units(tmp_path: Path) -> None:
     (tmp_path / tracefile.FOLDER).mkdir(parents=True)
-    books = Books(tmp_path, 1000, dict.fromkeys(("done", "failed", "open", "skipped"), 0), None)
+    tracker = Tracker(tmp_path, 1000, dict.fromkeys(("done", "failed", "open", "skipped"), 0), None, print)
     for unit in range(200):
         done = {"done": 1, "failed": 0, "open": 0, "skipped": 0}
-        notes = Notes([model("step", unit, unit + 1)])
-        message = UnitDone(unit=unit, counts=done, incidents=(), notes=notes)
-        books.done(Device(kind="cpu", index=0), message)
-    events = tracefile.exported(tmp_path)["traceEvents"]
+        log = SpanLog([model("step", unit, unit + 1)])
+        message = UnitDone(unit=unit, counts=done, incidents=(), log=log)
+        tracker.record_unit(Device(kind="cpu", index=0), message)
+    events = tracefile.export_trace(tmp_path)["traceEvents"]
     units = [x["args"]["unit"] for x in events if x["ph"] == "X"]
     assert units[: tracefile.FIRST] == list(range(tracefile.FIRST))
     later = units[tracefile.FIRST :]
     assert later == list(range(200 - len(later), 200))
     assert tracefile.LAST <= len(later) <= 2 * tracefile.LAST
-    assert len(list(unit_lines.lines(tmp_path))) == 200
+    assert len(list(unit_lines.read_lines(tmp_path))) == 200
 
 
 def test_a_unit_of_very_many_spans_loses_its_steps_first() -> None:
@@ -262,9 +264,9 @@ def test_a_unit_of_very_many_spans_loses_its_steps_first() -> None:
 def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 2)
     inline(job(source, tmp_path / "out", unit_size=2))
-    before = len(tracefile.exported(tmp_path / "out")["traceEvents"])
+    before = len(tracefile.export_trace(tmp_path / "out")["traceEvents"])
     for name in (f"{tracefile.FOLDER}/first.jsonl", "report/timings.jsonl"):
         with (tmp_path / "out" / name).open("a") as file:
             file.write('{"began": "x"}\n[]\n{"began": 1, "device": 0, "unit": 1, "spans": [1]}\n{"')
-    assert len(tracefile.exported(tmp_path / "out")["traceEvents"]) == before
-    assert collect(tmp_path / "out")["work"]["cases"] == 2
+    assert len(tracefile.export_trace(tmp_path / "out")["traceEvents"]) == before
+    assert collect(tmp_path / "out").work.cases == 2

@@ -1,0 +1,348 @@
+"""The schema of `report.json`, as types.  `collect` fills them, the page reads them.
+
+A field with a default is left out of the JSON where it has that default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+SCHEMA = 3
+
+
+def as_json(value: Any) -> Any:
+    """Like `dataclasses.asdict`, without the fields that have their default."""
+    if is_dataclass(value):
+        pairs = ((x, getattr(value, x.name)) for x in fields(value))
+        return {x.name: as_json(own) for x, own in pairs if own != x.default}
+    if isinstance(value, Mapping):
+        return {key: as_json(own) for key, own in value.items()}
+    return [as_json(x) for x in value] if isinstance(value, list | tuple) else value
+
+
+# --- what was done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    state: str  # "complete", "failures", "running" or "stopped"
+    exit_code: int | None  # None where it is not known
+    ended: str | None  # why the last session ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseCounts:
+    selected: int
+    done: int
+    failed: int
+    open: int  # selected, and neither done nor failed
+    archive: int | None  # all cases of the archive; None where it cannot be read
+    skipped: int | None  # not selected
+    damaged_records: int  # of the ledger; their cases count as open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlaggedCase:
+    case: int
+    why: list[str]
+    id: str | None = None  # only with `show_ids` (P10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flagged:
+    gate: bool  # whether the bundle has one
+    total: int
+    kinds: dict[str, int]
+    rows: list[FlaggedCase]  # the first ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedCase:
+    """A case that failed or is open."""
+
+    case: int
+    status: str
+    reason: str
+    detail: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    total: int
+    reasons: dict[str, int]
+    rows: list[FailedCase]  # the first ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentRow:
+    """What a line of `incidents.jsonl` says; a damaged line may say less."""
+
+    at: str = ""
+    kind: str = ""
+    detail: str = ""
+    device: str = ""
+    unit: int | None = None
+    case: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incidents:
+    total: int
+    kinds: dict[str, int]
+    rows: list[IncidentRow]  # the last ones
+
+
+# --- how good it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Percentiles over the cases in which a value is defined."""
+
+    cases: int
+    mean: float | None = None
+    p5: float | None = None
+    p25: float | None = None
+    median: float | None = None
+    p75: float | None = None
+    p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Counts between common edges, of one or two sets of values."""
+
+    edges: list[float]
+    before: list[int] | None = None
+    after: list[int] | None = None
+    all: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Single:
+    """A column that has one value a case."""
+
+    after: Summary
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """A paired column that has a better direction."""
+
+    before: Summary
+    after: Summary
+    gain: Summary  # after - before
+    worse: int  # cases that went the wrong way
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A paired column of which neither direction is better."""
+
+    before: Summary
+    after: Summary
+    change: Summary  # after - before
+
+
+Distribution = Single | Gain | Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One case of the gallery; `flag` says why it is shown, see `gallery.Pick`."""
+
+    case: int
+    flag: str
+    why: list[str]  # what the gate says
+    reason: str  # of a failure
+    detail: str
+    quality: dict[str, float | None]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    draws: int
+    before: str  # whether images before can be shown: "read", "gone" or "changed"
+    cases: list[Card]
+
+
+# --- where the time went
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A session is one start of the run that committed units."""
+
+    sessions: int
+    resumed: int
+    cases: int
+    seconds: float
+    cases_per_hour: float | None
+    last_ended: str | None  # why the last session ended
+    finished_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    seconds: float
+    cases_per_hour: list[float]  # of equal parts of the working time
+    resumed_at: list[float]  # s of working time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTimes:
+    device: str
+    cases: int
+    lanes: dict[str, dict[str, float]]  # seconds by lane and stage; lanes run in parallel
+    ms_per_case: dict[str, float]
+    waiting_percent: float | None  # of the model's time
+    wall_seconds: float
+    accounted_percent: float | None  # of the wall time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceShares:
+    device: str
+    shares: dict[str, list[float]]  # by cause; share of each column's time, 0..1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    device: str
+    cause: str
+    at: float  # s of working time
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    seconds: float
+    devices: list[DeviceShares]
+    longest_waits: list[Wait]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Seconds; a percentile is None where too few samples lie beyond it."""
+
+    count: int
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latencies:
+    batch: Latency  # from the conditioner to the label maps
+    case: Latency  # from the start of reading to the compressed images, waits included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A quantity over the working time."""
+
+    mean: float
+    max: float
+    first: float
+    last: float
+    curve: list[float]  # means of equal parts of the working time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A series is None where the driver does not provide it."""
+
+    index: int
+    name: str
+    slowed_percent: dict[str, float]  # of the samples, by reason
+    used_wh: float | None
+    utilisation_percent: Series | None
+    memory_mib: Series | None
+    power_w: Series | None
+    energy_j: Series | None
+    temperature_c: Series | None
+    clock_mhz: Series | None
+    memory_clock_mhz: Series | None
+    ecc_errors: Series | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    samples: int
+    seconds: float
+    notes: list[str]
+    xids: list[int]  # driver errors
+    cpu_percent: Series | None  # 100: one core
+    resident_mib: Series | None
+    gpus: list[Gpu]
+
+
+# --- what was run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    settings: dict[str, str]
+    bundle: dict[str, str]
+    sampler: dict[str, Any]  # the one that the bundle recommends, with its figures
+    nfe: int  # network evaluations a draw
+    frame: dict[str, int]
+    classes: list[str]
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """The same figure of two runs."""
+
+    this: float | None
+    other: float | None
+    ratio: float | None  # this / other; None for decibels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceWaits:
+    device: str
+    waiting_percent: float | None
+    accounted_percent: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two runs; of each pair, this one is first and the other second."""
+
+    finished_at: list[str]
+    figures: dict[str, Figure]
+    devices: list[list[DeviceWaits]]
+    settings: dict[str, list[str]]  # those that differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole document."""
+
+    schema: int
+    written_at: str
+    version: str
+    outcome: Outcome
+    cases: CaseCounts
+    work: Work
+    throughput: Throughput | None  # None where there are too few units for a curve
+    stages: list[DeviceTimes]
+    timeline: Timeline | None
+    latency: Latencies
+    machine: Machine
+    flagged: Flagged
+    failures: Failures
+    incidents: Incidents
+    quality: dict[str, Distribution]  # by the name of a column
+    gallery: Gallery
+    provenance: Provenance
+    compared: Comparison | None = None
