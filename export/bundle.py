@@ -1,4 +1,4 @@
-"""From trained weights to a bundle: graphs, parity, the recommended sampler, contract."""
+"""Makes a bundle from trained weights: graphs, parity, recommended sampler, contract."""
 
 import dataclasses
 import shutil
@@ -28,23 +28,23 @@ from mcdiff_batch.train.networks.presets import preset_from
 from mcdiff_batch.train.networks.trio import CLASSES, Networks, to_half
 from mcdiff_batch.train.training.weights import read_weights, start_from
 
-from .fidelity import Reference, framed, reference, with_truth
 from .onnx import write_conditioner, write_denoiser
 from .parity import half_parity, parity
-from .recommend import published, recommended, said, scored
+from .recommend import describe, published_samplers, recommend, score
+from .references import Reference, read_framed, read_with_truth, walk_reference
 
 Say = Callable[[str], None]
 
-HALF_CASES = 2  # PyTorch takes seconds for a step in float16 on a CPU
+HALF_CASES = 2  # PyTorch takes seconds for a float16 step on a CPU
 LICENCE = "Synthetic phantoms only; research use. Not a medical device."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How the bundle is to be sampled, beside its ladder."""
+    """How the bundle is sampled, apart from its ladder."""
 
     temperature: float
-    optimal_share: float | None = None  # None: as trained
+    optimal_share: float | None = None  # None: as it was trained
 
 
 def export_bundle(
@@ -52,15 +52,15 @@ def export_bundle(
 ) -> Bundle:
     """Writes the bundle `output` from the training folder `trained`.
 
-    `data` are held-out cases, by which the way down is chosen (recommend.py).  Raises BundleError
-    where ONNX Runtime and PyTorch disagree.  Nothing is left at `output` unless all went well.
+    data: held-out cases, on which the sampler is chosen (recommend.py).  Raises BundleError if ONNX
+    Runtime and PyTorch disagree.  `output` appears only when the bundle is complete.
     """
     if output.exists():
         raise UsageError(f"{output}: exists already; export to a new folder or remove it")
     nets, card = read_weights(trained)
     if nets.preset.conditions != "depths":
         raise UsageError(
-            f"{trained}: was trained on conditions {nets.preset.conditions!r}, which a bundle "
+            f"{trained}: was trained with --conditions {nets.preset.conditions}, which a bundle "
             "cannot hold; train with --conditions depths"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,24 +70,26 @@ def export_bundle(
         say("writing graphs")
         contract = _contract(nets, card, folder, choice)
         plan = _plan(contract, folder)
-        unseen = list(with_truth(data, contract, cases))
+        cases_with_truth = list(read_with_truth(data, contract, cases))
         say("checking parity with PyTorch")
-        found = parity(nets, plan, contract, unseen[0][0])
-        contract = dataclasses.replace(contract, parity=found)
-        say(f"walking {len(unseen)} cases down 1000 steps")
-        references = [reference(plan, contract, case, truth=truth) for case, truth in unseen]
-        contract = _recommended(plan, contract, references, say)
+        agreement = parity(nets, plan, contract, cases_with_truth[0][0])
+        contract = dataclasses.replace(contract, parity=agreement)
+        say(f"walking {len(cases_with_truth)} cases down 1000 steps")
+        references = [
+            walk_reference(plan, contract, case, truth=truth) for case, truth in cases_with_truth
+        ]
+        contract = _recommend(plan, contract, references, say)
         say("checking float16 against float32")
-        contract = _with_half(contract, nets, folder, plan, [case for case, _ in unseen])
+        contract = _with_half(contract, nets, folder, plan, [case for case, _ in cases_with_truth])
         write_contract(contract, folder)
         folder.rename(output)
     return load_bundle(output)
 
 
 def add_half(source: Path, output: Path, data: Path, say: Say) -> Bundle:
-    """Writes the bundle `output`: `source` as it is, and its graphs in float16 beside.
+    """Copies the bundle `source` to `output` and adds its graphs in float16.
 
-    Raises BundleError where those are too far from float32.
+    Raises BundleError if they are too far from float32.
     """
     if output.exists():
         raise UsageError(f"{output}: exists already; export to a new folder or remove it")
@@ -97,10 +99,10 @@ def add_half(source: Path, output: Path, data: Path, say: Say) -> Bundle:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
         folder = Path(shutil.copytree(source, Path(name) / output.name))
-        unseen = [case for case, _ in framed(data, contract, HALF_CASES)]
+        cases = [case for case, _ in read_framed(data, contract, HALF_CASES)]
         say("checking float16 against float32")
         plan = _plan(contract, folder)
-        write_contract(_with_half(contract, nets, folder, plan, unseen), folder)
+        write_contract(_with_half(contract, nets, folder, plan, cases), folder)
         folder.rename(output)
     return load_bundle(output)
 
@@ -115,7 +117,7 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice
         optimal_share=preset.optimal_share if share is None else share,
         classes=CLASSES,
         schedule=Schedule(),
-        sampler=Sampler(  # until it is measured
+        sampler=Sampler(  # a placeholder until samplers are scored
             solver="ddim",
             ladder=(1.0,),
             nfe=1,
@@ -131,34 +133,34 @@ def _contract(nets: Networks, card: dict[str, Any], folder: Path, choice: Choice
     )
 
 
-def _recommended(
+def _recommend(
     plan: Plan, contract: Contract, references: Sequence[Reference], say: Say
 ) -> Contract:
-    """With the best of the published ways down."""
-    found = []
-    for x in published(contract):
-        found.append(scored(plan, contract, x, references))
-        say(said(found[-1]))
-    return recommended(contract, found, references)
+    """The contract with the best of the published samplers."""
+    samplers = []
+    for x in published_samplers(contract):
+        samplers.append(score(plan, contract, x, references))
+        say(describe(samplers[-1]))
+    return recommend(contract, samplers, references)
 
 
 def _with_half(
     contract: Contract, nets: Networks, folder: Path, plan: Plan, cases: Sequence[FramedCase]
 ) -> Contract:
-    """With the graphs in float16, and how far they are from `plan`, which is float32."""
-    small = to_half(nets)
+    """Writes the graphs in float16; the contract with their distance from `plan`, in float32."""
+    half_nets = to_half(nets)
     half = Half(
-        conditioner=write_conditioner(small, folder / "conditioner_half.onnx"),
-        denoiser=write_denoiser(small, folder / "denoiser_half.onnx"),
+        conditioner=write_conditioner(half_nets, folder / "conditioner_half.onnx"),
+        denoiser=write_denoiser(half_nets, folder / "denoiser_half.onnx"),
     )
     contract = dataclasses.replace(contract, half=half)
-    graphs, rounded = _plan(contract, folder, half=True), TorchPlan(small, 1)
-    found = half_parity(graphs, rounded, plan, contract, cases[:HALF_CASES])
-    return dataclasses.replace(contract, half=dataclasses.replace(half, parity=found))
+    graphs, torch_plan = _plan(contract, folder, half=True), TorchPlan(half_nets, 1)
+    distance = half_parity(graphs, torch_plan, plan, contract, cases[:HALF_CASES])
+    return dataclasses.replace(contract, half=dataclasses.replace(half, parity=distance))
 
 
 def _brief(card: dict[str, Any]) -> dict[str, Any]:
-    """Each stage's steps, seconds and last line, without the curve in between."""
+    """The record of each stage, with only the last line of its history."""
     return {name: {**x, "history": x["history"][-1:]} for name, x in card["stages"].items()}
 
 

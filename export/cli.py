@@ -1,4 +1,4 @@
-"""The commands `export`, `fit-steps` and `gate`; PyTorch is imported inside the first."""
+"""The commands `export`, `fit-steps` and `gate`; PyTorch is imported inside them."""
 
 from pathlib import Path
 
@@ -14,22 +14,26 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--data",
     type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="archive of held-out phantoms for parity and for choosing the sampler",
+    help="archive of held-out phantoms, for parity and to choose the sampler",
 )
 @click.option(
-    "--cases", type=click.IntRange(min=2), default=12, show_default=True, help="of --data to use"
+    "--cases",
+    type=click.IntRange(min=2),
+    default=12,
+    show_default=True,
+    help="number of cases of --data to use",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="scale of the noise that sampling starts from",
+    help="scale of the starting noise",
 )
 @click.option(
     "--optimal-share",
     type=click.FloatRange(0, 1),
-    help="of the fusion weights, to the optimal depth before the others; default: as trained",
+    help="share of the fusion weights that goes to the optimal depth first; default: as trained",
 )
 def export(
     trained: Path,
@@ -39,13 +43,13 @@ def export(
     temperature: float,
     optimal_share: float | None,
 ) -> None:
-    """Turn a training folder into a bundle: ONNX graphs, hashes, parity, sampler, contract.
+    """Make a bundle from a training folder: ONNX graphs, hashes, parity, sampler, contract.
 
-    TRAINED may be a bundle too: it is written again as it is, with float16 graphs beside.
+    TRAINED may also be a bundle: it is copied, and float16 graphs are added.
 
-    Ways down of 1 to 10 evaluations are scored on --data, by the truth where phantoms tell it, and
-    the best is recommended. Every case is walked down the 1000-step reference once, which takes
-    about a minute each on two cores for the preset `small`.
+    Samplers of 1 to 10 evaluations are scored on --data, against the truth if the cases are
+    phantoms, and the best is recommended. Every case walks the 1000-step reference once, which
+    takes about a minute on two cores for the preset `small`.
     """
     from .bundle import Choice, add_half, export_bundle
 
@@ -57,7 +61,7 @@ def export(
     bundle = export_bundle(trained, output, data, cases, choice, click.echo)
     sampler = bundle.contract.sampler
     click.echo(
-        f"{output}: {sampler.solver} at {sampler.nfe} evaluations, median "
+        f"{output}: {sampler.solver} with {sampler.nfe} evaluations, median "
         f"{sampler.psnr_median_db} dB and minimum {sampler.psnr_min_db} dB from 1000-step DDIM "
         f"over {sampler.cases} cases"
     )
@@ -69,24 +73,28 @@ def export(
     "--data",
     type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="archive of validation cases: seen in no training and in no test",
+    help="archive of validation cases, which no training and no test uses",
 )
 @click.option(
-    "--cases", type=click.IntRange(min=4), default=40, show_default=True, help="of --data to use"
+    "--cases",
+    type=click.IntRange(min=4),
+    default=40,
+    show_default=True,
+    help="number of cases of --data to use",
 )
 @click.option(
     "--draws",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="noise seeds per case; two or more give the spread a threshold",
+    help="noise seeds per case; with two or more, the spread gets a threshold",
 )
 def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
-    """Choose which results a bundle flags, and write it into the contract.
+    """Choose which results a bundle flags, and write the thresholds into its contract.
 
-    Each case is enhanced as it is and with failures planted: the conditions of another case,
-    another case's image, a missing depth. Half of the cases choose thresholds that catch them, the
-    other half tell how well. Every case is walked down four times.
+    Each case is enhanced as it is and with planted failures: the conditions of another case,
+    another case's image, a missing depth. Half of the cases choose the thresholds, the other half
+    measure them. Every case is sampled four times.
     """
     from .gate import as_text, calibrate
 
@@ -99,20 +107,28 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     "--data",
     type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="archive to fit on: seen in no training and in no test",
+    help="archive to fit on, which no training and no test uses",
 )
 @click.option(
     "--held-out",
     type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="archive to score on; phantoms, to be scored by the truth",
+    help="archive to score on; phantoms are scored against the truth",
 )
 @click.option("--output", type=FOLDER, required=True, help="bundle folder to write")
 @click.option(
-    "--cases", type=click.IntRange(min=1), default=40, show_default=True, help="of --data to use"
+    "--cases",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    help="number of cases of --data to use",
 )
 @click.option(
-    "--scored", type=click.IntRange(min=1), default=32, show_default=True, help="of --held-out"
+    "--scored",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="number of cases of --held-out to use",
 )
 @click.option(
     "--evaluations",
@@ -120,14 +136,14 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     multiple=True,
     default=(4, 6, 8, 10, 12, 20),
     show_default=True,
-    help="to fit a ladder for; may be repeated",
+    help="number of evaluations to fit a ladder for; may be repeated",
 )
 @click.option(
     "--calls",
     type=click.IntRange(min=1),
     default=160,
     show_default=True,
-    help="of the network, in the search for a ladder, for each of the cases that it follows",
+    help="network calls per case in the search for a ladder",
 )
 def fit_steps(
     bundle: Path,
@@ -139,29 +155,28 @@ def fit_steps(
     evaluations: tuple[int, ...],
     calls: int,
 ) -> None:
-    """Fit step times and weights to a bundle, score all ways down, and recommend the best.
+    """Fit step times and weights to a bundle, score all samplers, and recommend the best.
 
-    OUTPUT is BUNDLE with other ladders in its contract, and the table of their quality to clean and
-    likeness to 1000 steps; a search begins from the one that BUNDLE
-    has, and those for other counts stay, scored on the same cases. Each held-out case is walked
-    down 1000 steps once, about a minute on two cores for the preset `small`; what was walked and
-    fitted stays in OUTPUT.work, and the same command again goes on from there.
+    OUTPUT is BUNDLE with fitted ladders in its contract, and a table of their quality to clean and
+    their likeness to 1000 steps. A search starts from BUNDLE's own ladder; its ladders for other
+    numbers of evaluations stay and are scored on the same cases. Each held-out case walks 1000
+    steps once, about a minute on two cores for the preset `small`. References and fits are stored
+    in OUTPUT.work, and the same command again continues from there.
     """
-    from .ladders import Fitting
-    from .ladders import fit_steps as fitted
+    from . import ladders
 
-    job = Fitting(
+    options = ladders.Fitting(
         source=bundle,
         data=data,
         held_out=held_out,
         output=output,
         cases=cases,
-        scored=scored,
+        held_out_cases=scored,
         evaluations=sorted(set(evaluations)),
         calls=calls,
     )
-    sampler = fitted(job, click.echo).contract.sampler
+    sampler = ladders.fit_steps(options, click.echo).contract.sampler
     click.echo(
-        f"{output}: recommends {sampler.solver} at {sampler.nfe} evaluations, median "
+        f"{output}: recommends {sampler.solver} with {sampler.nfe} evaluations, median "
         f"{sampler.psnr_median_db} dB and minimum {sampler.psnr_min_db} dB"
     )

@@ -1,4 +1,4 @@
-"""Fitted ladders into a bundle: fit, score on cases held out, recommend the best way down."""
+"""The command `fit-steps`: fits ladders to a bundle, scores them, and recommends the best."""
 
 import hashlib
 import shutil
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.backends.ort import load
+from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model.batch import condition
 from mcdiff_batch.engine.model.contract import (
@@ -21,107 +21,116 @@ from mcdiff_batch.engine.model.contract import (
     load_bundle,
     write_contract,
 )
-from mcdiff_batch.engine.model.plan import Device, Plan
+from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import half_log_snr
 from mcdiff_batch.engine.model.solver import FITTED, Rung
 
-from .fidelity import framed, reference, started, with_truth
-from .recommend import published, recommended, said, scored
-from .steps import School, Way, fit, grown, lesson
+from .recommend import describe, published_samplers, recommend, score
+from .references import read_framed, read_with_truth, starting_noise, walk_reference
+from .steps import FitProblem, FittedLadder, fit, grow, walk_fit_case
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitting:
-    """What is fitted to what."""
+    """The options of `fit-steps`."""
 
-    source: Path  # bundle
+    source: Path  # bundle to read
     data: Path  # archive to fit on
     held_out: Path  # archive to score on
-    output: Path  # bundle
-    cases: int  # of data
-    scored: int  # of held_out
+    output: Path  # bundle to write
+    cases: int  # cases of data
+    held_out_cases: int  # cases of held_out
     evaluations: Sequence[int]
-    calls: int  # of the network a case, for each search
+    calls: int  # network calls per case in each search
 
     @property
     def work(self) -> Path:
-        """References and fits, so that the same command goes on where it was stopped."""
+        """The folder of references and fits; the same command continues from it."""
         return self.output.with_suffix(".work")
 
 
-def fit_steps(job: Fitting, say: Say) -> Bundle:
-    """Writes `job.output`: the source's graphs, and a contract with ladders fitted and scored.
+def fit_steps(options: Fitting, say: Say) -> Bundle:
+    """Writes a bundle with the source's graphs and a contract with fitted, scored ladders.
 
-    Raises UsageError where output exists.
+    Raises UsageError if the output exists.
     """
-    if job.output.exists():
-        raise UsageError(f"{job.output}: exists already; write to a new folder or remove it")
-    bundle = load_bundle(job.source)
+    if options.output.exists():
+        raise UsageError(f"{options.output}: exists already; remove it, or use another --output")
+    bundle = load_bundle(options.source)
     contract = bundle.contract
-    plan = load(bundle, Device(kind="cpu", index=0), batch=1)
-    job.work.mkdir(parents=True, exist_ok=True)
-    ways = _ways(job, contract, plan, say)
-    say(f"walking {job.scored} held-out cases down 1000 steps, those that are not kept already")
-    unseen = [
-        reference(plan, contract, case, job.work, truth)
-        for case, truth in with_truth(job.held_out, contract, job.scored)
+    plan = REFERENCE.load(bundle, CPU, batch=1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    ladders = _fit_ladders(options, contract, plan, say)
+    say(f"walking {options.held_out_cases} held-out cases down 1000 steps; stored ones are read")
+    references = [
+        walk_reference(plan, contract, case, options.work, truth)
+        for case, truth in read_with_truth(options.held_out, contract, options.held_out_cases)
     ]
-    fitted = [_sampler(contract, way) for way in ways]
-    others = [x for n, x in known(contract).items() if n not in job.evaluations]
-    found = []
-    for x in (*published(contract), *others, *fitted):
-        found.append(scored(plan, contract, x, unseen))
-        say(said(found[-1]))
-    return _written(job, recommended(contract, found, unseen))
+    fitted = [_sampler(contract, ladder) for ladder in ladders]
+    others = [x for n, x in fitted_ladders(contract).items() if n not in options.evaluations]
+    samplers = []
+    for x in (*published_samplers(contract), *others, *fitted):
+        samplers.append(score(plan, contract, x, references))
+        say(describe(samplers[-1]))
+    return _write(options, recommend(contract, samplers, references))
 
 
-def known(contract: Contract) -> dict[int, Sampler]:
-    """The fitted ladders that a bundle has, by their number of evaluations."""
+def fitted_ladders(contract: Contract) -> dict[int, Sampler]:
+    """The bundle's fitted ladders, by their number of evaluations."""
     return {x.nfe: x for x in (contract.sampler, *contract.ladders) if x.solver == FITTED}
 
 
-def _ways(job: Fitting, contract: Contract, plan: Plan, say: Say) -> list[Way]:
-    """Fitted, or read from the work folder."""
-    paths = {n: job.work / _name(job, contract, n) for n in job.evaluations}
+def _fit_ladders(options: Fitting, contract: Contract, plan: Plan, say: Say) -> list[FittedLadder]:
+    """Fits the ladders, or reads them from the work folder."""
+    paths = {n: options.work / _name(options, contract, n) for n in options.evaluations}
     if not all(path.exists() for path in paths.values()):
-        say(f"walking {job.cases} cases to fit on")
-        school = School(
+        say(f"walking {options.cases} cases to fit on")
+        problem = FitProblem(
             plan=plan,
             schedule=contract.schedule,
-            lessons=[
-                lesson(plan, contract, condition(plan, [case]), started(contract, case), case.strip)
-                for case, _ in framed(job.data, contract, job.cases)
+            cases=[
+                walk_fit_case(
+                    plan,
+                    contract,
+                    condition(plan, [case]),
+                    starting_noise(contract, case),
+                    case.strip,
+                )
+                for case, _ in read_framed(options.data, contract, options.cases)
             ],
         )
         for evaluations, path in paths.items():
             if not path.exists():
-                begin = _begun(contract, evaluations)
-                np.save(path, fit(school, evaluations, job.calls, say, begin).table)
-    return [Way(np.load(path)) for path in paths.values()]
+                starts = _starts(contract, evaluations)
+                np.save(path, fit(problem, evaluations, options.calls, say, starts).table)
+    return [FittedLadder(np.load(path)) for path in paths.values()]
 
 
-def _begun(contract: Contract, evaluations: int) -> list[npt.NDArray[np.float64]]:
-    """Half-log-SNR of the bundle's ladder for so many evaluations, and of those that its ladder for
-    one fewer grows to."""
-    here, fewer = (known(contract).get(n) for n in (evaluations, evaluations - 1))
+def _starts(contract: Contract, evaluations: int) -> list[npt.NDArray[np.float64]]:
+    """Half-log-SNR of ladders to start from.
+
+    These are the bundle's ladder for so many evaluations, and what its ladder for one fewer grows
+    to.
+    """
+    here, fewer = (fitted_ladders(contract).get(n) for n in (evaluations, evaluations - 1))
     lambdas = lambda x: half_log_snr(contract.schedule.alpha_at(x.ladder))
-    return ([lambdas(here)] if here else []) + (grown(lambdas(fewer)) if fewer else [])
+    return ([lambdas(here)] if here else []) + (grow(lambdas(fewer)) if fewer else [])
 
 
-def _name(job: Fitting, contract: Contract, evaluations: int) -> str:
+def _name(options: Fitting, contract: Contract, evaluations: int) -> str:
     graphs = (contract.conditioner.sha256, contract.denoiser.sha256)
-    told = [graphs, contract.schedule, contract.sampler.temperature, contract.optimal_share]
-    told += [open_archive(job.data).identity, job.cases, job.calls]
-    told += [x.tolist() for x in _begun(contract, evaluations)]
-    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+    inputs = [graphs, contract.schedule, contract.sampler.temperature, contract.optimal_share]
+    inputs += [open_archive(options.data).identity, options.cases, options.calls]
+    inputs += [x.tolist() for x in _starts(contract, evaluations)]
+    digest = hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]
     return f"fit-{evaluations}-{digest}.npy"
 
 
-def _sampler(contract: Contract, way: Way) -> Sampler:
-    """As a contract holds it, not scored yet: times to 0.001, weights to six digits."""
-    walk: list[Rung] = way.rungs(contract.schedule)
+def _sampler(contract: Contract, ladder: FittedLadder) -> Sampler:
+    """The ladder as a contract holds it, without scores: times to 0.001, weights to six digits."""
+    walk: list[Rung] = ladder.rungs(contract.schedule)
     return Sampler(
         solver=FITTED,
         ladder=tuple(round(x.t, 3) for x in walk),
@@ -136,9 +145,9 @@ def _sampler(contract: Contract, way: Way) -> Sampler:
     )
 
 
-def _written(job: Fitting, contract: Contract) -> Bundle:
-    with tempfile.TemporaryDirectory(dir=job.output.parent, prefix=".fit-") as name:
-        folder = Path(shutil.copytree(job.source, Path(name) / job.output.name))
+def _write(options: Fitting, contract: Contract) -> Bundle:
+    with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".fit-") as name:
+        folder = Path(shutil.copytree(options.source, Path(name) / options.output.name))
         write_contract(contract, folder)
-        folder.rename(job.output)
-    return load_bundle(job.output)
+        folder.rename(options.output)
+    return load_bundle(options.output)

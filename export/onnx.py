@@ -1,4 +1,4 @@
-"""Writes the graphs as ONNX files, with names and free dimensions as the contract says."""
+"""Writes the graphs as ONNX files, with the names and free dimensions of the contract."""
 
 import contextlib
 import io
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.model.contract import Graph
-from mcdiff_batch.engine.model.contract import Tensor as Described
+from mcdiff_batch.engine.model.contract import Tensor as TensorSpec
 from mcdiff_batch.train.networks.graphs import Conditioner, Denoiser, condition_names
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.training.weights import STORED
 
 OPSET = 18  # ONNX Runtime's CPU kernels are twice as slow on the GroupNormalization of 21
 SCOPES = "pkg.torch.onnx.name_scopes"
-HALF_OPSET = 21  # from which TensorRT makes one kernel of GroupNorm and SiLU
-FEW = 1024  # elements of a weight that is not worth that
+HALF_OPSET = 21  # TensorRT makes one kernel of its GroupNorm and SiLU
+FEW = 1024  # a weight with fewer elements stays in float32
 
 
 def write_conditioner(nets: Networks, path: Path) -> Graph:
-    """Free dimensions: batch, and depths, so that one image can be labelled by the same graph."""
+    """Writes the conditioner.  Batch and depths are free, so it can label a single image too."""
     height, width = nets.preset.frame.height, nets.preset.frame.width
     depths = len(nets.preset.depth_weights)
     inputs = (
@@ -36,27 +36,28 @@ def write_conditioner(nets: Networks, path: Path) -> Graph:
     )
     batch, free = torch.export.Dim("batch"), torch.export.Dim("depths")
     shapes = ({0: batch, 1: free}, {0: batch, 1: free}, {0: batch})
-    names = ["label", *condition_names(nets)]
-    told = ["depths", "weights", "strip"]
-    return _write(Conditioner(nets), inputs, shapes, told, names, path, _opset(nets))
+    output_names = ["label", *condition_names(nets)]
+    input_names = ["depths", "weights", "strip"]
+    return _write(Conditioner(nets), inputs, shapes, input_names, output_names, path, _opset(nets))
 
 
 def write_denoiser(nets: Networks, path: Path) -> Graph:
+    """Writes the denoiser, whose batch is free."""
     height, width = nets.preset.frame.height, nets.preset.frame.width
     depths = len(nets.preset.depth_weights)
-    image = lambda: torch.rand(2, 1, height, width)  # one each: the exporter merges equal objects
+    image = lambda: torch.rand(2, 1, height, width)  # a new one each: equal objects are merged
     even = torch.full((2, depths), 1 / depths)
     with torch.no_grad():
-        seen = image().expand(-1, depths, -1, -1)
-        _, *conditions = Conditioner(nets)(seen, even, torch.ones(2, 1, height, width))
+        stack = image().expand(-1, depths, -1, -1)
+        _, *conditions = Conditioner(nets)(stack, even, torch.ones(2, 1, height, width))
     coefficients = torch.tensor([0.5, 0.8, 0.1, 0.9, 0.0])
     scalars = (torch.tensor([500.0]), coefficients)
     inputs = (image(), image(), *scalars, image(), image(), list(conditions))
     first = {0: torch.export.Dim("batch")}
     shapes = (first, first, None, None, first, first, [first] * len(conditions))
-    names = ["x", "previous", "t", "coefficients", "strip", "scan", *condition_names(nets)]
-    made = ["x_next", "x0"]
-    return _write(Denoiser(nets), inputs, shapes, names, made, path, _opset(nets))
+    input_names = ["x", "previous", "t", "coefficients", "strip", "scan", *condition_names(nets)]
+    output_names = ["x_next", "x0"]
+    return _write(Denoiser(nets), inputs, shapes, input_names, output_names, path, _opset(nets))
 
 
 def _opset(nets: Networks) -> int:
@@ -86,21 +87,21 @@ def _write(
             verbose=False,
         )
     assert program is not None
-    model = _short(_named(program.model_proto))
+    model = _store_in_half(_name_nodes(program.model_proto))
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return Graph(
         file=path.name,
         sha256=file_sha256(path),
-        inputs=tuple(_described(x) for x in model.graph.input),
-        outputs=tuple(_described(x) for x in model.graph.output),
+        inputs=tuple(_describe(x) for x in model.graph.input),
+        outputs=tuple(_describe(x) for x in model.graph.output),
     )
 
 
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Nodes named after their module, "tuner.3/node_add_5", for build logs and profiles.
+def _name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Names nodes after their module, "tuner.3/node_add_5", for build logs and profiles.
 
-    Without the exporter's stack traces, which name files of the machine it ran on.
+    Removes the exporter's stack traces, which name files of this machine.
     """
     for node in model.graph.node:
         scopes = next((x.value for x in node.metadata_props if x.key == SCOPES), "[]")
@@ -118,11 +119,11 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _short(model: onnx.ModelProto) -> onnx.ModelProto:
-    """float32 weights stored in float16, each behind a Cast that runtimes fold when they load.
+def _store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Stores float32 weights in float16, each with a Cast that runtimes fold when they load.
 
-    Those that this would change are left as they are: trained weights were rounded once, when the
-    training ended.
+    Trained weights were rounded when the training ended, so this changes none.  A weight that it
+    would change stays in float32.
     """
     graph, casts = model.graph, []
     for weight in graph.initializer:
@@ -146,8 +147,8 @@ def _short(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _described(value: onnx.ValueInfoProto) -> Described:
+def _describe(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
     dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
-    return Described(name=value.name, dtype=dtype, shape=shape)
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)

@@ -21,20 +21,20 @@ from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.batch import condition
 from mcdiff_batch.engine.model.contract import Bundle, Contract, Sampler, load_bundle
-from mcdiff_batch.engine.model.ladder import steps
+from mcdiff_batch.engine.model.ladder import sampler_rungs
 from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import log_snr_ladder, uniform_ladder
 from mcdiff_batch.engine.model.solver import FITTED, SOLVERS
 from mcdiff_batch.engine.telemetry.machine import machine
-from mcdiff_batch.export.fidelity import (
-    Reference,
-    ends_of,
-    fidelity,
-    reference,
-    samples,
-    with_truth,
-)
 from mcdiff_batch.export.recommend import figures
+from mcdiff_batch.export.references import (
+    Reference,
+    fidelity_db,
+    read_with_truth,
+    reference_images,
+    sample_cases,
+    walk_reference,
+)
 from mcdiff_batch.export.steps import MEDIAN_DB, MIN_DB
 from mcdiff_batch.train.evaluation.subject import read_image
 from mcdiff_batch.train.segmenters.rater import SHIPPED as RATERS
@@ -65,8 +65,8 @@ def measure(bench: Bench) -> dict[str, Any]:
     contract = bundle.contract
     plan = REFERENCE.load(bundle, CPU, batch=1)
     found = [
-        reference(plan, contract, case, bench.work, truth)
-        for case, truth in with_truth(bench.data, contract, bench.cases)
+        walk_reference(plan, contract, case, bench.work, truth)
+        for case, truth in read_with_truth(bench.data, contract, bench.cases)
     ]
     rater = load_rater(RATERS[0])
     rows = []
@@ -132,12 +132,12 @@ def _row(
     """Of a sampler; None: of the references themselves."""
     begun = time.perf_counter()
     if sampler is None:
-        images = ends_of(found)
+        images = reference_images(found)
         row: Row = {}
     else:
-        images = samples(plan, found, steps(contract, sampler))
+        images = sample_cases(plan, found, sampler_rungs(contract, sampler))
         seconds = (time.perf_counter() - begun) / len(found)
-        near = fidelity(found, images)
+        near = fidelity_db(found, images)
         row = {
             "psnr_median_db": round(float(np.median(near)), 2),
             "psnr_min_db": round(float(near.min()), 2),

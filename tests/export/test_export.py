@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from mcdiff_batch.engine.backends.ort import load
+from mcdiff_batch.engine.backends.ort import REFERENCE
 from mcdiff_batch.engine.errors import BundleError, UsageError
 from mcdiff_batch.engine.model.contract import load_bundle
-from mcdiff_batch.engine.model.ladder import recommended
+from mcdiff_batch.engine.model.ladder import recommended_rungs
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.export.bundle import Choice, export_bundle
 from mcdiff_batch.export.onnx import FEW
@@ -64,8 +64,9 @@ def test_a_case_comes_to_the_same_bits_in_every_slot_at_every_batch_and_thread_c
     toy_bundle, threads
 ):
     bundle = load_bundle(toy_bundle)
-    given, rung = inputs(bundle.contract, 4), recommended(bundle.contract)[0]
-    together, alone = load(bundle, CPU, 4, threads=threads), load(bundle, CPU, 1, threads=1)
+    given, rung = inputs(bundle.contract, 4), recommended_rungs(bundle.contract)[0]
+    together = REFERENCE.load(bundle, CPU, 4, threads=threads)
+    alone = REFERENCE.load(bundle, CPU, 1, threads=1)
     batch = everything(together, rung, given)
     for slot in range(4):
         one = everything(alone, rung, [x[slot : slot + 1] for x in given])
@@ -85,7 +86,7 @@ def everything(plan, rung, given) -> dict[str, np.ndarray]:
 def test_one_image_is_labelled_by_the_same_graph_as_a_stack(toy_bundle):
     bundle = load_bundle(toy_bundle)
     depths, _, strip, scan = inputs(bundle.contract, 2)
-    plan = load(bundle, CPU, 2)
+    plan = REFERENCE.load(bundle, CPU, 2)
     only_first = np.tile(np.array([1, 0, 0, 0, 0], np.float32), (2, 1))
     assert (
         plan.relabel(depths[:, :1], strip) == plan.condition(depths, only_first, strip, scan).label

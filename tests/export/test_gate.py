@@ -11,7 +11,7 @@ from mcdiff_batch.engine.model.contract import load_bundle
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.export.cli import gate as gate_command
 from mcdiff_batch.export.gate import SOUND as SOUND_CASE
-from mcdiff_batch.export.gate import Trial, chosen, read_cases, trials
+from mcdiff_batch.export.gate import Result, choose_gate, read_cases, sample_with_failures
 from tests.support import running
 from tests.support.fake import FakePlan
 
@@ -54,14 +54,14 @@ def test_every_broken_threshold_is_named():
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan")])
-def test_what_is_undefined_is_no_flag(unknown):
+def test_an_undefined_value_fails_no_check(unknown):
     assert failed_checks(GATE, dict.fromkeys(SOUND, unknown)) == ()
     assert failed_checks(
         GATE, SOUND | {"uca_thoracic_before": unknown, "uca_lumbar_after": 30}
     ) == ("angle",)
 
 
-def test_a_gate_without_thresholds_and_columns_that_are_not_there_flag_nothing():
+def test_absent_thresholds_and_absent_columns_flag_nothing():
     assert failed_checks(Gate(), dict.fromkeys(SOUND, 0.0)) == ()
     assert failed_checks(GATE, {}) == ()
 
@@ -80,13 +80,13 @@ def test_coverage_is_that_of_the_emptiest_depth_present():
 
 def trial(case, kind, agreement, **more):
     quality = SOUND | {"label_agreement": agreement} | more
-    return Trial(case=case, kind=kind, quality=quality, moved_db=20.0)
+    return Result(case=case, kind=kind, quality=quality, psnr_to_sound_db=20.0)
 
 
 def test_one_check_is_enough_where_it_tells_failures_apart():
-    found = [trial(i, SOUND_CASE, 0.9 + 0.001 * i) for i in range(40)]
-    found += [trial(i, "swapped case", 0.3 + 0.001 * i) for i in range(40)]
-    gate = chosen(found)
+    results = [trial(i, SOUND_CASE, 0.9 + 0.001 * i) for i in range(40)]
+    results += [trial(i, "swapped case", 0.3 + 0.001 * i) for i in range(40)]
+    gate = choose_gate(results)
     assert 0.35 < gate.agreement < 0.9
     assert (gate.coverage, gate.levels, gate.angle, gate.spread) == (None,) * 4
     assert gate.figures["caught"] == "20 of 20"
@@ -94,10 +94,10 @@ def test_one_check_is_enough_where_it_tells_failures_apart():
 
 
 def test_checks_are_added_until_every_kind_of_failure_is_caught():
-    found = [trial(i, SOUND_CASE, 0.9 + 0.001 * i) for i in range(40)]
-    found += [trial(i, "swapped case", 0.3) for i in range(40)]
-    found += [trial(i, "missing depth", 0.92, depth_coverage=0.0) for i in range(40)]
-    gate = chosen(found)
+    results = [trial(i, SOUND_CASE, 0.9 + 0.001 * i) for i in range(40)]
+    results += [trial(i, "swapped case", 0.3) for i in range(40)]
+    results += [trial(i, "missing depth", 0.92, depth_coverage=0.0) for i in range(40)]
+    gate = choose_gate(results)
     assert 0 < gate.coverage < 0.95
     assert {kind: row["caught"] for kind, row in gate.figures["kinds"].items()} == {
         "swapped case": "20 of 20",
@@ -105,28 +105,28 @@ def test_checks_are_added_until_every_kind_of_failure_is_caught():
     }
 
 
-def test_a_check_with_room_to_spare_is_preferred_to_one_that_only_just_tells():
-    found = [
+def test_a_check_with_more_room_is_preferred():
+    results = [
         trial(i, SOUND_CASE, 0.900 + 0.002 * i, depth_coverage=0.7 + 0.004 * i) for i in range(40)
     ]
-    found += [trial(i, "wrong conditions", 0.899, depth_coverage=0.3) for i in range(40)]
-    gate = chosen(found)
+    results += [trial(i, "wrong conditions", 0.899, depth_coverage=0.3) for i in range(40)]
+    gate = choose_gate(results)
     assert gate.agreement is None
     assert 0.4 < gate.coverage < 0.6
 
 
 def test_a_failure_that_looks_sound_does_not_buy_false_alarms():
     rng = np.random.default_rng(0)
-    found = [trial(i, SOUND_CASE, rng.normal(0.9, 0.02)) for i in range(400)]
-    found += [trial(i, "unread depth", rng.normal(0.9, 0.02)) for i in range(400)]
-    alarms, of = chosen(found).figures["false_alarms"].split(" of ")
+    results = [trial(i, SOUND_CASE, rng.normal(0.9, 0.02)) for i in range(400)]
+    results += [trial(i, "unread depth", rng.normal(0.9, 0.02)) for i in range(400)]
+    alarms, of = choose_gate(results).figures["false_alarms"].split(" of ")
     assert int(alarms) / int(of) < 0.1
 
 
-def test_figures_are_those_of_cases_that_chose_nothing():
-    found = [trial(i, SOUND_CASE, 0.9 if i % 2 == 0 else 0.3) for i in range(40)]
-    found += [trial(i, "swapped case", 0.3 if i % 2 == 0 else 0.9) for i in range(40)]
-    figures = chosen(found).figures
+def test_figures_come_from_cases_that_had_no_part_in_the_choice():
+    results = [trial(i, SOUND_CASE, 0.9 if i % 2 == 0 else 0.3) for i in range(40)]
+    results += [trial(i, "swapped case", 0.3 if i % 2 == 0 else 0.9) for i in range(40)]
+    figures = choose_gate(results).figures
     assert (figures["caught"], figures["false_alarms"]) == ("0 of 20", "20 of 20")
 
 
@@ -135,22 +135,25 @@ def archive(tmp_path_factory):
     return running.archive(tmp_path_factory.mktemp("gate") / "archive.zarr", cases=6)
 
 
-def test_a_sound_trial_is_what_a_run_measures(archive, tmp_path):
+def test_a_sound_result_is_what_a_run_measures(archive, tmp_path):
     job = running.job(archive, tmp_path / "out")
     running.inline(job)
     plan = FakePlan(batch=1)
     cases = read_cases(archive, running.CONTRACT, 6)
-    found = [x for x in trials(plan, running.CONTRACT, cases, 1) if x.kind == SOUND_CASE]
+    results = [
+        x for x in sample_with_failures(plan, running.CONTRACT, cases, 1) if x.kind == SOUND_CASE
+    ]
     entries = [e for n in (0, 1) for e in ledger.read(job.output, n).cases]
-    assert [x.quality for x in found] == [e.quality for e in entries]
+    assert [x.quality for x in results] == [e.quality for e in entries]
 
 
 def test_every_failure_is_planted_in_every_case_and_does_what_it_says(archive):
     plan = FakePlan(batch=1)
     cases = read_cases(archive, running.CONTRACT, 6)
-    found = list(trials(plan, running.CONTRACT, cases, 2))
+    results = list(sample_with_failures(plan, running.CONTRACT, cases, 2))
     by_kind = {
-        kind: [x for x in found if x.kind == kind] for kind in dict.fromkeys(x.kind for x in found)
+        kind: [x for x in results if x.kind == kind]
+        for kind in dict.fromkeys(x.kind for x in results)
     }
     assert {len(rows) for rows in by_kind.values()} == {6}
     agreement = {k: np.mean([x.quality["label_agreement"] for x in v]) for k, v in by_kind.items()}
@@ -159,7 +162,7 @@ def test_every_failure_is_planted_in_every_case_and_does_what_it_says(archive):
     for kind, rows in by_kind.items():
         missing = kind.startswith("missing")
         assert all((x.quality["depth_coverage"] == 0) == missing for x in rows), kind
-        assert all((x.moved_db < 60) != (kind == SOUND_CASE) for x in rows), kind
+        assert all((x.psnr_to_sound_db < 60) != (kind == SOUND_CASE) for x in rows), kind
         assert all(x.quality["mean_spread"] > 0 for x in rows)
 
 

@@ -14,17 +14,26 @@ from mcdiff_batch.bench.common.mean_plan import contract
 from mcdiff_batch.engine.errors import BundleError, FingerprintError, UsageError
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.contract import Sampler, load_bundle, write_contract
-from mcdiff_batch.engine.model.ladder import chosen, recommended, walk
-from mcdiff_batch.engine.model.plan import Conditioned
+from mcdiff_batch.engine.model.ladder import choose, recommended_rungs, find_rungs
+from mcdiff_batch.engine.model.plan import Conditioning
 from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.model.schedule import Schedule, half_log_snr, log_snr_ladder, time_of
 from mcdiff_batch.engine.model.solver import FITTED, rungs
 from mcdiff_batch.engine.run.job import resolve
 from mcdiff_batch.export.cli import fit_steps
-from mcdiff_batch.export.fidelity import with_truth
-from mcdiff_batch.export.ladders import known as ladders
-from mcdiff_batch.export.recommend import best, quality
-from mcdiff_batch.export.steps import School, Way, fair, fit, followed, grown, lesson, margin
+from mcdiff_batch.export.ladders import fitted_ladders as ladders
+from mcdiff_batch.export.recommend import choose_sampler, quality
+from mcdiff_batch.export.references import read_with_truth
+from mcdiff_batch.export.steps import (
+    FitProblem,
+    FittedLadder,
+    fair_weights,
+    fit,
+    follow,
+    grow,
+    margin,
+    walk_fit_case,
+)
 from mcdiff_batch.train.phantom.archive import write_phantoms
 from tests.support.running import CONTRACT, archive, inline, job
 
@@ -68,7 +77,7 @@ def test_a_ladder_fitted_without_noise_is_not_used_with_it(source: Path, tmp_pat
     assert settings(source, tmp_path / "out", temperature=0.0) == (FITTED, 4)
 
 
-def test_asking_for_a_fit_that_there_is_not_names_those_that_are(source, tmp_path) -> None:
+def test_an_absent_fitted_count_is_refused_and_the_others_are_named(source, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"5 evaluations .*there is: 4, 6"):
         settings(source, tmp_path / "out", solver=FITTED, steps=5)
 
@@ -84,42 +93,42 @@ def test_a_run_on_a_fitted_ladder_resumes_and_knows_another_one(source, tmp_path
 
 
 def test_a_fitted_walk_has_the_weights_of_the_contract() -> None:
-    rung = recommended(MODEL)[1]
+    rung = recommended_rungs(MODEL)[1]
     assert (rung.a, rung.b, rung.c) == (0.5, 0.5, 0.0)
     assert rung.signal**2 + rung.noise**2 == pytest.approx(1)
     broken = replace(MODEL, sampler=replace(fitted(4), weights=()))
     with pytest.raises(BundleError, match="4 times has 0 weights"):
-        recommended(broken)
+        recommended_rungs(broken)
 
 
 def test_without_noise_an_unfitted_count_is_walked_by_ddim_and_with_noise_by_the_second_order():
-    assert chosen(MODEL, 0.0, None, 9)[0] == "ddim"
-    assert chosen(MODEL, 1.0, None, 9)[0] == "dpmpp_2m"
-    assert len(walk(MODEL, *chosen(MODEL, 1.0, None, 9))) == 9
+    assert choose(MODEL, 0.0, None, 9)[0] == "ddim"
+    assert choose(MODEL, 1.0, None, 9)[0] == "dpmpp_2m"
+    assert len(find_rungs(MODEL, *choose(MODEL, 1.0, None, 9))) == 9
 
 
 def test_without_the_truth_the_fewest_evaluations_that_are_faithful_are_recommended() -> None:
     sound = [fitted(4, psnr_min_db=41.9), fitted(6), fitted(8)]
-    assert best(sound).nfe == 6
-    assert best(sound).figures == {"recommended_by": "likeness to 1000-step DDIM"}
+    assert choose_sampler(sound).nfe == 6
+    assert choose_sampler(sound).figures == {"recommended_by": "likeness to 1000-step DDIM"}
     far = [fitted(2, psnr_median_db=30.0), fitted(4, psnr_median_db=40.0)]
-    assert best(far).nfe == 4
+    assert choose_sampler(far).nfe == 4
 
 
 def test_with_the_truth_quality_decides_and_not_likeness_to_a_thousand_steps() -> None:
     figures = {"psnr_db": 25.0, "cnr_share": 0.6, "snr_share": 0.6, "levels": 0.05}
     of = lambda n, **more: fitted(n, psnr_median_db=20.0 + n, figures=figures | more)
-    found = best([of(1), of(4), of(10)])
+    found = choose_sampler([of(1), of(4), of(10)])
     assert (found.nfe, found.figures["recommended_by"]) == (1, "quality to clean")
-    assert best([of(1), of(4, cnr_share=0.63), of(10)]).nfe == 1  # 1.5 points
-    assert best([of(1), of(4, cnr_share=0.67), of(10)]).nfe == 4  # 3.5 points
-    assert best([of(1, psnr_db=24.8), of(4), of(10)]).nfe == 4  # 4 points
-    assert best([of(1, levels=0.2), of(4), of(10)]).nfe == 4  # 3 points
+    assert choose_sampler([of(1), of(4, cnr_share=0.63), of(10)]).nfe == 1  # 1.5 points
+    assert choose_sampler([of(1), of(4, cnr_share=0.67), of(10)]).nfe == 4  # 3.5 points
+    assert choose_sampler([of(1, psnr_db=24.8), of(4), of(10)]).nfe == 4  # 4 points
+    assert choose_sampler([of(1, levels=0.2), of(4), of(10)]).nfe == 4  # 3 points
 
 
 def test_the_original_has_no_share_of_the_gain_and_the_clean_target_all(phantoms: Path) -> None:
     frame = Frame(height=256, width=64)
-    truths = [x for _, x in with_truth(phantoms, contract(frame), 3) if x is not None]
+    truths = [x for _, x in read_with_truth(phantoms, contract(frame), 3) if x is not None]
     original = quality(truths, [x.depths[x.case.optimal] for x in truths])
     clean = quality(truths, [x.truth.clean for x in truths])
     shares = [(x["cnr_share"], x["snr_share"]) for x in (original, clean)]
@@ -132,10 +141,10 @@ def test_time_is_the_inverse_of_half_log_snr() -> None:
         assert time_of(SCHEDULE, float(half_log_snr(SCHEDULE.alpha_at(t)))) == pytest.approx(t)
 
 
-def test_a_way_with_the_weights_of_ddim_is_ddim() -> None:
+def test_a_fitted_ladder_with_the_weights_of_ddim_is_ddim() -> None:
     lambdas = np.array([-3.0, -1.0, 0.5, 2.0])
     stay = np.exp(-np.append(np.diff(lambdas), np.inf))
-    way = Way(np.column_stack([lambdas, stay, 1 - stay, np.zeros(4)]))
+    way = FittedLadder(np.column_stack([lambdas, stay, 1 - stay, np.zeros(4)]))
     mine = way.rungs(SCHEDULE)
     theirs = rungs("ddim", SCHEDULE, [x.t for x in mine])
     for a, b in zip(mine, theirs, strict=True):
@@ -157,14 +166,14 @@ def lesson_of(seed: int):
     rng = np.random.default_rng(seed)
     wanted = rng.uniform(-0.8, 0.8, (1, 1, 32, 16)).astype(np.float32)
     gain = rng.uniform(2, 4, wanted.shape).astype(np.float32)
-    told = Conditioned(conditions=(wanted, gain), label=np.zeros((1, 32, 16), np.uint8))
+    describe_errors = Conditioning(conditions=(wanted, gain), label=np.zeros((1, 32, 16), np.uint8))
     noise, strip = np.zeros_like(wanted), np.ones((32, 16), bool)
-    return lesson(Stiff(), MODEL, told, noise, strip)
+    return walk_fit_case(Stiff(), MODEL, describe_errors, noise, strip)
 
 
 def test_on_a_stiff_walk_fitted_weights_are_nearer_to_the_reference_than_any_published_ones():
-    school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(i) for i in range(3)])
-    way, unseen = fit(school, 6, 48, print), [lesson_of(i) for i in range(10, 13)]
+    problem = FitProblem(plan=Stiff(), schedule=SCHEDULE, cases=[lesson_of(i) for i in range(3)])
+    way, unseen = fit(problem, 6, 48, print), [lesson_of(i) for i in range(10, 13)]
     far = lambda walked: np.mean(
         [x.error(sample(Stiff(), x.noise, x.conditioned, walked)[0, 0]) for x in unseen]
     )
@@ -173,24 +182,24 @@ def test_on_a_stiff_walk_fitted_weights_are_nearer_to_the_reference_than_any_pub
 
 
 def test_a_search_is_the_same_every_time_and_never_worse_than_where_it_began():
-    school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(0)])
-    one, two, more = (fit(school, 4, calls, print) for calls in (24, 24, 48))
+    problem = FitProblem(plan=Stiff(), schedule=SCHEDULE, cases=[lesson_of(0)])
+    one, two, more = (fit(problem, 4, calls, print) for calls in (24, 24, 48))
     assert (one.table == two.table).all()
-    margins = [margin(followed(school, x.table[:, 0])[1]) for x in (one, more)]
+    margins = [margin(follow(problem, x.table[:, 0])[1]) for x in (one, more)]
     assert margins[1] >= margins[0]
 
 
 def test_a_search_begun_from_a_ladder_is_never_worse_than_it() -> None:
-    school = School(plan=Stiff(), schedule=SCHEDULE, lessons=[lesson_of(i) for i in range(3)])
-    good = fit(school, 4, 160, print).table[:, 0]
-    reached = [margin(followed(school, x)[1]) for x in (good, fit(school, 4, 1, print).table[:, 0])]
+    problem = FitProblem(plan=Stiff(), schedule=SCHEDULE, cases=[lesson_of(i) for i in range(3)])
+    good = fit(problem, 4, 160, print).table[:, 0]
+    reached = [margin(follow(problem, x)[1]) for x in (good, fit(problem, 4, 1, print).table[:, 0])]
     assert reached[1] < reached[0]
-    again = fit(school, 4, 1, print, [good]).table[:, 0]
-    assert margin(followed(school, again)[1]) >= reached[0]
+    again = fit(problem, 4, 1, print, [good]).table[:, 0]
+    assert margin(follow(problem, again)[1]) >= reached[0]
 
 
 def test_a_ladder_grows_by_one_evaluation_at_every_place() -> None:
-    ladders = grown(np.array([-3.0, -1.0, 3.5]))
+    ladders = grow(np.array([-3.0, -1.0, 3.5]))
     assert [x.tolist() for x in ladders] == [
         [-3.4, -3.0, -1.0, 3.5],
         [-3.0, -2.0, -1.0, 3.5],
@@ -208,8 +217,8 @@ def test_the_hardest_case_counts_more_than_its_px() -> None:
         np.mean(np.square(x @ weights - y)) for x, y in zip(columns, targets, strict=True)
     )
     equal = np.linalg.lstsq(np.concatenate(columns), np.concatenate(targets))[0]
-    assert worst(fair(columns, targets)) < 0.5 * worst(equal)
-    assert fair(columns[:8], targets[:8]) == pytest.approx(wanted[0], abs=1e-4)
+    assert worst(fair_weights(columns, targets)) < 0.5 * worst(equal)
+    assert fair_weights(columns[:8], targets[:8]) == pytest.approx(wanted[0], abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +279,7 @@ def test_ladders_that_are_not_fitted_again_are_scored_on_the_same_cases(
     assert after[2].psnr_median_db != before[2].psnr_median_db
 
 
-def test_a_contract_of_before_has_no_ladders(stepped: Path, tmp_path: Path) -> None:
+def test_an_older_contract_has_no_ladders(stepped: Path, tmp_path: Path) -> None:
     contract = load_bundle(stepped).contract
     for file in stepped.glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -282,7 +291,7 @@ def test_a_contract_of_before_has_no_ladders(stepped: Path, tmp_path: Path) -> N
     assert load_bundle(tmp_path).contract.ladders == ()
 
 
-def test_the_fidelity_table_has_every_arm_and_goes_on_where_it_stopped(
+def test_the_fidelity_table_has_every_arm_and_continues_where_it_stopped(
     stepped: Path, few: Path, tmp_path: Path
 ) -> None:
     words = ["--data", str(few), "--bundle", str(stepped), "--cases", "2"]
