@@ -1,25 +1,25 @@
-"""What can go wrong, and the exit code each thing ends with.
+"""The errors that end the program, and their exit codes.
 
     McdiffError              1  unexpected
-    ├── UsageError           2  the command's words are off
+    ├── UsageError           2  the command line is wrong
     ├── ArchiveError         4  the input cannot be used at all
     ├── BundleError          4  the model bundle cannot be used
-    ├── OutputLockedError    5  another run is writing there
-    ├── FingerprintError     6  the output belongs to a run with other settings
+    ├── OutputLockedError    5  another run is writing to the output
+    ├── FingerprintError     6  the output was begun with other settings
     ├── DeviceError          7  no usable device
-    ├── VerificationError    8  stored bytes are not what was committed
+    ├── VerificationError    8  stored files differ from what was committed
     ├── SpaceError           9  out of space
-    └── Drained             75  stopped on a signal; run again
+    └── Drained             75  stopped by a signal; run the same command again
 
-A message says where, what was found, what was expected and what to do.
-`CaseError` is no way to end: it is one case's data being bad, and goes to the ledger.
+A message says where the error is, what was found, what was expected and what to do.
+A `CaseError` does not end the program: it goes to the ledger, and the run continues.
 """
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Every way the program ends."""
+    """The exit codes of the program."""
 
     DONE = 0
     UNEXPECTED = 1
@@ -35,7 +35,7 @@ class Exit(IntEnum):
 
 
 class McdiffError(Exception):
-    """Root of all errors meant for the user."""
+    """Base class of all errors that are shown to the user."""
 
     exit_code = Exit.UNEXPECTED
 
@@ -77,9 +77,10 @@ class Drained(McdiffError):
 
 
 class CaseError(Exception):
-    """One case's data are bad.  `reason` is one word of the ledger, `detail` is for a person.
+    """The data of one case cannot be used.
 
-    Both are determined by the data alone (P1): no time, host, path or attempt in them.
+    reason: a word for programs; detail: a sentence for people.  Both depend on the data alone (P1)
+    and contain no time, host, path or attempt.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -1,27 +1,32 @@
-"""Text for people: safe to print, on one line, and durations in words."""
+"""Text for people: safe to print, on one line; and durations in words."""
 
 import math
 
 LONGEST = 300  # characters of a text that came from data
 
 
-def printable(text: str) -> str:
-    """`text` with control, bidi and other unprintable characters escaped for a terminal (P10)."""
+def make_printable(text: str) -> str:
+    """`text` with control, bidi and other unprintable characters escaped (P10).
+
+    Line breaks stay.
+    """
     return "".join(
         x if x.isprintable() or x == "\n" else x.encode("unicode_escape").decode() for x in text
     )
 
 
 def clean(value: object) -> str:
-    """A text from data, fit for a page, a terminal and a JSON reader: on one line, no control or
-    bidi characters, not endless."""
+    """A text from data, made safe for a page, a terminal and a JSON reader.
+
+    It is on one line, has no control or bidi characters, and is cut after 300 characters.
+    """
     text = str(value)
     cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return printable(" ".join(cut.split()))
+    return make_printable(" ".join(cut.split()))
 
 
-def lasting(seconds: float) -> str:
-    """3h05, 12 min, 40 s."""
+def format_duration(seconds: float) -> str:
+    """For example 3h05, 12 min or 40 s; "?" if `seconds` is not finite."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 100:

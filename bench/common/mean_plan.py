@@ -6,7 +6,7 @@ import numpy as np
 
 from mcdiff_batch.engine.image.frame import Frame, Image, Labels
 from mcdiff_batch.engine.model.contract import Contract, Graph, Sampler
-from mcdiff_batch.engine.model.plan import Conditioned, Device, Plan
+from mcdiff_batch.engine.model.plan import Conditioning, Device, Plan
 from mcdiff_batch.engine.model.schedule import Schedule, log_snr_ladder
 from mcdiff_batch.engine.model.solver import Rung
 
@@ -19,15 +19,15 @@ class MeanPlan:
 
     batch: int
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         mean = weighted_mean(depths, weights)
-        return Conditioned(conditions=mean, label=labels(mean))
+        return Conditioning(conditions=mean, label=labels(mean))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         return labels(images)
 
     def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
         assert isinstance(conditioned.conditions, np.ndarray)
         x0 = estimate(conditioned.conditions, x)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 
-from .attributes import RANGES, Attributes, attributes, is_spacing, read_attribute
+from .attributes import RANGES, Attributes, is_spacing, parse_attributes, read_attribute
 from .chunks import ChunkedArray, MissingError
 from .codecs import CorruptError
 from .columns import Columns, read_columns
-from .metadata import CHUNK_LIMIT, ArraySpec, array_spec
+from .metadata import CHUNK_LIMIT, ArraySpec, read_array_spec
 from .store import BadMetadataError, Store, UnsafeFileError
 
 CASES_LIMIT = 10_000_000
@@ -54,6 +54,11 @@ class Archive:
     spacing_mm: tuple[float, float]  # of cases without their own
     columns: Columns = field(repr=False)
     pixels: ChunkedArray = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The folder that was opened, without links in its path."""
+        return self.pixels.store.root
 
     def key(self, index: int) -> str:
         """The name that a case's noise is drawn from."""
@@ -182,14 +187,14 @@ def _root(path: Path) -> Path:
 
 def _opened(store: Store) -> Archive:
     raw = read_attribute(store)
-    found = array_spec(store, "depths")
+    found = read_array_spec(store, "depths")
     if found is None:
         raise BadMetadataError("holds no array `depths` (case, depth, y, x)")
     document, spec = found
     dtype = _check_depths_array(spec)
     cases, depths, *grid = spec.shape
-    columns = read_columns(store, array_spec, cases, depths)
-    known = attributes(raw, dtype)
+    columns = read_columns(store, read_array_spec, cases, depths)
+    known = parse_attributes(raw, dtype)
     return Archive(
         cases=cases,
         depths=depths,

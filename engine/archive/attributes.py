@@ -48,7 +48,7 @@ def read_attribute(store: Store) -> Json:
     return attribute
 
 
-def attributes(raw: Json, dtype: str) -> Attributes:
+def parse_attributes(raw: Json, dtype: str) -> Attributes:
     """From the attribute and the dtype of `depths`.  Raises BadMetadataError."""
     try:
         document = msgspec.convert({"intensity_range": RANGES[dtype]} | raw, Document)

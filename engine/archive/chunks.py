@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mcdiff_batch.engine.telemetry.spans import span
 
-from .codecs import CRC_BYTES, CorruptError, Packing, crc32c, encoded_limit, unpack
+from .codecs import CRC_BYTES, Codec, CorruptError, encoded_limit, unpack, unpack_crc32c
 from .metadata import ArraySpec
 from .store import Blob, Store
 
@@ -51,11 +51,11 @@ class ChunkedArray:
         """The values in `box`, native byte order.  Raises MissingError, CorruptError,
         UnsafeFileError and OSError."""
         out = np.empty([x.stop - x.start for x in box], self.spec.dtype.newbyteorder("="))
-        for coordinates in touched(box, self.spec.chunks):
+        for coordinates in chunks_in(box, self.spec.chunks):
             values = self.chunk(coordinates)
             if values is None:
                 raise MissingError(f"chunk {_dotted(coordinates)} of {self.name} is absent")
-            into, part = overlap(box, coordinates, self.spec.chunks)
+            into, part = intersect(box, coordinates, self.spec.chunks)
             out[into] = values[part]
         return out
 
@@ -124,21 +124,21 @@ class ChunkedArray:
         try:
             if len(data) != size:
                 raise CorruptError("it is too short for its index")
-            plain = crc32c(data, size, Packing(name="crc32c")) if shards.checksum else data
+            plain = unpack_crc32c(data, size, Codec(name="crc32c")) if shards.checksum else data
         except CorruptError as error:
             where = f"the shard of chunk {_dotted(coordinates)} of {self.name}"
             raise CorruptError(f"{where}: {error}") from error
         return np.frombuffer(plain, f"{shards.endian}u8").reshape(count, 2)
 
 
-def touched(box: Box, chunks: tuple[int, ...]) -> Iterator[Coordinates]:
+def chunks_in(box: Box, chunks: tuple[int, ...]) -> Iterator[Coordinates]:
     """Coordinates of every chunk that `box` needs, in C order."""
     return product(
         *(range(x.start // n, -(-x.stop // n)) for x, n in zip(box, chunks, strict=True))
     )
 
 
-def overlap(box: Box, coordinates: Coordinates, chunks: tuple[int, ...]) -> tuple[Box, Box]:
+def intersect(box: Box, coordinates: Coordinates, chunks: tuple[int, ...]) -> tuple[Box, Box]:
     """Where box and chunk meet: in the box, and in the chunk."""
     into, part = [], []
     for x, k, n in zip(box, coordinates, chunks, strict=True):

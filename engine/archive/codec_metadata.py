@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .codecs import COMPRESSORS, Packing
+from .codecs import COMPRESSORS, Codec
 from .store import BadMetadataError
 
 Json = dict[str, Any]
@@ -13,7 +13,7 @@ KINDS = {"int": "i", "uint": "u", "float": "f"}
 
 def pipeline(
     codecs: list[tuple[str, Json]], data_type: object, rank: int
-) -> tuple[np.dtype[Any], tuple[int, ...], tuple[Packing, ...]]:
+) -> tuple[np.dtype[Any], tuple[int, ...], tuple[Codec, ...]]:
     """Codecs in their only allowed order: transposes, bytes (or vlen-utf8), packings."""
     axes = tuple(range(rank))
     while codecs and codecs[0][0] == "transpose":
@@ -36,22 +36,22 @@ def _order(configuration: Json, rank: int) -> tuple[int, ...]:
     return tuple(int(k) for k in order)
 
 
-def _packing(name: str, configuration: Json) -> Packing:
+def _packing(name: str, configuration: Json) -> Codec:
     if name not in (*COMPRESSORS, "crc32c"):
         raise BadMetadataError(
             f"codec {name!r:.40} is not read here, expected zstd, gzip, blosc, crc32c or none"
         )
     checksum = name == "zstd" and configuration.get("checksum") is True
-    return Packing(name=name, checksum=checksum)
+    return Codec(name=name, checksum=checksum)
 
 
-def _packings(packings: list[Packing]) -> tuple[Packing, ...]:
+def _packings(packings: list[Codec]) -> tuple[Codec, ...]:
     if sum(x.name in COMPRESSORS for x in packings) > 1 or len(packings) > 4:
         raise BadMetadataError("is compressed more than once, expected at most once")
     return tuple(packings)
 
 
-def compressor_v2(raw: object) -> tuple[Packing, ...]:
+def compressor_v2(raw: object) -> tuple[Codec, ...]:
     if raw is None:
         return ()
     if not isinstance(raw, dict) or raw.get("id") not in COMPRESSORS:

@@ -21,7 +21,7 @@ class CorruptError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packing:
+class Codec:
     """A bytes-to-bytes codec: "zstd", "gzip", "blosc" or "crc32c"."""
 
     name: str
@@ -32,7 +32,7 @@ class Packing:
         return self.checksum or self.name in ("gzip", "crc32c")
 
 
-def unpack(data: bytes, packings: tuple[Packing, ...], limit: int) -> bytes:
+def unpack(data: bytes, packings: tuple[Codec, ...], limit: int) -> bytes:
     """What `packings` (in the order of writing) were applied to: at most `limit` bytes.
 
     Raises CorruptError.  At most one packing compresses, so every stage's size is known.
@@ -48,19 +48,20 @@ def encoded_limit(limit: int) -> int:
     return 2 * limit + (64 << 10)
 
 
-def crc32c(data: bytes, limit: int, packing: Packing) -> bytes:
+def unpack_crc32c(data: bytes, limit: int, packing: Codec) -> bytes:
     body, stored = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if google_crc32c.value(body) != int.from_bytes(stored, "little") or len(data) < CRC_BYTES:
         raise CorruptError("the crc32c checksum differs")
     return body
 
 
-def with_crc32c(data: bytes) -> bytes:
+def append_crc32c(data: bytes) -> bytes:
     """`data` and its CRC-32C, as zarr's codec crc32c writes it."""
-    return data + google_crc32c.value(data).to_bytes(CRC_BYTES, "little")
+    checksum: int = google_crc32c.value(data)
+    return data + checksum.to_bytes(CRC_BYTES, "little")
 
 
-def gzip(data: bytes, limit: int, packing: Packing) -> bytes:
+def gzip(data: bytes, limit: int, packing: Codec) -> bytes:
     stream = zlib.decompressobj(wbits=31)
     try:
         out = stream.decompress(data, limit + 1)
@@ -73,7 +74,7 @@ def gzip(data: bytes, limit: int, packing: Packing) -> bytes:
     return out
 
 
-def blosc(data: bytes, limit: int, packing: Packing) -> bytes:
+def blosc(data: bytes, limit: int, packing: Codec) -> bytes:
     if len(data) < BLOSC_HEADER:
         raise CorruptError(f"{len(data)} bytes are no blosc data")
     size, stored = (int.from_bytes(data[k : k + 4], "little") for k in (4, 12))
@@ -87,7 +88,7 @@ def blosc(data: bytes, limit: int, packing: Packing) -> bytes:
         raise CorruptError("blosc cannot decompress it") from error
 
 
-def zstd(data: bytes, limit: int, packing: Packing) -> bytes:
+def zstd(data: bytes, limit: int, packing: Codec) -> bytes:
     frame = _zstd_frame(data)
     if frame.size is None:
         _check_unsized(data, frame, limit)
@@ -101,8 +102,8 @@ def zstd(data: bytes, limit: int, packing: Packing) -> bytes:
         raise CorruptError("zstd cannot decompress it") from error
 
 
-UNPACKERS: dict[str, Callable[[bytes, int, Packing], bytes]] = {
-    "crc32c": crc32c,
+UNPACKERS: dict[str, Callable[[bytes, int, Codec], bytes]] = {
+    "crc32c": unpack_crc32c,
     "gzip": gzip,
     "blosc": blosc,
     "zstd": zstd,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .chunks import ChunkedArray, Values, overlap, touched
+from .chunks import ChunkedArray, Values, chunks_in, intersect
 from .codecs import CorruptError
 from .metadata import ArraySpec
 from .store import BadMetadataError, Store, UnsafeFileError
@@ -22,7 +22,7 @@ SpecReader = Callable[[Store, str], tuple[bytes, ArraySpec] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class ColumnType:
     """What a column may be: numpy kinds, and its shape after the case axis."""
 
     kinds: str
@@ -42,13 +42,13 @@ class Columns:
     digest: str  # over metadata documents and values
 
 
-def known_columns(depths: int) -> dict[str, Column]:
+def known_columns(depths: int) -> dict[str, ColumnType]:
     return {
-        "case_id": Column(kinds="OUSiu"),
-        "optimal_depth": Column(kinds="iu"),
-        "depth_present": Column(kinds="bu", tail=(depths,)),
-        "extent": Column(kinds="iu", tail=(2,)),
-        "pixel_spacing_mm": Column(kinds="f", tail=(2,)),
+        "case_id": ColumnType(kinds="OUSiu"),
+        "optimal_depth": ColumnType(kinds="iu"),
+        "depth_present": ColumnType(kinds="bu", tail=(depths,)),
+        "extent": ColumnType(kinds="iu", tail=(2,)),
+        "pixel_spacing_mm": ColumnType(kinds="f", tail=(2,)),
     }
 
 
@@ -78,7 +78,7 @@ def _plain_bytes(raw: Values) -> bytes:
     return json.dumps(raw.tolist()).encode() if raw.dtype == object else raw.tobytes()
 
 
-def _check(name: str, spec: ArraySpec, column: Column, cases: int) -> None:
+def _check(name: str, spec: ArraySpec, column: ColumnType, cases: int) -> None:
     expected = (cases, *column.tail)
     if spec.shape != expected:
         raise BadMetadataError(f"{name} is {spec.shape}, expected {expected} as depths has it")
@@ -93,11 +93,11 @@ def _whole(array: ChunkedArray, warnings: list[str]) -> Values:
     spec, absent = array.spec, 0
     out = np.full(spec.shape, _fill(array.name, spec), spec.dtype.newbyteorder("="))
     box = tuple(slice(0, n) for n in spec.shape)
-    for coordinates in touched(box, spec.chunks):
+    for coordinates in chunks_in(box, spec.chunks):
         values = _chunk(array, coordinates)
         absent += values is None
         if values is not None:
-            into, part = overlap(box, coordinates, spec.chunks)
+            into, part = intersect(box, coordinates, spec.chunks)
             out[into] = values[part]
     if absent:
         warnings.append(f"{array.name}: {absent} chunks are absent and count as the fill value")

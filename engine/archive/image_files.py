@@ -29,7 +29,7 @@ class Header:
     dtype: str
 
 
-def natural(path: Path) -> tuple[Any, ...]:
+def natural_order(path: Path) -> tuple[Any, ...]:
     """Sorts depth_2 before depth_10."""
     parts = re.split(r"([0-9]+)", path.name)
     return [int(x) if k % 2 else x for k, x in enumerate(parts)], path.name

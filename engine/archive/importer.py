@@ -19,7 +19,7 @@ from mcdiff_batch.engine.errors import ArchiveError, SpaceError, UsageError
 
 from .archive import DEPTHS_LIMIT, SMALLEST
 from .attributes import RANGES
-from .image_files import SUFFIXES, Header, natural, read_grey, read_header
+from .image_files import SUFFIXES, Header, natural_order, read_grey, read_header
 
 AXES: dict[str, tuple[str, ...]] = {
     "depths": ("depth", "y", "x"),
@@ -39,7 +39,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class NewArchive:
     """The archive to be: D depths on a grid that holds the largest scan."""
 
     scans: tuple[Scan, ...]
@@ -55,7 +55,7 @@ def import_images(
     *,
     spacing_mm: float | None = None,
     depths: int | None = None,
-) -> Layout:
+) -> NewArchive:
     """Writes the new archive `output`; it appears under its name when it is complete.
 
     A source is an image (a case of one depth), a folder of images (a case; natural order is
@@ -78,7 +78,7 @@ def import_images(
 
 def plan_import(
     sources: Sequence[Path], spacing_mm: float | None = None, depths: int | None = None
-) -> Layout:
+) -> NewArchive:
     """Reads the headers alone.  Raises ArchiveError."""
     scans = tuple(_scan(name, files) for name, files in chain.from_iterable(map(_found, sources)))
     if not scans:
@@ -86,7 +86,7 @@ def plan_import(
     _check_names(scans)
     _check_dtypes(scans)
     extents = [x.header.extent for x in scans]
-    return Layout(
+    return NewArchive(
         scans=scans,
         depths=_depths(scans, depths),
         grid=(max(y for y, _ in extents), max(x for _, x in extents)),
@@ -107,7 +107,7 @@ def _found(source: Path) -> Iterator[tuple[str, list[Path]]]:
     if not source.is_dir():
         yield source.stem, [source]
         return
-    entries = sorted((x for x in source.iterdir() if x.name[0] != "."), key=natural)
+    entries = sorted((x for x in source.iterdir() if x.name[0] != "."), key=natural_order)
     folders = [x for x in entries if x.is_dir()]
     if not folders:
         yield source.resolve().name, _pictures(source, entries)
@@ -115,7 +115,7 @@ def _found(source: Path) -> Iterator[tuple[str, list[Path]]]:
     if len(folders) < len(entries):
         raise ArchiveError(f"{source}: holds files beside folders, expected one or the other")
     for folder in folders:
-        inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural)
+        inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural_order)
         yield folder.name, _pictures(folder, inside)
 
 
@@ -176,7 +176,7 @@ def _depths(scans: Sequence[Scan], wanted: int | None) -> int:
     return wanted or most
 
 
-def _write(path: Path, layout: Layout) -> None:
+def _write(path: Path, layout: NewArchive) -> None:
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(layout)})
     shape = (len(layout.scans), layout.depths, *layout.grid)
     pixels = _array(group, "depths", layout.dtype, shape, 1)
@@ -187,7 +187,7 @@ def _write(path: Path, layout: Layout) -> None:
         _array(group, name, dtype, values.shape, 1024)[:] = values
 
 
-def _attributes(layout: Layout) -> dict[str, Any]:
+def _attributes(layout: NewArchive) -> dict[str, Any]:
     facts: dict[str, Any] = {"schema": 1, "intensity_range": list(RANGES[layout.dtype])}
     if layout.spacing_mm is not None:
         facts["pixel_spacing_mm"] = [layout.spacing_mm, layout.spacing_mm]
@@ -208,7 +208,7 @@ def _array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chu
     )
 
 
-def _facts(layout: Layout) -> dict[str, npt.NDArray[Any]]:
+def _facts(layout: NewArchive) -> dict[str, npt.NDArray[Any]]:
     present = [[k < len(x.pictures) for k in range(layout.depths)] for x in layout.scans]
     extents = [x.header.extent for x in layout.scans]
     return {
@@ -218,7 +218,7 @@ def _facts(layout: Layout) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _stack(scan: Scan, layout: Layout) -> npt.NDArray[Any]:
+def _stack(scan: Scan, layout: NewArchive) -> npt.NDArray[Any]:
     """[D, y, x] on the archive's grid, black around and where a depth is absent."""
     out = np.zeros((layout.depths, *layout.grid), layout.dtype)
     for depth, picture in enumerate(scan.pictures):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .codec_metadata import Json, compressor_v2, dtype_v2, endianness, named, pipeline
-from .codecs import Packing
+from .codecs import Codec
 from .store import BadMetadataError, Store
 
 CHUNK_LIMIT = 1 << 30  # bytes, decoded
@@ -33,7 +33,7 @@ class ArraySpec:
     chunks: tuple[int, ...]
     dtype: np.dtype[Any]  # as stored, byte order included; object: UTF-8 text of any length
     axes: tuple[int, ...]  # stored axis k is array axis axes[k]
-    packings: tuple[Packing, ...]
+    packings: tuple[Codec, ...]
     prefix: str  # of a chunk's key: "c" or ""
     separator: str
     fill: Any  # as in the document
@@ -63,7 +63,7 @@ class ArraySpec:
         return self.separator.join(parts) or "0"
 
 
-def array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
+def read_array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
     """An array's metadata document and what it says; None where there is no such array."""
     for file, reader in (("zarr.json", spec_v3), (".zarray", spec_v2)):
         found = store.document(f"{name}/{file}")

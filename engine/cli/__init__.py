@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from mcdiff_batch.engine.errors import Exit, McdiffError
-from mcdiff_batch.engine.text import printable
+from mcdiff_batch.engine.text import make_printable
 
 ORDER = (
     *("run", "check", "status", "verify", "report", "import", "phantom"),
@@ -50,7 +50,7 @@ def main() -> None:
     try:
         code = group.main(standalone_mode=False)
     except McdiffError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
+        click.echo(f"error: {make_printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

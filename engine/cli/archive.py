@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mcdiff_batch.engine.errors import Exit
-from mcdiff_batch.engine.text import printable
+from mcdiff_batch.engine.text import make_printable
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
@@ -59,7 +59,7 @@ def _as_text(result: Audit, ids: Archive | None) -> str:
     if len(result.problems) > LISTED:
         lines.append(f"... and {len(result.problems) - LISTED} more; --json lists them all")
     lines.append(f"{result.cases - len(result.problems)} usable, {len(result.problems)} not")
-    return printable("\n".join(lines))
+    return make_printable("\n".join(lines))
 
 
 def _sizes(result: Audit) -> str:
@@ -75,7 +75,7 @@ def _line(problem: Problem, ids: Archive | None) -> str:
 def _one_line(key: str) -> str:
     """A case id, safe to print on one line of a terminal (P10)."""
     cut = key if len(key) <= ID_LENGTH else key[:ID_LENGTH] + "..."
-    return printable(cut).replace("\n", "\\n")
+    return make_printable(cut).replace("\n", "\\n")
 
 
 @click.command("import")

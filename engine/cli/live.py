@@ -8,8 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mcdiff_batch.engine.run.tracker import AtWork, Progress
-from mcdiff_batch.engine.text import clean, lasting
+from mcdiff_batch.engine.run.tracker import DeviceProgress, Progress
+from mcdiff_batch.engine.text import clean, format_duration
 
 BAR = 28  # characters
 Row = tuple[RenderableType, ...]
@@ -24,7 +24,7 @@ def table(at: Progress | None) -> RenderableType:
         return Text("starting")
     rows = Table.grid(padding=(0, 2))
     rate = f"{at.rate:.2f}/s" if at.rate < 10 else f"{at.rate:.0f}/s"
-    rows.add_row("all", _bar(at.handled, at.cases), Text(at.counted), rate, _left(at))
+    rows.add_row("all", _bar(at.handled, at.cases), Text(at.summary), rate, _left(at))
     for device in at.devices:
         rows.add_row(*_device(device, at))
     return Group(rows, *_machine(at.machine))
@@ -42,11 +42,11 @@ def _bar(value: float, total: float) -> ProgressBar:
 
 def _left(at: Progress) -> str:
     if at.rate:
-        return f"{lasting(at.eta)} left"
-    return f"loading, {lasting(at.elapsed)}"
+        return f"{format_duration(at.eta)} left"
+    return f"loading, {format_duration(at.elapsed)}"
 
 
-def _device(device: AtWork, at: Progress) -> Row:
+def _device(device: DeviceProgress, at: Progress) -> Row:
     """Its bar shows the share of the time that the device works."""
     share = device.working
     words = "first unit" if share is None else f"works {share:.0f} % of the time"

@@ -42,10 +42,10 @@ def _follow(output: Path, way: str) -> None:
     runs.load_existing(output)
     with suppress(KeyboardInterrupt), show_progress(way) as show:
         while runs.is_running(output):
-            at = tracker.shared(output)
+            at = tracker.read_progress(output)
             if at is not None:
                 show(at)
-            time.sleep(tracker.SHARED_EVERY)
+            time.sleep(tracker.LIVE_PERIOD)
 
 
 def read_status(output: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def read_status(output: Path) -> dict[str, Any]:
 
     cases = len(parse_selection(runs.load_existing(output).settings.cases, 1 << 62))
     counts = dict.fromkeys((*ledger.STATUSES, "flagged"), 0)
-    for head in ledger.heads(output):
+    for head in ledger.read_heads(output):
         for name, count in {**head.counts, "flagged": head.flagged}.items():
             counts[name] += count
     state = "running" if runs.is_running(output) else "stopped"
@@ -78,11 +78,11 @@ def verify(output: Path, subset: str) -> int:
     file differs.
     """
     from mcdiff_batch.engine.output import runs
-    from mcdiff_batch.engine.output.verify import damages
+    from mcdiff_batch.engine.output.verify import find_damage
 
     runs.load_existing(output)
     part, parts = _parse_subset(subset)
-    lines = [str(damage) for damage in damages(output, part, parts)]
+    lines = [str(damage) for damage in find_damage(output, part, parts)]
     for line in lines:
         click.echo(line)
     if lines:

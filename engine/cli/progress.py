@@ -10,7 +10,7 @@ from dataclasses import asdict
 import click
 
 from mcdiff_batch.engine.run.tracker import Progress
-from mcdiff_batch.engine.text import lasting
+from mcdiff_batch.engine.text import format_duration
 
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
@@ -45,7 +45,7 @@ class Lines:
     def __call__(self, at: Progress) -> None:
         if at.rate and time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            click.echo(f"{at.counted}, {at.rate:.2f}/s, {lasting(at.eta)} left", err=True)
+            click.echo(f"{at.summary}, {at.rate:.2f}/s, {format_duration(at.eta)} left", err=True)
 
 
 class Json:

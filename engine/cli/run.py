@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcdiff_batch.engine.errors import DeviceError, Drained
-from mcdiff_batch.engine.text import printable
+from mcdiff_batch.engine.text import make_printable
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.backends.backend import Backend
     from mcdiff_batch.engine.run.enhance import Summary
-    from mcdiff_batch.engine.run.job import Job, Resolved
+    from mcdiff_batch.engine.run.job import Job, ResolvedJob
 
 FOLDER = click.Path(path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
@@ -128,18 +128,17 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
     if options["dry_run"]:
         click.echo(describe_plan(resolve(job)))
         return 0
-    about: dict[str, Any] = {"show_ids": options["show_ids"], "archive": archive}
     job, maker = prepare(bundle, job, backend, cache_root())
     try:
         with show_progress(options["progress"]) as show:
             summary = enhance(job, maker, show)
     except (Drained, DeviceError):
         if runs.load(job.output) is not None:
-            write_report(job.output, **about)
+            write_report(job.output, show_ids=options["show_ids"], archive=job.archive)
         raise
-    page = write_report(summary.output, **about)
-    lines = describe_failures(summary, archive, show_ids=options["show_ids"])
-    click.echo(printable("\n".join([*lines, describe_summary(summary, page)])))
+    page = write_report(summary.output, show_ids=options["show_ids"], archive=summary.archive)
+    lines = describe_failures(summary, show_ids=options["show_ids"])
+    click.echo(make_printable("\n".join([*lines, describe_summary(summary, page)])))
     return summary.exit_code
 
 
@@ -151,11 +150,12 @@ def _job(
     backend: "Backend",
     options: dict[str, Any],
 ) -> "Job":
+    from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.run.job import Job
     from mcdiff_batch.engine.run.pool import Limits
 
     return Job(
-        archive=archive,
+        archive=open_archive(archive),
         output=output,
         contract=bundle.contract,
         bundle=bundle.sha256,
@@ -174,7 +174,7 @@ def default_output(archive: Path) -> Path:
     return archive.parent / f"{archive.name.removesuffix('.zarr')}.enhanced"
 
 
-def describe_plan(resolved: "Resolved") -> str:
+def describe_plan(resolved: "ResolvedJob") -> str:
     """What a run would do, a line for each setting; for --dry-run."""
     from mcdiff_batch.engine.run.job import bytes_needed, survey
 
@@ -195,19 +195,17 @@ def describe_plan(resolved: "Resolved") -> str:
     return "\n".join([*lines, *(f"warning: {text}" for text in resolved.archive.warnings)])
 
 
-def describe_failures(summary: "Summary", archive: Path, *, show_ids: bool) -> list[str]:
+def describe_failures(summary: "Summary", *, show_ids: bool) -> list[str]:
     """A line for each of the first cases that are not done, named by index."""
-    from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.output.ledger import FAILED, OPEN
-    from mcdiff_batch.engine.output.manifest import entries
+    from mcdiff_batch.engine.output.manifest import read_entries
 
     if not (summary.counts[FAILED] or summary.counts[OPEN]):
         return []
-    source = open_archive(archive) if show_ids else None
-    failed = [x for x in entries(summary.output) if x.status in (FAILED, OPEN)]
+    failed = [x for x in read_entries(summary.output) if x.status in (FAILED, OPEN)]
     lines = []
     for entry in failed[:LISTED]:
-        name = f" ({source.key(entry.case)})" if source else ""
+        name = f" ({summary.archive.key(entry.case)})" if show_ids else ""
         lines.append(f"case {entry.case}{name}: {entry.status} {entry.reason} {entry.detail}")
     if len(failed) > LISTED:
         lines.append(f"... and {len(failed) - LISTED} more; see the report")

@@ -11,7 +11,7 @@ import numpy as np
 from mcdiff_batch.engine.image.frame import Image
 
 from .framing import FramedCase
-from .plan import Conditioned, Plan
+from .plan import Conditioning, Plan
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def batches(cases: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def padded(batch: Sequence[T], size: int) -> list[T]:
+def pad(batch: Sequence[T], size: int) -> list[T]:
     """`batch` filled up to `size` by repeating its last case."""
     return [*batch, *[batch[-1]] * (size - len(batch))]
 
@@ -38,7 +38,7 @@ def scans(batch: Sequence[FramedCase]) -> Image:
     return np.stack([case.depths[case.optimal] for case in batch])[:, None]
 
 
-def condition(plan: Plan, batch: Sequence[FramedCase]) -> Conditioned:
+def condition(plan: Plan, batch: Sequence[FramedCase]) -> Conditioning:
     """`batch` is full: as many cases as the plan was made for."""
     assert len(batch) == plan.batch, "pad the batch first"
     depths = np.stack([case.depths for case in batch])

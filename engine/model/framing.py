@@ -62,7 +62,7 @@ def check_depths(archive: Archive, contract: Contract) -> None:
 def frame_case(case: Case, contract: Contract) -> FramedCase:
     """Standardises a case.  Raises CaseError where nothing of it is left on the frame."""
     frame, extent = contract.frame, (case.depths.shape[1], case.depths.shape[2])
-    depths = to_frame(standardised(case), frame, black=-1.0)
+    depths = to_frame(standardise(case), frame, black=-1.0)
     strip = scan_strip(depths[case.present])
     if not strip.any():
         raise CaseError("constant", "every depth present is black on the frame")
@@ -83,7 +83,7 @@ def frame_case(case: Case, contract: Contract) -> FramedCase:
     )
 
 
-def standardised(case: Case) -> Image:
+def standardise(case: Case) -> Image:
     """Depths [D, y, x] in [-1, 1], clipped; -1 where a depth is absent."""
     low, high = case.intensity_range
     out = np.full(case.depths.shape, -1, np.float32)
@@ -115,7 +115,7 @@ def fusion_weights(
     return np.asarray(shares, np.float32)
 
 
-def prefetched(
+def prefetch(
     indices: Iterable[int],
     load: Callable[[int], FramedCase],
     lookahead: int = 4,

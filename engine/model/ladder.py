@@ -13,40 +13,40 @@ UNFITTED = 32  # evaluations where nothing was fitted: far on the safe side
 Way = tuple[str, tuple[float, ...]]  # solver, ladder
 
 
-def recommended(contract: Contract) -> list[Rung]:
+def recommended_rungs(contract: Contract) -> list[Rung]:
     """The walk of the contract's sampler."""
-    return walk(contract, contract.sampler.solver, contract.sampler.ladder)
+    return find_rungs(contract, contract.sampler.solver, contract.sampler.ladder)
 
 
-def walk(contract: Contract, solver: str, ladder: Sequence[float]) -> list[Rung]:
+def find_rungs(contract: Contract, solver: str, ladder: Sequence[float]) -> list[Rung]:
     """The rungs of a way; fitted weights are looked up in the contract."""
     for known in _known(contract):
         if (solver, tuple(ladder)) == (known.solver, known.ladder):
-            return steps(contract, known)
+            return sampler_rungs(contract, known)
     return rungs(solver, contract.schedule, ladder)
 
 
-def steps(contract: Contract, sampler: Sampler) -> list[Rung]:
+def sampler_rungs(contract: Contract, sampler: Sampler) -> list[Rung]:
     """As `walk`, of a sampler that need not be in the contract."""
     return rungs(sampler.solver, contract.schedule, sampler.ladder, sampler.weights)
 
 
-def evaluations(contract: Contract, draws: int) -> int:
+def count_evaluations(contract: Contract, draws: int) -> int:
     """As many as recommended; of several draws enough for them to differ (SCIENCE.md)."""
     return contract.sampler.nfe if draws == 1 else max(DRAWN, contract.sampler.nfe)
 
 
-def automatic(contract: Contract, temperature: float, draws: int = 1) -> Way:
+def choose_default(contract: Contract, temperature: float, draws: int = 1) -> Way:
     """The recommendation, unless it was fitted to another temperature or is too short for draws."""
-    sampler, count = contract.sampler, evaluations(contract, draws)
+    sampler, count = contract.sampler, count_evaluations(contract, draws)
     if count != sampler.nfe:
-        return chosen(contract, temperature, None, count)
+        return choose(contract, temperature, None, count)
     if sampler.solver != FITTED or sampler.temperature == temperature:
         return sampler.solver, sampler.ladder
-    return chosen(contract, temperature, None, UNFITTED)
+    return choose(contract, temperature, None, UNFITTED)
 
 
-def chosen(contract: Contract, temperature: float, solver: str | None, steps: int | None) -> Way:
+def choose(contract: Contract, temperature: float, solver: str | None, steps: int | None) -> Way:
     """Exactly `steps` evaluations (None: as many as recommended), by `solver` where it is given.
 
     A ladder of the contract, where it has one for them; every step of the schedule, where DDIM is

@@ -13,7 +13,7 @@ from .solver import Rung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditioned:
+class Conditioning:
     """What a case's depths come to; `conditions` is the plan's own and stays where it computes."""
 
     conditions: object
@@ -31,7 +31,7 @@ class OnDevice:
         return np.asarray(self.fetch(), dtype)
 
 
-def numbers(rung: Rung) -> dict[str, Image]:
+def step_inputs(rung: Rung) -> dict[str, Image]:
     """A rung as the denoiser's inputs."""
     scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c]
     return {"t": np.array([rung.t], np.float32), "coefficients": np.array(scalars, np.float32)}
@@ -43,7 +43,7 @@ class Plan(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         """depths [B, D, H, W] in [-1, 1], weights [B, D]; strip of 0 and 1 and scan, the optimal
         depth, [B, 1, H, W], are for the steps too."""
         ...
@@ -53,7 +53,7 @@ class Plan(Protocol):
         ...
 
     def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
         """One solver step: next x and x0-hat, both [B, 1, H, W].
 

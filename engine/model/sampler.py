@@ -8,14 +8,14 @@ import numpy as np
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.telemetry.spans import span
 
-from .plan import Conditioned, Plan
+from .plan import Conditioning, Plan
 from .solver import Rung
 
 
 def sample(
     plan: Plan,
     noise: Image,
-    conditioned: Conditioned,
+    conditioned: Conditioning,
     ladder: Sequence[Rung],
     tick: Callable[[], None] = lambda: None,
 ) -> Image:
@@ -32,21 +32,21 @@ def sample(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class Draws:
     """What several starting noises come to; [B, 1, H, W] in units of [-1, 1]."""
 
     mean: Image  # of the samples
     spread: Image | None  # standard deviation (n - 1); None of one
 
 
-def draws(
+def sample_draws(
     plan: Plan,
     noises: Iterable[Image],
-    conditioned: Conditioned,
+    conditioned: Conditioning,
     ladder: Sequence[Rung],
     *,
     tick: Callable[[], None] = lambda: None,
-) -> Drawn:
+) -> Draws:
     """`sample`, clipped, from each of `noises` in turn.
 
     Holds two sums, however many draws there are, in float64, so that the mean of one is that one.
@@ -57,6 +57,6 @@ def draws(
         count, total, squares = count + 1, total + x, squares + x * x
     mean = np.asarray(total / count, np.float32)
     if count == 1:
-        return Drawn(mean=mean, spread=None)
+        return Draws(mean=mean, spread=None)
     variance = np.maximum(squares - total * total / count, 0) / (count - 1)
-    return Drawn(mean=mean, spread=np.asarray(np.sqrt(variance), np.float32))
+    return Draws(mean=mean, spread=np.asarray(np.sqrt(variance), np.float32))

@@ -1,4 +1,4 @@
-"""images.zarr, but for its shards: the group's metadata, and the columns written at the end."""
+"""The files of images.zarr other than shards: the metadata, and the columns written at the end."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,10 +21,13 @@ PLACEMENT = ("scale", "top", "left", "height", "width")
 Files = dict[str, bytes]  # by name in the output
 
 
-def files(layout: Layout, about: Mapping[str, Any]) -> Files:
-    """The group's metadata, to be written before the first unit; `about` goes to its attributes."""
-    held: dict[str, Buffer] = {}
-    group = zarr.create_group(MemoryStore(held), attributes={"mcdiff": dict(about)})
+def metadata_files(layout: Layout, about: Mapping[str, Any]) -> Files:
+    """Metadata of the group and the image arrays, written before the first unit.
+
+    about: the group's attribute `mcdiff`.
+    """
+    buffers: dict[str, Buffer] = {}
+    group = zarr.create_group(MemoryStore(buffers), attributes={"mcdiff": dict(about)})
     for name in layout.images:
         group.create_array(
             name,
@@ -36,11 +39,11 @@ def files(layout: Layout, about: Mapping[str, Any]) -> Files:
             compressors=ZstdCodec(checksum=True),
             dimension_names=("case", "y", "x"),
         )
-    return _named(held)
+    return _files(buffers)
 
 
-def columns(layout: Layout, entries: Iterable[Entry]) -> Files:
-    """One value a case, [cases]: status, flagged, quality, where the image lies on the frame."""
+def column_files(layout: Layout, entries: Iterable[Entry]) -> Files:
+    """Arrays of one value per case: status, flagged, quality, and the place of the image."""
     table: dict[str, npt.NDArray[Any]] = {x: np.zeros(layout.cases, np.uint8) for x in CODED}
     for entry in entries:
         table["status"][entry.case] = CODES.get(entry.status, 0)
@@ -49,16 +52,16 @@ def columns(layout: Layout, entries: Iterable[Entry]) -> Files:
             if name not in table:
                 table[name] = np.full(layout.cases, np.nan, np.float32)
             table[name][entry.case] = np.nan if value is None else value
-    held: dict[str, Buffer] = {}
-    group = zarr.create_group(MemoryStore(held))
+    buffers: dict[str, Buffer] = {}
+    group = zarr.create_group(MemoryStore(buffers))
     for name, values in sorted(table.items()):
         _column(group, name, values)
-    return {name: data for name, data in _named(held).items() if name != f"{FOLDER}/zarr.json"}
+    return {name: data for name, data in _files(buffers).items() if name != f"{FOLDER}/zarr.json"}
 
 
 def _measures(entry: Entry, frame: Frame) -> dict[str, float | None]:
-    where = place(entry.extent, frame).as_dict() if entry.extent else {}
-    return {**entry.quality, **{name: where[name] for name in PLACEMENT if where}}
+    placement = place(entry.extent, frame).as_dict() if entry.extent else {}
+    return {**entry.quality, **{name: placement[name] for name in PLACEMENT if placement}}
 
 
 def _column(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
@@ -74,5 +77,5 @@ def _column(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
     )
 
 
-def _named(held: Mapping[str, Buffer]) -> Files:
-    return {f"{FOLDER}/{key}": buffer.to_bytes() for key, buffer in held.items()}
+def _files(buffers: Mapping[str, Buffer]) -> Files:
+    return {f"{FOLDER}/{key}": buffer.to_bytes() for key, buffer in buffers.items()}

@@ -1,7 +1,7 @@
-"""Writing a file so that it is whole or absent, also after a power cut.
+"""Writes files so that each is complete or absent, even after a power cut.
 
-write to a temporary name -> fsync -> rename -> fsync the directory.  Temporary files live in one
-folder of the output, `.tmp`, so that what a killed run left is found by one listing.
+The steps: write under a temporary name, fsync, rename, fsync the folder.  All temporary files are
+in the folder `.tmp` of the output, where the next run finds and deletes those of a killed run.
 """
 
 import errno
@@ -19,30 +19,30 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(root: Path, name: str, data: bytes) -> None:
-    """Puts `data` at root/name, durably.  Raises as `writing`; a failed fsync is a failure."""
-    with writing(root), span("write"):
+    """Writes `data` to root/name, durably.  Raises SpaceError, McdiffError; also if fsync fails."""
+    with explain_errors(root), span("write"):
         make_folder(root, root / SCRATCH)
         make_folder(root, (root / name).parent)
-        spare = root / SCRATCH / f"{os.getpid()}-{name.replace('/', '-')}"
+        temporary = root / SCRATCH / f"{os.getpid()}-{name.replace('/', '-')}"
         try:
-            _write_synced(spare, data)
-            spare.replace(root / name)
+            _write_synced(temporary, data)
+            temporary.replace(root / name)
         except BaseException:
-            spare.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder((root / name).parent)
 
 
 def remove(root: Path, name: str) -> None:
-    """Takes root/name away, durably; that it was not there is fine.  Raises as `writing`."""
+    """Deletes root/name, durably, if it exists.  Raises SpaceError, McdiffError."""
     if (root / name).exists():
-        with writing(root):
+        with explain_errors(root):
             (root / name).unlink()
             sync_folder((root / name).parent)
 
 
-def clean(root: Path) -> None:
-    """Drops what a killed run left half-written; for the holder of the output's lock only."""
+def clear_scratch(root: Path) -> None:
+    """Deletes the temporary files of a killed run.  Only the holder of the lock may do this."""
     shutil.rmtree(root / SCRATCH, ignore_errors=True)
 
 
@@ -56,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(root: Path, folder: Path) -> None:
-    """mkdir -p below `root`, each new entry made durable."""
+    """Creates `folder` and its parents up to `root`, durably."""
     if not folder.is_dir():
         if folder != root:
             make_folder(root, folder.parent)
@@ -65,19 +65,19 @@ def make_folder(root: Path, folder: Path) -> None:
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Raises SpaceError for "no space", "quota" and "file too large", else McdiffError."""
-    safe = "what is committed is safe"
+def explain_errors(root: Path) -> Iterator[None]:
+    """Turns an OSError into SpaceError (no space, quota, file too large) or McdiffError."""
+    safe = "committed units are safe"
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise SpaceError(
-                f"{root}: {error.strerror}; {safe}: make room and run the same command again"
+                f"{root}: {error.strerror}; {safe}; free some space and run the same command again"
             ) from error
         raise McdiffError(
-            f"{root}: cannot be read or written ({error.strerror}); {safe}: mend the disk and run "
-            "the same command again"
+            f"{root}: cannot be read or written ({error.strerror}); {safe}; repair the disk and "
+            "run the same command again"
         ) from error
 
 

@@ -1,8 +1,9 @@
-"""What is known to be done: one record per unit, written after its shards are durable.
+"""The ledger: one record per unit, written after the unit's shards are durable.
 
-A record is JSON with one spelling: its head on the first line (all that resume and status read),
-then one case a line.  It holds nothing of time, host, device, attempt or worker count (P1).
-What those determine goes to `incidents.jsonl`, and the next run tries again.
+A record is a JSON document.  Its first line is the head, which is all that resume and status read;
+each line after it is a case.  Equal records have equal bytes: they contain no time, host, device,
+attempt or number of workers (P1).  Failures that depend on these go to `incidents.jsonl`, and the
+next run tries again.
 """
 
 import json
@@ -25,39 +26,43 @@ STATUSES = (DONE, FAILED, SKIPPED, OPEN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What became of one case.  `open`: not its data's fault; its unit is tried again."""
+    """The result of one case.  `open`: it failed, but not because of its data; a run retries it."""
 
     case: int
     status: str
-    reason: str = ""  # one word, of failed and skipped
+    reason: str = ""  # a word, for failed and skipped cases
     detail: str = ""
-    pixels: str = ""  # SHA-256 of the stored pixels: enhanced, label, spread if there is one
+    pixels: str = ""  # SHA-256 of the stored pixels: enhanced, label, and spread if there is one
     extent: tuple[int, int] | None = None  # (y, x) px of the input
-    optimal: int | None = None  # 0-based depth
+    optimal: int | None = None  # index of the optimal depth
     quality: dict[str, int | float | None] = field(default_factory=dict)  # None: undefined
-    flags: tuple[str, ...] = ()  # why the gate says to look at it first
+    flags: tuple[str, ...] = ()  # checks of the gate that it fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
+    """The file of one image array and unit."""
+
     bytes: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What is known of a unit without reading its cases; no shards: no case of it is done."""
+    """The first line of a record.  There are no shards if no case of the unit is done."""
 
     unit: int
     first: int
     count: int
     shards: dict[str, Shard]
-    counts: dict[str, int]
-    flagged: int = 0  # of those done
+    counts: dict[str, int]  # of cases, by status
+    flagged: int = 0  # cases with flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
+    """What the ledger says about one unit."""
+
     unit: int
     first: int
     count: int
@@ -79,7 +84,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """Something the data did not cause: a kill, a hang, an I/O error, a model's NaN."""
+    """An event that the data did not cause: a kill, a hang, an I/O error, NaN from the model."""
 
     kind: str
     detail: str
@@ -89,14 +94,16 @@ class Incident:
 
 
 class DamagedRecord(Exception):
-    """A ledger file that is no record; the unit counts as not done."""
+    """A file of the ledger is not a record.  Its unit counts as not done."""
 
 
-def name(unit: int) -> str:
+def file_name(unit: int) -> str:
+    """Name of a record in the output."""
     return f"{FOLDER}/{unit:06d}.json"
 
 
 def _line(value: Any) -> str:
+    """JSON with sorted keys and no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
@@ -107,7 +114,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """Raises DamagedRecord."""
+    """A record from its bytes.  Raises DamagedRecord."""
     try:
         raw = from_json(json.loads(data), dict[str, Any])
         cases = from_json(raw.pop("cases", None), tuple[Entry, ...])
@@ -120,17 +127,17 @@ def decode(data: bytes) -> Record:
 
 
 def write(root: Path, record: Record) -> None:
-    durable.write(root, name(record.unit), encode(record))
+    durable.write(root, file_name(record.unit), encode(record))
 
 
 def read(root: Path, unit: int) -> Record:
-    """Raises DamagedRecord, FileNotFoundError."""
-    return decode((root / name(unit)).read_bytes())
+    """The record of a unit.  Raises DamagedRecord, FileNotFoundError."""
+    return decode((root / file_name(unit)).read_bytes())
 
 
 def read_head(root: Path, unit: int) -> Head:
-    """The first line of a record.  Raises DamagedRecord, FileNotFoundError."""
-    with (root / name(unit)).open("rb") as file:
+    """The head of a unit's record.  Raises DamagedRecord, FileNotFoundError."""
+    with (root / file_name(unit)).open("rb") as file:
         line = file.readline()
     try:
         return from_json(json.loads(line.rstrip(b",\n") + b"}"), Head)
@@ -138,25 +145,25 @@ def read_head(root: Path, unit: int) -> Head:
         raise DamagedRecord(str(error)) from error
 
 
-def recorded(root: Path) -> list[int]:
-    """Units that have a record, rising."""
+def list_units(root: Path) -> list[int]:
+    """Indices of the units that have a record, in order."""
     folder = root / FOLDER
     names = (path.stem for path in folder.glob("*.json")) if folder.is_dir() else ()
     return sorted(int(stem) for stem in names if stem.isdecimal())
 
 
-def heads(root: Path) -> Iterator[Head]:
-    """Heads of all readable records."""
-    for unit in recorded(root):
+def read_heads(root: Path) -> Iterator[Head]:
+    """The heads of all records, in order; damaged records are skipped."""
+    for unit in list_units(root):
         try:
             yield read_head(root, unit)
         except DamagedRecord:
             continue
 
 
-def report(root: Path, incident: Incident) -> None:
-    """Appends to incidents.jsonl.  Raises SpaceError, McdiffError."""
-    told = {key: value for key, value in asdict(incident).items() if value not in (None, "")}
-    told["at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with durable.writing(root), (root / INCIDENTS).open("a") as file:
-        file.write(_line(told) + "\n")
+def append_incident(root: Path, incident: Incident) -> None:
+    """Adds a line to incidents.jsonl.  Raises SpaceError, McdiffError."""
+    fields = {key: value for key, value in asdict(incident).items() if value not in (None, "")}
+    fields["at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with durable.explain_errors(root), (root / INCIDENTS).open("a") as file:
+        file.write(_line(fields) + "\n")

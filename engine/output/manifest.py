@@ -26,14 +26,14 @@ class Manifest:
     schema: Literal[1] = 1
 
 
-def records(root: Path) -> Iterator[Record]:
+def read_records(root: Path) -> Iterator[Record]:
     """The records of all units, in order.  Raises DamagedRecord."""
-    return (ledger.read(root, unit) for unit in ledger.recorded(root))
+    return (ledger.read(root, unit) for unit in ledger.list_units(root))
 
 
-def entries(root: Path) -> Iterator[Entry]:
+def read_entries(root: Path) -> Iterator[Entry]:
     """The entries of all cases, in order.  Raises DamagedRecord."""
-    return (entry for record in records(root) for entry in record.cases)
+    return (entry for record in read_records(root) for entry in record.cases)
 
 
 def complete(root: Path, layout: Layout) -> None:
@@ -41,7 +41,7 @@ def complete(root: Path, layout: Layout) -> None:
 
     The hashes of shards come from their records; shards are not read again.
     """
-    columns = arrays.columns(layout, entries(root))
+    columns = arrays.column_files(layout, read_entries(root))
     for name, data in columns.items():
         durable.write(root, name, data)
     metadata = ("zarr.json", *(f"{name}/zarr.json" for name in layout.images))
@@ -61,10 +61,10 @@ def _manifest(root: Path, metadata: Files) -> Manifest:
     """metadata: every file of images.zarr but the shards."""
     counts: Counter[str] = Counter()
     files = dict(_hashes(metadata.items()))
-    for unit in ledger.recorded(root):
-        data = (root / ledger.name(unit)).read_bytes()
+    for unit in ledger.list_units(root):
+        data = (root / ledger.file_name(unit)).read_bytes()
         head = ledger.decode(data).head
-        files.update(_hashes([(ledger.name(unit), data)]))
+        files.update(_hashes([(ledger.file_name(unit), data)]))
         files.update({shards.shard_name(x, unit): y.sha256 for x, y in head.shards.items()})
         counts.update(head.counts)
     return Manifest(cases=dict(counts), files=files)

@@ -78,7 +78,7 @@ def _inherited(handle: Any) -> HeldLock:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[HeldLock]:
+def lock(root: Path) -> Iterator[HeldLock]:
     """Creates `root` and locks it, so that no other run writes there.
 
     A lock whose processes have ended is ignored (P7).  Raises OutputLockedError.
@@ -124,7 +124,7 @@ def is_running(root: Path) -> bool:
 
 
 @lru_cache
-def software() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     """Versions of the packages that the bytes of a run depend on."""
     return {name: package_version(name) for name in SOFTWARE}
 
@@ -188,7 +188,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def finished(root: Path, unit: int) -> Head | None:
+def read_finished(root: Path, unit: int) -> Head | None:
     """The head of a finished unit: no case is open and its shards have the size in its record.
 
     None where the unit has to be done, again or for the first time.

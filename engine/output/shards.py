@@ -1,8 +1,8 @@
-"""Shards of images.zarr: one per unit and image array, in it one inner chunk per case.
+"""Shards of images.zarr: one file per unit and image array, one inner chunk per case.
 
-They are put together here, byte for byte as zarr would (tested): zarr can neither leave a case
-absent in one write nor fsync, and workers start faster without it.  An absent inner chunk is a case
-that is not done, never a black one.
+A case that is not done has no chunk; a black image has one (P5).  This module encodes shards
+itself, with the bytes that zarr would write: zarr cannot leave out a case or fsync, and workers
+start faster without it.
 """
 
 import hashlib
@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
 
-from mcdiff_batch.engine.archive.codecs import with_crc32c
+from mcdiff_batch.engine.archive.codecs import append_crc32c
 from mcdiff_batch.engine.image.frame import Frame, Pixels, from_frame, nearest_from_frame
 
 from . import durable
 from .ledger import Shard
 
 FOLDER = "images.zarr"
-IMAGES = ("enhanced", "label", "spread")  # all there can be, in the order they are hashed in
+# in the order of Entry.pixels; `spread` exists only with several draws
+IMAGES = ("enhanced", "label", "spread")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +31,31 @@ class Layout:
     cases: int
     unit_size: int
     frame: Frame
-    grid: tuple[int, int] | None  # (y, x) px of the input's padded grid; None: the frame
-    spread: bool = False  # over several draws
+    grid: tuple[int, int] | None  # (y, x) px of the input's grid; None: the frame
+    spread: bool = False  # whether there are several draws
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The arrays that there are, of IMAGES."""
+        """Names of the image arrays."""
         return IMAGES if self.spread else IMAGES[:2]
 
     @property
     def image(self) -> tuple[int, int]:
+        """Height and width, px."""
         return self.grid or (self.frame.height, self.frame.width)
 
 
-def on_grid(
+def to_grid(
     images: Mapping[str, Pixels], extent: tuple[int, int], layout: Layout
 ) -> dict[str, Pixels]:
-    """A case's images by name, from the frame to the output's grid; labels keep their values."""
+    """A case's images, resampled from the frame to the output's grid.
+
+    Label maps are resampled to the nearest value.
+    """
     if layout.grid is None:
         return dict(images)
     return {
-        name: _cornered(
+        name: _pad(
             nearest_from_frame(image, extent)
             if name == "label"
             else np.rint(from_frame(image, extent)).astype(np.uint8),
@@ -60,26 +65,27 @@ def on_grid(
     }
 
 
-def _cornered(image: Pixels, grid: tuple[int, int]) -> Pixels:
+def _pad(image: Pixels, grid: tuple[int, int]) -> Pixels:
     out = np.zeros(grid, np.uint8)
     out[: image.shape[0], : image.shape[1]] = image
     return out
 
 
-def pixels_sha256(images: Iterable[Pixels]) -> str:
+def hash_pixels(images: Iterable[Pixels]) -> str:
+    """SHA-256 of a case's images together."""
     return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
 
 def encode_chunk(image: Pixels) -> bytes:
-    """One case, as zarr's ZstdCodec(checksum=True) has it."""
+    """One image, compressed as zarr's ZstdCodec(checksum=True) does it."""
     return bytes(Zstd(level=0, checksum=True).encode(np.ascontiguousarray(image)))
 
 
 def encode_shard(chunks: Mapping[int, bytes], size: int) -> bytes | None:
-    """A shard of `size` cases from slot -> chunk; None where there are none.
+    """A shard of `size` cases; None if it has no chunks.
 
-    The sharding codec's layout: the chunks, then (offset, length) of each, 2^64 - 1 where absent,
-    then the CRC-32C of these.
+    chunks: by place in the unit.  The layout is that of zarr's sharding codec: the chunks, an
+    index with the offset and length of each (2^64 - 1 if absent), the CRC-32C of the index.
     """
     index = np.full((size, 2), 2**64 - 1, "<u8")
     offset = 0
@@ -87,15 +93,19 @@ def encode_shard(chunks: Mapping[int, bytes], size: int) -> bytes | None:
         index[slot] = offset, len(chunks[slot])
         offset += len(chunks[slot])
     parts = [chunks[slot] for slot in sorted(chunks)]
-    return b"".join([*parts, with_crc32c(index.tobytes())]) if parts else None
+    return b"".join([*parts, append_crc32c(index.tobytes())]) if parts else None
 
 
 def shard_name(array: str, unit: int) -> str:
+    """Name of a shard in the output."""
     return f"{FOLDER}/{array}/c/{unit}/0/0"
 
 
 def commit(root: Path, unit: int, shards: Mapping[str, bytes | None]) -> dict[str, Shard]:
-    """Makes a unit's shards durable; what to write to its record.  Raises as durable.write."""
+    """Writes the shards of a unit, durably, and returns them for the record.
+
+    Raises SpaceError, McdiffError.
+    """
     committed = {}
     for array, data in shards.items():
         name = shard_name(array, unit)

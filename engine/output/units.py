@@ -1,7 +1,7 @@
-"""Which cases make a unit, and which units a selection of cases touches.  Pure arithmetic."""
+"""Units of consecutive cases, and selections of cases.  Pure arithmetic."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mcdiff_batch.engine.errors import UsageError
@@ -9,7 +9,7 @@ from mcdiff_batch.engine.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """The commit unit: consecutive cases of the archive = one shard = one ledger record."""
+    """Consecutive cases that are committed together: one shard per image array, one record."""
 
     index: int
     first: int
@@ -20,20 +20,18 @@ class Unit:
         return range(self.first, self.first + self.count)
 
 
-def unit(index: int, cases: int, size: int) -> Unit:
+def make_unit(index: int, cases: int, size: int) -> Unit:
     """Unit `index` of an archive of `cases`; only the last unit is shorter than `size`."""
     first = index * size
     return Unit(index=index, first=first, count=min(size, cases - first))
 
 
-def units(cases: int, size: int) -> Iterator[Unit]:
-    """All units of an archive: every case lies in exactly one."""
-    return (unit(index, cases, size) for index in range(-(-cases // size)))
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Cases as rising, disjoint, non-adjacent spans; `str` is its one spelling, "0,3,5-9"."""
+    """Some cases of an archive, as spans in rising order with gaps between them.
+
+    `str` gives the only spelling of a selection, for example "0,3,5-9".
+    """
 
     spans: tuple[range, ...]
 
@@ -52,38 +50,43 @@ class Selection:
 
     def head(self, count: int) -> "Selection":
         """The first `count` cases."""
-        kept = []
+        spans = []
         for span in self.spans:
-            kept.append(span[:count])
-            count -= len(kept[-1])
-        return Selection(tuple(span for span in kept if span))
+            spans.append(span[:count])
+            count -= len(spans[-1])
+        return Selection(tuple(span for span in spans if span))
 
     def units(self, size: int) -> list[int]:
-        """Indices of the units that hold any selected case, rising."""
-        touched = (range(s.start // size, (s.stop - 1) // size + 1) for s in self.spans)
-        return sorted({index for indices in touched for index in indices})
+        """Indices of the units with a selected case, in order."""
+        spans = (range(s.start // size, (s.stop - 1) // size + 1) for s in self.spans)
+        return sorted({index for span in spans for index in span})
 
 
 def parse_selection(text: str, cases: int) -> Selection:
-    """ "0,3,5-9" of an archive of `cases`, 0-based, ends included.  Raises UsageError."""
-    return joined(_span(part, cases) for part in text.split(","))
+    """Reads a selection such as "0,3,5-9" (0-based, with both ends) of an archive of `cases`.
+
+    Raises UsageError.
+    """
+    return join(_parse_span(part, cases) for part in text.split(","))
 
 
-def _span(part: str, cases: int) -> range:
+def _parse_span(part: str, cases: int) -> range:
     first, _, last = part.strip().partition("-")
     try:
         span = range(int(first), int(last or first) + 1)
     except ValueError:
         raise UsageError(
-            f"--cases: {part!r} is no case or span; expected such as 0,3,5-9"
+            f"--cases: {part!r} is not a case number or a range; write for example 0,3,5-9"
         ) from None
     if not span or not 0 <= span[0] <= span[-1] < cases:
-        raise UsageError(f"--cases: {part!r} is not within 0-{cases - 1}, the archive's cases")
+        raise UsageError(
+            f"--cases: {part!r} is out of range; the cases of the archive are 0-{cases - 1}"
+        )
     return span
 
 
-def joined(spans: Iterable[range]) -> Selection:
-    """Spans in any order, overlapping or touching, as one selection."""
+def join(spans: Iterable[range]) -> Selection:
+    """The selection of all cases in `spans`, which may overlap and be in any order."""
     merged: list[range] = []
     for span in sorted(spans, key=lambda x: x.start):
         if merged and span.start <= merged[-1].stop:

@@ -27,12 +27,12 @@ class Damage:
         return f"{self.name} {self.what}{named}"
 
 
-def damages(root: Path, part: int = 1, parts: int = 1) -> Iterator[Damage]:
+def find_damage(root: Path, part: int = 1, parts: int = 1) -> Iterator[Damage]:
     """The damage in part `part` of `parts` of the units, and in all other files.
 
     A part is every `parts`-th unit; the first part is 1.
     """
-    for unit in ledger.recorded(root):
+    for unit in ledger.list_units(root):
         if unit % parts == part - 1:
             yield from _unit_damages(root, unit)
     yield from _manifest_damages(root)
@@ -42,7 +42,7 @@ def _unit_damages(root: Path, unit: int) -> Iterator[Damage]:
     try:
         record = ledger.read(root, unit)
     except DamagedRecord:
-        yield Damage(name=ledger.name(unit), what="is not a record")
+        yield Damage(name=ledger.file_name(unit), what="is not a record")
         return
     for array, shard in record.shards.items():
         name = shards.shard_name(array, unit)
@@ -69,7 +69,7 @@ def _pixels(group: zarr.Group, names: Sequence[str], case: int) -> str:
         images = [_array(group, name)[case] for name in names]
     except Exception:  # zarr and its codecs raise any of many errors
         return ""
-    return shards.pixels_sha256(images)  # type: ignore[arg-type]
+    return shards.hash_pixels(images)  # type: ignore[arg-type]
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:  # type: ignore[type-arg]
@@ -89,7 +89,7 @@ def _manifest_damages(root: Path) -> Iterator[Damage]:
         return
     for name, sha256 in files.items():
         if "/c/" in name and name.split("/")[1] in shards.IMAGES:
-            if not (root / ledger.name(int(name.split("/")[3]))).is_file():
+            if not (root / ledger.file_name(int(name.split("/")[3]))).is_file():
                 yield Damage(name=name, what="has no record")
         elif not (root / name).is_file():
             yield Damage(name=name, what="is missing")

@@ -11,7 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from mcdiff_batch.engine.image.columns import Column
-from mcdiff_batch.engine.text import lasting
+from mcdiff_batch.engine.text import format_duration
 
 STYLE = Markup((Path(__file__).parent / "report.css").read_text())
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -89,7 +89,7 @@ def figure(value: float | None, words: str = "") -> Markup:
 
 
 def seconds(value: float) -> Markup:
-    return figure(value, lasting(value))
+    return figure(value, format_duration(value))
 
 
 def rounded(value: float | None) -> Markup:

@@ -91,7 +91,7 @@ class Tally:
 def count_cases(out: Path) -> Tally:
     """Reads one record at a time.  A damaged record is counted, and its cases are open."""
     tally = Tally()
-    for unit in ledger.recorded(out):
+    for unit in ledger.list_units(out):
         try:
             record = ledger.read(out, unit)
         except DamagedRecord:

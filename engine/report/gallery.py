@@ -11,7 +11,7 @@ from PIL import Image
 
 from mcdiff_batch.engine.archive.archive import Archive
 from mcdiff_batch.engine.archive.chunks import ChunkedArray
-from mcdiff_batch.engine.archive.metadata import array_spec
+from mcdiff_batch.engine.archive.metadata import read_array_spec
 from mcdiff_batch.engine.archive.store import Store
 from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.image.frame import (
@@ -23,7 +23,7 @@ from mcdiff_batch.engine.image.frame import (
     scan_strip,
     to_frame,
 )
-from mcdiff_batch.engine.model.framing import standardised
+from mcdiff_batch.engine.model.framing import standardise
 from mcdiff_batch.engine.output import shards
 
 MOST = 24  # cases
@@ -136,7 +136,7 @@ class PictureSource:
             stack = self.archive.read(case)
         except (CaseError, OSError):
             return None
-        depths = to_frame(standardised(stack), self.frame, black=-1.0)
+        depths = to_frame(standardise(stack), self.frame, black=-1.0)
         return grey(depths[optimal], scan_strip(depths[stack.present]))
 
     def _stored(self, name: str, case: int, extent: tuple[int, int]) -> Pixels | None:
@@ -150,7 +150,7 @@ class PictureSource:
 
 def _row(root: Path, name: str, case: int) -> Pixels:
     store = Store(root.resolve())
-    spec = array_spec(store, name)
+    spec = read_array_spec(store, name)
     if spec is None or not 0 <= case < spec[1].shape[0]:
         raise ValueError(f"no {name} of case {case}")
     array = ChunkedArray(store=store, name=name, spec=spec[1])

@@ -19,7 +19,7 @@ import pytest
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.archive.codecs import CorruptError, Packing, unpack
+from mcdiff_batch.engine.archive.codecs import Codec, CorruptError, unpack
 from mcdiff_batch.engine.errors import CaseError
 from tests.support.crafting import (
     CHECKED,
@@ -213,17 +213,17 @@ def test_bombs_cost_no_memory(bombs: dict[str, Any]) -> None:
 
 def test_zstd_frames_of_unknown_size_are_read(tmp_path: Path) -> None:
     data = rle_zstd(1 << 17, sized=False)
-    assert unpack(data, (Packing(name="zstd"),), 1 << 17) == bytes(1 << 17)
+    assert unpack(data, (Codec(name="zstd"),), 1 << 17) == bytes(1 << 17)
     for broken in (data[:-1], data + b"x", data[:9]):
         with pytest.raises(CorruptError):
-            unpack(broken, (Packing(name="zstd"),), 1 << 17)
+            unpack(broken, (Codec(name="zstd"),), 1 << 17)
 
 
 def test_gzip_members_and_wrong_checksums_are_corrupt() -> None:
     good = gzip.compress(b"scan")
     for broken in (good + good, good[:-8] + struct.pack("<II", zlib.crc32(b"scan") ^ 1, 4)):
         with pytest.raises(CorruptError):
-            unpack(broken, (Packing(name="gzip"),), 8)
+            unpack(broken, (Codec(name="gzip"),), 8)
 
 
 def test_an_absent_chunk_of_a_shard_is_missing_and_not_black(tmp_path: Path) -> None:

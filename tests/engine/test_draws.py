@@ -20,13 +20,13 @@ from mcdiff_batch.engine.image.frame import grey
 from mcdiff_batch.engine.image.gate import Gate, explain, failed_checks
 from mcdiff_batch.engine.model.contract import Contract, load_bundle, write_contract
 from mcdiff_batch.engine.model.framing import FramedCase, frame_case
-from mcdiff_batch.engine.model.ladder import chosen
+from mcdiff_batch.engine.model.ladder import choose
 from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.model.solver import FITTED, rungs
 from mcdiff_batch.engine.output import verify
-from mcdiff_batch.engine.output.manifest import entries
+from mcdiff_batch.engine.output.manifest import read_entries
 from mcdiff_batch.engine.page.write import write_report
 from mcdiff_batch.engine.report.collect import collect, draw_pictures
 from mcdiff_batch.engine.run.enhance import enhance
@@ -85,7 +85,7 @@ def drawn(framed: FramedCase, draw: int, temperature: float = 1.0) -> Floats:
     strip = framed.strip[None, None].astype(np.float32)
     plan = FakeMaker()(Device(kind="cpu", index=0), 1)
     conditioned = plan.condition(framed.depths[None], framed.weights[None], strip, strip)
-    walk = rungs("ddim", CONTRACT.schedule, chosen(CONTRACT, 1.0, "ddim", STEPS)[1])
+    walk = rungs("ddim", CONTRACT.schedule, choose(CONTRACT, 1.0, "ddim", STEPS)[1])
     noise = np.float32(temperature) * gaussian(0, framed.key, (1, *framed.strip.shape), draw)
     return np.clip(sample(plan, noise[None], conditioned, walk)[0, 0], -1, 1).astype(np.float64)
 
@@ -234,7 +234,7 @@ def test_p1_cut_among_the_shards_of_a_unit_and_begun_again_without_a_word(
     out = tmp_path / "out"
     with pytest.raises(PowerCut), cut_at(step):
         inline(asked(source, out))
-    assert list(verify.damages(out)) == []
+    assert list(verify.find_damage(out)) == []
     inline(job(source, out, unit_size=None, batch_size=None))
     assert committed(out) == committed(whole)
 
@@ -258,10 +258,10 @@ def test_p3_a_lost_or_changed_shard_of_the_spread_is_noticed(source: Path, tmp_p
     data = bytearray(shard.read_bytes())
     data[20] ^= 1
     shard.write_bytes(data)
-    found = list(verify.damages(out))
+    found = list(verify.find_damage(out))
     assert [str(x) for x in found] == ["images.zarr/spread/c/1/0/0 was changed: case 2"]
     shard.unlink()
-    assert [x.what for x in verify.damages(out)] == ["is missing"]
+    assert [x.what for x in verify.find_damage(out)] == ["is missing"]
     run(source, out)
     assert committed(out) == clean
 
@@ -285,11 +285,11 @@ def gated(source: Path) -> Path:
 
 
 def flagged(output: Path) -> dict[int, tuple[str, ...]]:
-    return {x.case: x.flags for x in entries(output) if x.flags}
+    return {x.case: x.flags for x in read_entries(output) if x.flags}
 
 
 def test_what_the_gate_flags_is_in_the_ledger_and_in_a_column(gated: Path, whole: Path) -> None:
-    found = list(entries(gated))
+    found = list(read_entries(gated))
     assert STRICT.gate is not None
     assert [x.flags for x in found] == [failed_checks(STRICT.gate, x.quality) for x in found]
     assert 0 < len(flagged(gated)) <= CASES

@@ -61,23 +61,23 @@ def test_the_first_line_of_a_record_is_all_that_resume_reads(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'"x"', b"\xff\x00", b"null\n"])
 def test_a_torn_record_counts_as_not_done(tmp_path: Path, data: bytes) -> None:
-    durable.write(tmp_path, ledger.name(3), data)
+    durable.write(tmp_path, ledger.file_name(3), data)
     with pytest.raises(DamagedRecord):
         ledger.read(tmp_path, 3)
     with pytest.raises(DamagedRecord):
         ledger.read_head(tmp_path, 3)
-    assert list(ledger.heads(tmp_path)) == []
+    assert list(ledger.read_heads(tmp_path)) == []
 
 
 def test_units_are_listed_by_number(tmp_path: Path) -> None:
     for unit in (10, 2, 1_000_000):
         ledger.write(tmp_path, record(unit=unit))
-    assert ledger.recorded(tmp_path) == [2, 10, 1_000_000]
+    assert ledger.list_units(tmp_path) == [2, 10, 1_000_000]
 
 
 def test_incidents_are_appended(tmp_path: Path) -> None:
-    ledger.report(tmp_path, Incident(kind="hang", detail="x\ny", unit=0))
-    ledger.report(tmp_path, Incident(kind="killed", detail="", case=0))
+    ledger.append_incident(tmp_path, Incident(kind="hang", detail="x\ny", unit=0))
+    ledger.append_incident(tmp_path, Incident(kind="killed", detail="", case=0))
     lines = (tmp_path / ledger.INCIDENTS).read_text().splitlines()
     assert len(lines) == 2
     assert '"unit":0' in lines[0]
@@ -129,5 +129,5 @@ def test_a_failed_fsync_is_never_taken_for_success(
 def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
     durable.write(tmp_path, "x", b"kept")
     (tmp_path / durable.SCRATCH / "77-x").write_bytes(b"half")
-    durable.clean(tmp_path)
+    durable.clear_scratch(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -18,7 +18,7 @@ from mcdiff_batch.engine.model.framing import (
     LoadError,
     check_depths,
     frame_case,
-    prefetched,
+    prefetch,
 )
 from tests.support.crafting import WEIGHTS, chunk, contract, pictures, write_archive
 
@@ -153,7 +153,7 @@ def test_cases_come_in_order_with_failures_in_their_place(tmp_path: Path) -> Non
     path = write_archive(tmp_path / "a", pictures(cases=6))
     chunk(path, 3).unlink()
     for threads in (1, 3):
-        out = list(prefetched([5, 3, 0, 1], loader(path), lookahead=2, threads=threads))
+        out = list(prefetch([5, 3, 0, 1], loader(path), lookahead=2, threads=threads))
         assert [x.index for x in out] == [5, 3, 0, 1]
         assert isinstance(out[1], Failure)
         assert out[1].reason == "missing"
@@ -165,7 +165,7 @@ def test_a_framed_case_does_not_depend_on_what_is_read_beside_it(tmp_path: Path)
     path = write_archive(tmp_path / "a", pictures(cases=4), chunks=(2, 5, 40, 16))
     load = loader(path)
     alone = [load(k).depths.tobytes() for k in range(4)]
-    beside = prefetched([2, 0, 3, 1], load, lookahead=4, threads=3)
+    beside = prefetch([2, 0, 3, 1], load, lookahead=4, threads=3)
     assert {x.index: x.depths.tobytes() for x in beside if isinstance(x, FramedCase)} == dict(
         enumerate(alone)
     )
@@ -183,7 +183,7 @@ def test_nothing_is_read_further_ahead_than_asked() -> None:
         started.append(index)
         return replace(made, index=index)
 
-    source = prefetched(iter(range(1000)), load, lookahead=3)
+    source = prefetch(iter(range(1000)), load, lookahead=3)
     next(source)
     time.sleep(0.05)
     assert len(started) <= 4
@@ -200,14 +200,14 @@ def test_framed_cases_are_let_go() -> None:
         alive.append(weakref.ref(depths))
         return replace(made, index=index, depths=depths)
 
-    for _ in prefetched(range(200), load, lookahead=3):
+    for _ in prefetch(range(200), load, lookahead=3):
         most = max(most, sum(x() is not None for x in alive))
     assert most <= 7  # ahead, under way and in hand: P8
 
 
 def test_stopping_early_leaves_no_thread(tmp_path: Path) -> None:
     load = loader(write_archive(tmp_path / "a", pictures(cases=6)))
-    for item in prefetched(range(6), load):
+    for item in prefetch(range(6), load):
         assert item.index == 0
         break
     del item
@@ -222,7 +222,7 @@ def test_other_errors_name_their_case_and_end_the_reading() -> None:
             raise OSError(5, "Input/output error")
         return replace(made, index=index)
 
-    source = prefetched(range(4), load)
+    source = prefetch(range(4), load)
     assert next(source).index == 0
     with pytest.raises(LoadError) as caught:
         next(source)
@@ -232,4 +232,4 @@ def test_other_errors_name_their_case_and_end_the_reading() -> None:
 
 
 def test_nothing_to_read_is_nothing_read() -> None:
-    assert list(prefetched([], lambda index: pytest.fail("read"))) == []
+    assert list(prefetch([], lambda index: pytest.fail("read"))) == []

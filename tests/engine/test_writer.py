@@ -84,7 +84,7 @@ def test_a_unit_without_a_case_has_no_shard(tmp_path: Path) -> None:
 
 def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
     """P5: a black image is stored; a case that is not done has no chunk at all."""
-    group = store(tmp_path, arrays.files(LAYOUT, {"schema": 1}))
+    group = store(tmp_path, arrays.metadata_files(LAYOUT, {"schema": 1}))
     made = pictures()
     shards.commit(tmp_path, 0, {"enhanced": shard(dict(enumerate(made)))})
     shards.commit(tmp_path, 1, {"enhanced": shard({1: made[2]})})
@@ -96,7 +96,7 @@ def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_zarr_notices_a_flipped_bit(tmp_path: Path) -> None:
-    group = store(tmp_path, arrays.files(LAYOUT, {}))
+    group = store(tmp_path, arrays.metadata_files(LAYOUT, {}))
     data = bytearray(shard(dict(enumerate(pictures()))))
     data[200] ^= 1
     shards.commit(tmp_path, 0, {"enhanced": bytes(data)})
@@ -109,7 +109,7 @@ def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
     done = Entry(case=0, status="done", extent=(64, 16), quality=measured, flags=("dice",))
     entries = [done, Entry(case=1, status="failed"), Entry(case=2, status="skipped")]
     entries.append(Entry(case=4, status="open"))
-    files = arrays.files(LAYOUT, {}) | arrays.columns(LAYOUT, entries)
+    files = arrays.metadata_files(LAYOUT, {}) | arrays.column_files(LAYOUT, entries)
     group = store(tmp_path, files)
     assert pixels(group, "status").tolist() == [1, 2, 3, 0, 0, 0]
     assert pixels(group, "flagged").tolist() == [1, 0, 0, 0, 0, 0]
@@ -124,13 +124,13 @@ def test_columns_hold_one_value_a_case(tmp_path: Path) -> None:
         "failed": 2,
         "skipped": 3,
     }
-    assert arrays.columns(LAYOUT, entries) == arrays.columns(LAYOUT, reversed(entries))
+    assert arrays.column_files(LAYOUT, entries) == arrays.column_files(LAYOUT, reversed(entries))
 
 
 def test_the_input_grid_puts_an_image_back_where_it_was() -> None:
     layout = Layout(cases=1, unit_size=1, frame=LAYOUT.frame, grid=(80, 50))
     made = {"enhanced": pictures()[0], "label": pictures()[2] % 4}
-    image, label = shards.on_grid(made, (64, 30), layout).values()
+    image, label = shards.to_grid(made, (64, 30), layout).values()
     assert image.shape == label.shape == layout.image == (80, 50)
     assert image[:64, :30].any()
     assert not image[64:].any()

@@ -14,7 +14,7 @@ from mcdiff_batch.bench.common.mean_plan import contract
 from mcdiff_batch.engine.errors import BundleError, FingerprintError, UsageError
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.contract import Sampler, load_bundle, write_contract
-from mcdiff_batch.engine.model.ladder import choose, recommended_rungs, find_rungs
+from mcdiff_batch.engine.model.ladder import choose, find_rungs, recommended_rungs
 from mcdiff_batch.engine.model.plan import Conditioning
 from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.model.schedule import Schedule, half_log_snr, log_snr_ladder, time_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcdiff_batch.engine.image.frame import Image, Labels
-from mcdiff_batch.engine.model.plan import Conditioned, numbers
+from mcdiff_batch.engine.model.plan import Conditioning, step_inputs
 from mcdiff_batch.engine.model.solver import Rung
 
 from .graphs import Conditioner, Denoiser
@@ -27,15 +27,15 @@ class TorchPlan:
         self.denoiser = Denoiser(nets).to(self.device).eval()
 
     @torch.no_grad()
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         stack, shares, inside, seen = (self._tensor(x) for x in (depths, weights, strip, scan))
         label, *conditions = self.conditioner(stack, shares, inside)
-        return Conditioned(conditions=(inside, seen, conditions), label=_array(label))
+        return Conditioning(conditions=(inside, seen, conditions), label=_array(label))
 
-    def unconditioned(self, strip: Image, scan: Image) -> Conditioned:
+    def unconditioned(self, strip: Image, scan: Image) -> Conditioning:
         """The state for steps of the foundation model alone."""
         conditions = self._tensor(strip), self._tensor(scan), list[Tensor]()
-        return Conditioned(conditions=conditions, label=np.zeros(strip.shape, np.uint8))
+        return Conditioning(conditions=conditions, label=np.zeros(strip.shape, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         weights = np.ones((len(images), 1), np.float32)
@@ -43,10 +43,10 @@ class TorchPlan:
 
     @torch.no_grad()
     def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
         conditions: Any = conditioned.conditions
-        scalars = (self._tensor(value) for value in numbers(rung).values())
+        scalars = (self._tensor(value) for value in step_inputs(rung).values())
         after, x0 = self.denoiser(self._tensor(x), self._tensor(previous), *scalars, *conditions)
         return _array(after), _array(x0)
 

@@ -27,7 +27,7 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.image.frame import Frame, nearest_to_frame, to_frame
 from mcdiff_batch.engine.image.metrics import mean_dice
-from mcdiff_batch.engine.model.framing import standardised
+from mcdiff_batch.engine.model.framing import standardise
 from mcdiff_batch.train.networks.unet import UNet, Widths
 from mcdiff_batch.train.training.step import autocast
 
@@ -71,7 +71,7 @@ def read_examples(path: Path) -> Examples:
     for index in range(archive.cases):
         case, (y, x) = archive.read(index), archive.extent(index)
         assert case.optimal is not None
-        original = to_frame(standardised(case)[case.optimal], FRAME, black=-1.0)
+        original = to_frame(standardise(case)[case.optimal], FRAME, black=-1.0)
         rows["original"].append(np.round((original + 1) * 127.5).astype(np.uint8))
         clean = to_frame(np.asarray(group["clean"][index])[:y, :x], FRAME, black=0.0)
         rows["clean"].append(np.round(clean).astype(np.uint8))

@@ -27,7 +27,7 @@ from mcdiff_batch.engine.image.frame import (
     to_frame,
 )
 from mcdiff_batch.engine.image.metrics import FALLBACK_SPACING_MM, contrast, regions
-from mcdiff_batch.engine.model.framing import fusion_weights, standardised
+from mcdiff_batch.engine.model.framing import fusion_weights, standardise
 from mcdiff_batch.engine.telemetry.machine import cores
 
 Bytes = npt.NDArray[np.uint8]
@@ -154,7 +154,7 @@ def _row(
         case = archive.read(index)
     except CaseError:
         return None
-    framed = to_frame(standardised(case), frame, black=-1.0)
+    framed = to_frame(standardise(case), frame, black=-1.0)
     share = weigh(case)
     optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
     y, x = case.depths.shape[1:]
