@@ -1,4 +1,4 @@
-"""The signals that ask a run to end; only the main thread takes them."""
+"""The signals that ask a run to stop.  The main thread of the parent takes them, and no other."""
 
 import signal
 

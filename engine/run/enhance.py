@@ -1,41 +1,44 @@
-"""The whole job: an archive in, an enhanced and accounted-for archive out."""
+"""Runs a whole job: enhances the cases that are pending and completes the output."""
 
 import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.backends.plan_cache import BUILD
+from mcdiff_batch.engine.archive.archive import Archive, open_archive
+from mcdiff_batch.engine.backends.backend import BUILD
 from mcdiff_batch.engine.errors import Drained, Exit, McdiffError, SpaceError
 from mcdiff_batch.engine.model.plan import PlanMaker
 from mcdiff_batch.engine.output import arrays, durable, ledger, manifest, runs, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, Incident
-from mcdiff_batch.engine.output.units import unit
+from mcdiff_batch.engine.output.runs import Run
+from mcdiff_batch.engine.output.units import make_unit
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
-from mcdiff_batch.engine.telemetry.sampling import sampling
+from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
 
-from .job import Job, Resolved, Survey, bytes_needed, resolve, survey
-from .messages import Recipe, Task
+from .job import Job, ResolvedJob, Survey, bytes_needed, resolve, survey
 from .pool import Pool
-from .tracker import Books, Progress
+from .process import Processes
+from .protocol import Recipe, Task, WorkersOf
+from .tracker import Progress, Tracker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How a run ended; counts over all its cases, those of earlier runs too."""
+    """How a run ended.  It counts all cases of the output, those of earlier runs too."""
 
     output: Path
+    archive: Archive  # as it was at the end of the run
     cases: int  # selected
-    counts: dict[str, int]  # by status; skipped: not selected, in units that were touched
-    flagged: int  # of those done
+    counts: dict[str, int]  # by status; skipped: not selected, in a unit with selected cases
+    flagged: int  # of the cases done
     units: int  # done by this run
     incidents: int
     seconds: float
@@ -50,23 +53,26 @@ class Summary:
         return Exit.FAILED_CASES if bad else Exit.DONE
 
 
-class Asked:
-    """How many signals have asked the run to stop."""
+class StopSignals:
+    """Counts the signals that have asked the run to stop."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def _heard(self, *_: object) -> None:
+    def _add(self, *_: object) -> None:
         self.count += 1
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Python hears signals in the main thread only.  One that nohup ignores stays ignored."""
+    def counting(self) -> Iterator[None]:
+        """Counts until the end of the block.  A signal that is ignored, as under nohup, stays so.
+
+        Python allows handlers in the main thread only; in another thread nothing is counted.
+        """
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.getsignal(number) for number in SIGNALS if main}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
-                signal.signal(number, self._heard)
+                signal.signal(number, self._add)
         try:
             yield
         finally:
@@ -74,54 +80,47 @@ class Asked:
                 signal.signal(number, handler)
 
 
-class Runner(Protocol):
-    """Pool, or what a test puts in its place."""
-
-    def run(self, tasks: Iterable[Task]) -> None: ...
-
-    def stop(self) -> None: ...
-
-
 def enhance(
     job: Job,
     maker: PlanMaker,
     progress: Callable[[Progress], None] = lambda _: None,
-    pool: Callable[..., Runner] = Pool,
-    nvml: Any = None,  # NVIDIA's library; None: the one there is
+    workers: WorkersOf = Processes,
 ) -> Summary:
-    """Does what is pending and completes the output.  Raises McdiffError.
+    """Processes what is pending and completes the output.  Raises McdiffError.
 
-    With the same job again it goes on where it was stopped, whatever stopped it (P1).
+    Called again with the same job it goes on where the last run ended, whatever ended it (P1).
     """
-    resolve(job)  # what is wrong with the input or the options is said before anything is made
-    asked = Asked()
-    with runs.locked(job.output) as lock, asked.listening():
+    resolve(job)  # a wrong input or option ends the run before anything is written
+    signals = StopSignals()
+    with runs.lock(job.output) as lock, signals.counting():
         resolved = resolve(job)
         todo = survey(resolved)
         check_space(resolved, len(todo.pending))
-        durable.clean(job.output)
-        with durable.writing(job.output):
+        durable.clear_scratch(job.output)
+        with durable.explain_errors(job.output):
             _prepare(resolved, todo)
-        books = Books(job.output, len(resolved.selection), todo.counts, job.max_failures, progress)
-        with _closing(books):
+        cases = len(resolved.selection)
+        tracker = Tracker(job.output, cases, todo.counts, job.max_failures, progress)
+        with _closing(tracker):
             if todo.pending:
-                runner = pool(
-                    _recipe(resolved),
-                    maker,
+                pool = Pool(
+                    workers(_recipe(resolved), maker, lock),
                     job.devices,
                     job.limits,
-                    books,
-                    lock=lock,
-                    asked=lambda: asked.count,
+                    tracker,
+                    batch_size=resolved.settings.batch_size,
+                    signals=lambda: signals.count,
                 )
-                books.stop = runner.stop
-                with sampling(job.output, books.began, books.start, nvml) as books.telemetry:
-                    runner.run(_task(resolved, index) for index in todo.pending)
-            return _completed(resolved, todo, books, asked)
+                tracker.stop = pool.stop
+                start = tracker.began, tracker.start
+                with sampling(job.output, *start, load_nvml()) as tracker.telemetry:
+                    pool.run(_task(resolved, index) for index in todo.pending)
+            return _complete(resolved, todo, tracker, signals)
 
 
 @contextmanager
-def _closing(books: Books) -> Iterator[None]:
+def _closing(tracker: Tracker) -> Iterator[None]:
+    """Closes the tracker with the name of the way that the run ended."""
     ended = "UNEXPECTED"
     try:
         yield
@@ -130,11 +129,11 @@ def _closing(books: Books) -> Iterator[None]:
         ended = error.exit_code.name
         raise
     finally:
-        books.close(ended)
+        tracker.close(ended)
 
 
-def check_space(resolved: Resolved, units: int) -> None:
-    """Raises SpaceError where what is still to be written may not fit."""
+def check_space(resolved: ResolvedJob, units: int) -> None:
+    """Raises SpaceError if `units` more may not fit on the disk."""
     folder = resolved.job.output
     while not folder.exists():
         folder = folder.parent
@@ -146,32 +145,33 @@ def check_space(resolved: Resolved, units: int) -> None:
         )
 
 
-def _prepare(resolved: Resolved, todo: Survey) -> None:
-    """Metadata first, then run.json, which says that they are there."""
+def _prepare(resolved: ResolvedJob, todo: Survey) -> None:
+    """Writes metadata, then run.json: where that exists, the metadata are complete."""
     root = resolved.job.output
     durable.make_folder(root, root / tracefile.FOLDER)
     if not resolved.begun:
-        for name, data in arrays.files(resolved.layout, _about(resolved)).items():
+        for name, data in arrays.metadata_files(resolved.layout, _attributes(resolved)).items():
             durable.write(root, name, data)
         for name in resolved.layout.images:
             durable.make_folder(root, root / shards.FOLDER / name / "c")
         durable.make_folder(root, root / ledger.FOLDER)
-        _keep_plan(resolved.job)
-        runs.save(root, resolved.settings, {"contract": asdict(resolved.job.contract)})
+        _copy_plan(resolved.job)
+        contract = asdict(resolved.job.contract)
+        runs.save(root, Run(settings=resolved.settings, contract=contract))
     if todo.pending:
         durable.remove(root, runs.MANIFEST)
 
 
-def _keep_plan(job: Job) -> None:
-    """A compiled plan is not made twice with the same bytes: what a resume needs is kept."""
+def _copy_plan(job: Job) -> None:
+    """Keeps the compiled plan for a later run: compiling again would give other bytes."""
     if job.plan_folder is None:
         return
     for name in (*(job.plan_files or {}), BUILD):
         durable.write(job.output, f"{runs.PLAN}/{name}", (job.plan_folder / name).read_bytes())
 
 
-def _about(resolved: Resolved) -> dict[str, Any]:
-    """Attributes of images.zarr: all that is needed to read it without us."""
+def _attributes(resolved: ResolvedJob) -> dict[str, Any]:
+    """Attributes of images.zarr: all that a reader needs to know without this program."""
     draws = resolved.settings.draws
     spread = f"standard deviation (n - 1) of {draws} draws' results, grey levels of enhanced"
     return {
@@ -186,11 +186,11 @@ def _about(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _recipe(resolved: Resolved) -> Recipe:
+def _recipe(resolved: ResolvedJob) -> Recipe:
     job = resolved.job
     return Recipe(
-        archive=job.archive,
-        identity=resolved.archive.identity,
+        archive=job.archive.path,
+        identity=job.archive.identity,
         output=job.output,
         contract=job.contract,
         rungs=tuple(resolved.rungs),
@@ -203,22 +203,25 @@ def _recipe(resolved: Resolved) -> Recipe:
     )
 
 
-def _task(resolved: Resolved, index: int) -> Task:
-    found = unit(index, resolved.archive.cases, resolved.settings.unit_size)
-    return Task(unit=found, cases=tuple(x for x in found.cases if x in resolved.selection))
+def _task(resolved: ResolvedJob, index: int) -> Task:
+    whole = make_unit(index, resolved.archive.cases, resolved.settings.unit_size)
+    return Task(unit=whole, cases=tuple(x for x in whole.cases if x in resolved.selection))
 
 
-def _completed(resolved: Resolved, todo: Survey, books: Books, asked: Asked) -> Summary:
-    """The last act, unless units are left that have no record."""
-    root = resolved.job.output
-    with durable.writing(root):
-        if open_archive(resolved.job.archive).identity != resolved.archive.identity:
-            books.incident(Incident(kind="input", detail="the archive was changed during the run"))
-        left = [index for index in todo.pending if not (root / ledger.name(index)).is_file()]
+def _complete(
+    resolved: ResolvedJob, todo: Survey, tracker: Tracker, signals: StopSignals
+) -> Summary:
+    """Writes columns and manifest, the last act of a run, once every unit has its record."""
+    root, archive = resolved.job.output, open_archive(resolved.archive.path)
+    with durable.explain_errors(root):
+        if archive.identity != resolved.archive.identity:
+            detail = "the archive was changed during the run"
+            tracker.record_incident(Incident(kind="input", detail=detail))
+        left = [index for index in todo.pending if not (root / ledger.file_name(index)).is_file()]
         if not left and (todo.pending or not (root / runs.MANIFEST).is_file()):
             manifest.complete(root, resolved.layout)
-    summary = _summary(resolved, books)
-    if left and asked.count:
+    summary = _summary(resolved, archive, tracker)
+    if left and signals.count:
         raise Drained(
             f"{root}: stopped on a signal, {summary.unfinished} cases are left; run the same "
             "command again"
@@ -226,18 +229,19 @@ def _completed(resolved: Resolved, todo: Survey, books: Books, asked: Asked) -> 
     return summary
 
 
-def _summary(resolved: Resolved, books: Books) -> Summary:
+def _summary(resolved: ResolvedJob, archive: Archive, tracker: Tracker) -> Summary:
     counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
     flagged = 0
-    for head in ledger.heads(resolved.job.output):
+    for head in ledger.read_heads(resolved.job.output):
         counts.update(head.counts)
         flagged += head.flagged
     return Summary(
         output=resolved.job.output,
+        archive=archive,
         cases=len(resolved.selection),
         counts=dict(counts),
         flagged=flagged,
-        units=books.units,
-        incidents=books.incidents,
-        seconds=books.elapsed,
+        units=tracker.units,
+        incidents=tracker.incidents,
+        seconds=tracker.elapsed,
     )

@@ -1,4 +1,4 @@
-"""From a sampled image to committed bytes: grey levels, quality, flags, shards, record."""
+"""Turns enhanced images into committed bytes: grey levels, quality, flags, shards, record."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -12,42 +12,43 @@ from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
 from mcdiff_batch.engine.output import ledger, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
-from mcdiff_batch.engine.telemetry.spans import FINISHING, Notes, noting, span
+from mcdiff_batch.engine.telemetry.spans import FINISHING, SpanLog, recording, span
 
-from .messages import Recipe, Task, UnitDone
+from .protocol import Recipe, Task, UnitDone
 
-IO = "io"  # reason of a Failure that is not the data's: the case could not be read now
+IO = "io"  # reason of a Failure that says nothing of the data: the case cannot be read now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
-    """What the plan made of one case; arrays [H, W]."""
+class Enhancement:
+    """What the plan made of one case; arrays are [H, W]."""
 
     case: FramedCase
-    image: Image
+    image: Image  # in [-1, 1]
     before: Labels
     after: Labels
-    spread: Image | None = None  # standard deviation over draws, of [-1, 1]
+    spread: Image | None = None  # standard deviation of `image` over the draws
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A unit under way, handed from stage to stage."""
+    """A unit under way; the stages hand it on."""
 
     task: Task
     entries: dict[int, Entry] = field(default_factory=dict)
     chunks: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     incidents: list[Incident] = field(default_factory=list)
-    notes: Notes = field(default_factory=Notes)
+    log: SpanLog = field(default_factory=SpanLog)
 
     def leave_open(self, case: int, kind: str, detail: str) -> None:
-        """The case is no failure of its data: an incident, and the next run tries again."""
+        """Leaves a case for the next run, since its data did not fail; adds an incident."""
         self.entries[case] = Entry(case=case, status=OPEN)
-        found = Incident(kind=kind, detail=detail, unit=self.task.unit.index, case=case)
-        self.incidents.append(found)
+        incident = Incident(kind=kind, detail=detail, unit=self.task.unit.index, case=case)
+        self.incidents.append(incident)
 
 
-def fail(work: Work, failure: Failure) -> None:
+def add_failure(work: Work, failure: Failure) -> None:
+    """Adds the entry of a case that could not be loaded."""
     if failure.reason == IO:
         work.leave_open(failure.index, "read", failure.detail)
         return
@@ -56,49 +57,50 @@ def fail(work: Work, failure: Failure) -> None:
     )
 
 
-def finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
-    """Grey levels, quality and compressed chunks of one case."""
-    with noting(work.notes, FINISHING, done.case.index):
+def finish_case(work: Work, done: Enhancement, recipe: Recipe) -> None:
+    """Adds the entry and the compressed chunks of an enhanced case."""
+    with recording(work.log, FINISHING, done.case.index):
         _finish_case(work, done, recipe)
 
 
-def _finish_case(work: Work, done: Sampled, recipe: Recipe) -> None:
-    case, fault = done.case, unusable(done.image, done.case.strip)
+def _finish_case(work: Work, done: Enhancement, recipe: Recipe) -> None:
+    case, fault = done.case, find_fault(done.image, done.case.strip)
     if fault:
         work.leave_open(case.index, "model", fault)
         return
     image, gate = grey(done.image, case.strip), recipe.contract.gate
     with span("quality"):
-        measured = measure(done, image)
+        quality = measure(done, image)
     with span("encode"):
-        made = {"enhanced": image, "label": done.after}
+        on_frame = {"enhanced": image, "label": done.after}
         if done.spread is not None:
-            made["spread"] = spread_grey(done.spread, case.strip)
-        images = shards.on_grid(made, case.extent, recipe.layout)
+            on_frame["spread"] = spread_grey(done.spread, case.strip)
+        images = shards.to_grid(on_frame, case.extent, recipe.layout)
         for name, pixels in images.items():
             slot = case.index - work.task.unit.first
             work.chunks[name][slot] = shards.encode_chunk(pixels)
     work.entries[case.index] = Entry(
         case=case.index,
         status=DONE,
-        pixels=shards.pixels_sha256(images.values()),
+        pixels=shards.hash_pixels(images.values()),
         extent=case.extent,
         optimal=case.optimal,
-        quality=measured,
-        flags=() if gate is None else failed_checks(gate, measured),
+        quality=quality,
+        flags=() if gate is None else failed_checks(gate, quality),
     )
 
 
-def unusable(image: Image, strip: Mask) -> str:
-    """What is wrong with a model's result, [H, W]; nothing that passes here is NaN or flat."""
+def find_fault(image: Image, strip: Mask) -> str:
+    """What makes a model's result [H, W] unusable: NaN, infinity or one value everywhere.  Empty
+    for a result that can be used."""
     inside = image[strip]
     if not np.isfinite(inside).all():
         return "the model's result holds NaN or infinity"
     return "" if np.ptp(inside) > 0 else "the model's result is constant"
 
 
-def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
-    """Quality columns of one case, rounded; None where one is undefined."""
+def measure(done: Enhancement, image: Pixels) -> dict[str, float | None]:
+    """Quality columns of one case, rounded; None where a column is undefined."""
     case = done.case
     result = Result(
         before=(case.depths[case.optimal] + 1) / 2,
@@ -115,18 +117,21 @@ def measure(done: Sampled, image: Pixels) -> dict[str, float | None]:
 
 
 def commit(work: Work, recipe: Recipe) -> UnitDone:
-    """Shards, then the record, each durable before the next.  Raises SpaceError, McdiffError."""
-    with noting(work.notes, FINISHING), span("commit"):
-        record = _committed(work, recipe)
+    """Writes the unit's shards, then its record, each durable before the next (P5).
+
+    Raises SpaceError, McdiffError.
+    """
+    with recording(work.log, FINISHING), span("commit"):
+        record = _write_unit(work, recipe)
     return UnitDone(
         unit=record.unit,
         counts=record.head.counts,
         incidents=tuple(work.incidents),
-        notes=work.notes,
+        log=work.log,
     )
 
 
-def _committed(work: Work, recipe: Recipe) -> Record:
+def _write_unit(work: Work, recipe: Recipe) -> Record:
     unit, size = work.task.unit, recipe.layout.unit_size
     with span("encode"):
         images = recipe.layout.images
@@ -144,5 +149,5 @@ def _committed(work: Work, recipe: Recipe) -> Record:
 
 def _entry(work: Work, case: int) -> Entry:
     assert case in work.entries or case not in work.task.cases, "a case was lost on the way"
-    missing = Entry(case=case, status=SKIPPED, reason="not selected")
-    return work.entries.get(case, missing)
+    skipped = Entry(case=case, status=SKIPPED, reason="not selected")
+    return work.entries.get(case, skipped)

@@ -1,12 +1,12 @@
-"""What is asked for, and what that comes to beside an archive and an output that may be begun."""
+"""Resolves the options of `run` against the archive and an existing output."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mcdiff_batch.engine.archive.archive import Archive, open_archive
-from mcdiff_batch.engine.backends.devices import CPU
+from mcdiff_batch.engine.archive.archive import Archive
+from mcdiff_batch.engine.backends.ort import REFERENCE
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model import ladder
 from mcdiff_batch.engine.model.contract import Contract
@@ -14,31 +14,35 @@ from mcdiff_batch.engine.model.framing import check_depths
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.model.solver import FITTED, Rung
 from mcdiff_batch.engine.output import ledger, runs
-from mcdiff_batch.engine.output.runs import Settings
+from mcdiff_batch.engine.output.runs import Run, Settings
 from mcdiff_batch.engine.output.shards import Layout
 from mcdiff_batch.engine.output.units import Selection, parse_selection
 
 from .pool import Limits
 
 UNIT_SIZE = 32  # cases
-BATCH_SIZES = {"cpu": 4}  # cases, by device kind; dealt out to the cores
-BATCH_SIZE = 8  # elsewhere
+BATCH_SIZES = {"cpu": 4}  # cases, by device kind; the cores share a batch
+BATCH_SIZE = 8  # of any other kind of device
 FACTS = ("plan", "device_kind", "bundle", "archive", "software")
 CHOICES = ("batch_size", "unit_size", "seed", "draws", "temperature", "grid", "solver")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """None: as the output was begun, or else chosen for the user."""
+    """The input, the model and the options of one `run`.
 
-    archive: Path
+    An option that is None has the value that the output was begun with, else an automatic one.
+    """
+
+    archive: Archive
     output: Path
     contract: Contract
     bundle: str  # SHA-256 of contract.json
     devices: tuple[Device, ...]
-    plan: str = CPU  # its kind
-    plan_folder: Path | None = None  # of compiled plans, to be kept with the run
-    plan_files: dict[str, str] | None = None  # SHA-256 of each; None: not known yet, or none
+    plan: str = REFERENCE.name  # kind of the plan
+    versions: dict[str, str] = field(default_factory=dict)  # of the backend's packages
+    plan_folder: Path | None = None  # of compiled plans, which the output keeps a copy of
+    plan_files: dict[str, str] | None = None  # name -> SHA-256; None: no files, or not known yet
     batch_size: int | None = None
     unit_size: int | None = None
     solver: str | None = None
@@ -49,18 +53,23 @@ class Job:
     cases: str | None = None
     limit: int | None = None
     grid: str | None = None
-    max_failures: int | None = None  # stop once more cases than this have failed
+    max_failures: int | None = None  # the run stops when more cases than this have failed
     retry_failed: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedJob:
+    """A job and the settings that it runs with."""
+
     job: Job
-    archive: Archive
     settings: Settings
     selection: Selection
-    begun: bool  # an earlier run has left run.json
+    begun: bool  # the output holds the run.json of an earlier run
+
+    @property
+    def archive(self) -> Archive:
+        return self.job.archive
 
     @property
     def layout(self) -> Layout:
@@ -74,36 +83,35 @@ class Resolved:
 
     @property
     def rungs(self) -> list[Rung]:
-        return ladder.walk(self.job.contract, self.settings.solver, self.settings.ladder)
+        return ladder.find_rungs(self.job.contract, self.settings.solver, self.settings.ladder)
 
 
-def resolve(job: Job) -> Resolved:
-    """Reads the archive and the output's run.json; writes nothing.
+def resolve(job: Job) -> ResolvedJob:
+    """Reads the output's run.json; writes nothing.
 
     Raises ArchiveError, UsageError, FingerprintError.
     """
-    archive = open_archive(job.archive)
-    check_depths(archive, job.contract)
+    check_depths(job.archive, job.contract)
     stored = runs.load(job.output)
-    automatic = _automatic(job, archive)
-    wanted = _wanted(job, archive.cases, automatic, stored)
+    automatic = _automatic(job)
+    wanted = _requested(job, automatic, stored)
     settings = runs.settle(job.output, stored, wanted, automatic)
     _check_draws(settings)
-    resolved = Resolved(
+    resolved = ResolvedJob(
         job=job,
-        archive=archive,
         settings=settings,
-        selection=parse_selection(settings.cases, archive.cases),
+        selection=parse_selection(settings.cases, job.archive.cases),
         begun=stored is not None,
     )
-    _ = resolved.rungs  # checks solver and ladder
+    _ = resolved.rungs  # raises UsageError for a bad solver or ladder
     return resolved
 
 
-def _automatic(job: Job, archive: Archive) -> Settings:
+def _automatic(job: Job) -> Settings:
+    """The settings that the user gets without asking."""
     kind, draws = job.devices[0].kind, job.draws or 1
     heat = temperature(job.contract, draws) if job.temperature is None else job.temperature
-    solver, times = ladder.automatic(job.contract, heat, draws)
+    solver, times = ladder.choose_default(job.contract, heat, draws)
     return Settings(
         plan=job.plan,
         plan_files=job.plan_files or {},
@@ -116,15 +124,15 @@ def _automatic(job: Job, archive: Archive) -> Settings:
         temperature=heat,
         draws=draws,
         bundle=job.bundle,
-        archive=archive.identity,
-        cases=str(Selection((range(archive.cases),))),
+        archive=job.archive.identity,
+        cases=str(Selection((range(job.archive.cases),))),
         grid="frame",
-        software=runs.software(),
+        software=runs.software_versions() | job.versions,
     )
 
 
 def temperature(contract: Contract, draws: int) -> float:
-    """The bundle's; where that is 0, several draws would be one and the same, so 1."""
+    """The bundle's temperature; for several draws never 0, which would make them all the same."""
     recommended = contract.sampler.temperature
     return 1.0 if draws > 1 and not recommended else recommended
 
@@ -137,42 +145,47 @@ def _check_draws(settings: Settings) -> None:
         )
 
 
-def _wanted(
-    job: Job, cases: int, automatic: Settings, stored: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What the user asked for, and the facts; these have to agree with an earlier run."""
-    asked = {name: getattr(job, name) for name in CHOICES if getattr(job, name) is not None}
-    wanted = {name: getattr(automatic, name) for name in FACTS} | asked
+def _requested(job: Job, automatic: Settings, stored: Run | None) -> dict[str, Any]:
+    """Facts, and what the user asked for: an earlier run of the output must agree with them."""
+    options = {name: getattr(job, name) for name in CHOICES if getattr(job, name) is not None}
+    requested = {name: getattr(automatic, name) for name in FACTS} | options
     if job.plan_files is not None:
-        wanted["plan_files"] = job.plan_files
+        requested["plan_files"] = job.plan_files
     if job.solver is not None or job.steps is not None:
-        begun = stored["settings"] if stored else {}
-        heat = asked.get("temperature", begun.get("temperature", automatic.temperature))
-        known = begun.get("solver") if begun.get("solver") != FITTED else None
-        draws = asked.get("draws", begun.get("draws", automatic.draws))
-        count = job.steps or ladder.evaluations(job.contract, draws)
-        way = ladder.chosen(job.contract, heat, job.solver or known, count)
-        wanted["solver"], wanted["ladder"] = way
+        solver, times = _ladder(job, options, automatic, stored)
+        requested |= {"solver": solver, "ladder": times}
     if job.cases is not None or job.limit is not None:
+        cases = job.archive.cases
         selection = parse_selection(job.cases or automatic.cases, cases)
-        wanted["cases"] = str(selection.head(job.limit or cases))
-    return wanted
+        requested["cases"] = str(selection.head(job.limit or cases))
+    return requested
+
+
+def _ladder(
+    job: Job, options: dict[str, Any], automatic: Settings, stored: Run | None
+) -> tuple[str, tuple[float, ...]]:
+    """Solver and time steps for a job that names one of them."""
+    settings = stored.settings if stored else automatic
+    heat, draws = (options.get(name, getattr(settings, name)) for name in ("temperature", "draws"))
+    solver = settings.solver if stored and settings.solver != FITTED else None
+    steps = job.steps or ladder.count_evaluations(job.contract, draws)
+    return ladder.choose(job.contract, heat, job.solver or solver, steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """Where an output stands."""
+    """What an output still lacks."""
 
-    pending: tuple[int, ...]  # units
-    counts: dict[str, int]  # cases by status, in the units that are finished
+    pending: tuple[int, ...]  # units to process
+    counts: dict[str, int]  # cases by status, of the other units
 
 
-def survey(resolved: Resolved) -> Survey:
-    """By the heads of the records and the sizes of the shards; hashes are `verify`'s work."""
+def survey(resolved: ResolvedJob) -> Survey:
+    """Checks the heads of the records and the sizes of the shards; `verify` checks hashes."""
     pending: list[int] = []
     counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
     for unit in resolved.selection.units(resolved.settings.unit_size):
-        head = runs.finished(resolved.job.output, unit)
+        head = runs.read_finished(resolved.job.output, unit)
         if head is None or (resolved.job.retry_failed and head.counts[ledger.FAILED]):
             pending.append(unit)
         else:
@@ -180,8 +193,8 @@ def survey(resolved: Resolved) -> Survey:
     return Survey(pending=tuple(pending), counts=dict(counts))
 
 
-def bytes_needed(resolved: Resolved, units: int) -> int:
-    """An upper estimate for `units` more; label maps compress more than ten times."""
+def bytes_needed(resolved: ResolvedJob, units: int) -> int:
+    """An upper estimate of what `units` more take; label maps compress more than tenfold."""
     height, width = resolved.layout.image
     images = len(resolved.layout.images) - 1
     return int(units * resolved.settings.unit_size * images * height * width * 1.1)

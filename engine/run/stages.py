@@ -1,4 +1,4 @@
-"""Stages that run side by side: an iterable, carried on in a thread of its own."""
+"""Runs the stages of a worker side by side, each in a thread."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,14 +14,13 @@ class _End:
     error: BaseException | None
 
 
-def ahead(
-    source: Iterable[T], depth: int, gauge: Callable[[T, int], None] = lambda *_: None
-) -> Iterator[T]:
-    """`source` in order, worked on up to `depth` items ahead; 0: on demand, with no thread.
+def run_ahead(source: Iterable[T], depth: int, gauge: Callable[[T, int], None]) -> Iterator[T]:
+    """Yields the items of `source` in order, which a thread computes up to `depth` items ahead.
 
-    `gauge` is told of each item taken, and how many more are ready.  An error comes out where the
-    item would have.  Left early, the thread stays behind, stuck: for processes that end by
-    `os._exit`.
+    With depth 0 items are computed on demand, without a thread.  `gauge` is called with each item
+    and the number of those that are ready behind it.  An error of `source` is raised in the place
+    of its item.  If the caller stops early, the thread waits for ever: use it only in processes
+    that end by `os._exit`.
     """
     if depth == 0:
         yield from source

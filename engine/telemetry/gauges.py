@@ -1,18 +1,15 @@
-"""What the machine says of itself at this moment: the processes of a run, and its GPUs."""
+"""Reads what a run uses at this moment: its processes, and the GPUs of the machine."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
-TICKS = os.sysconf("SC_CLK_TCK")  # a second
-PROC = Path("/proc")
+import psutil
+
 MEBIBYTE = 1 << 20
 # Why a GPU is slower than it could be, by the name of NVML's constant.
-SLOWED = {
+SLOWDOWNS = {
     "nvmlClocksThrottleReasonSwPowerCap": "power cap",
     "nvmlClocksThrottleReasonHwSlowdown": "hardware",
     "nvmlClocksThrottleReasonSwThermalSlowdown": "heat",
@@ -22,29 +19,23 @@ SLOWED = {
 Json = dict[str, Any]
 
 
-def processes(proc: Path = PROC) -> tuple[float, float]:
-    """CPU seconds and resident MiB of this process and its children.
+def read_processes() -> tuple[float, float]:
+    """CPU seconds and resident MiB of this process and its children, without those that ended."""
+    seconds = resident = 0.0
+    own = psutil.Process()
+    for process in (own, *own.children()):
+        with suppress(psutil.Error), process.oneshot():  # it may have ended just now
+            times = process.cpu_times()
+            seconds += times.user + times.system
+            resident += process.memory_info().rss / MEBIBYTE
+    return seconds, resident
 
-    The seconds of a child that ended are gone.
+
+class GpuGauges:
+    """Reads all GPUs through NVML, between `open` and `close`.
+
+    What NVML refuses becomes one of `notes`, never an error.
     """
-    spent = resident = 0.0
-    for pid in [os.getpid(), *_children(proc)]:
-        with suppress(OSError, ValueError, IndexError):  # it may have ended just now
-            fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            spent += (int(fields[11]) + int(fields[12])) / TICKS
-            pages = int((proc / str(pid) / "statm").read_text().split()[1])
-            resident += pages * PAGE / MEBIBYTE
-    return spent, resident
-
-
-def _children(proc: Path) -> Iterator[int]:
-    for path in (proc / str(os.getpid()) / "task").glob("*/children"):
-        with suppress(OSError):
-            yield from map(int, path.read_text().split())
-
-
-class Gpus:
-    """Read through NVML from `open` to `close`; whatever it refuses is a note, never an error."""
 
     def __init__(self, nvml: Any) -> None:
         self.nvml = nvml
@@ -59,16 +50,16 @@ class Gpus:
         except self.nvml.NVMLError as error:
             self.notes["nvml"] = f"no GPU is watched: {error}"
             return
-        count = self._told("count", self.nvml.nvmlDeviceGetCount) or 0
+        count = self._ask("count", self.nvml.nvmlDeviceGetCount) or 0
         for index in range(count):
-            handle = self._told("handle", partial(self.nvml.nvmlDeviceGetHandleByIndex, index))
+            handle = self._ask("handle", partial(self.nvml.nvmlDeviceGetHandleByIndex, index))
             if handle is not None:
                 self.handles.append(handle)
-                name = self._told("name", partial(self.nvml.nvmlDeviceGetName, handle))
+                name = self._ask("name", partial(self.nvml.nvmlDeviceGetName, handle))
                 self.names.append(str(name))
-        self.events = self._told("xid", self._watched)
+        self.events = self._ask("xid", self._watch_errors)
 
-    def _watched(self) -> Any:
+    def _watch_errors(self) -> Any:
         events = self.nvml.nvmlEventSetCreate()
         for handle in self.handles:
             kind = self.nvml.nvmlEventTypeXidCriticalError
@@ -82,12 +73,12 @@ class Gpus:
             self.nvml.nvmlShutdown()
 
     def read(self) -> list[Json]:
-        """Of every GPU; what it does not tell is left out."""
-        return [self._gpu(index, handle) for index, handle in enumerate(self.handles)]
+        """The figures of every GPU, without those that it does not give."""
+        return [self._read(index, handle) for index, handle in enumerate(self.handles)]
 
-    def _gpu(self, index: int, handle: Any) -> Json:
+    def _read(self, index: int, handle: Any) -> Json:
         n = self.nvml
-        asked: dict[str, Callable[[], Any]] = {
+        questions: dict[str, Callable[[], Any]] = {
             "utilisation_percent": lambda: n.nvmlDeviceGetUtilizationRates(handle).gpu,
             "memory_mib": lambda: n.nvmlDeviceGetMemoryInfo(handle).used >> 20,
             "power_w": lambda: n.nvmlDeviceGetPowerUsage(handle) / 1000,
@@ -100,23 +91,24 @@ class Gpus:
             ),
             "slowed": lambda: self._reasons(n.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
         }
-        told = {name: self._told(name, ask) for name, ask in asked.items()}
-        return {"index": index} | {name: value for name, value in told.items() if value is not None}
+        values = {name: self._ask(name, question) for name, question in questions.items()}
+        return {"index": index} | {name: x for name, x in values.items() if x is not None}
 
     def _reasons(self, bits: int) -> list[str]:
-        return sorted({words for name, words in SLOWED.items() if bits & getattr(self.nvml, name)})
+        active = {words for name, words in SLOWDOWNS.items() if bits & getattr(self.nvml, name)}
+        return sorted(active)
 
     def xids(self) -> list[int]:
-        """Numbers of the driver's errors since the last reading, of any GPU."""
-        found: list[int] = []
+        """Numbers of the driver's errors (XID) since the last call, of all GPUs."""
+        numbers: list[int] = []
         with suppress(self.nvml.NVMLError):  # a timeout: there are no more
             while self.events is not None:
-                found.append(int(self.nvml.nvmlEventSetWait_v2(self.events, 0).eventData))
-        return found
+                numbers.append(int(self.nvml.nvmlEventSetWait_v2(self.events, 0).eventData))
+        return numbers
 
-    def _told(self, name: str, ask: Callable[[], Any]) -> Any:
+    def _ask(self, name: str, question: Callable[[], Any]) -> Any:
         try:
-            return ask()
+            return question()
         except self.nvml.NVMLError as error:
-            self.notes.setdefault(name, f"{name} is not told: {error}")
+            self.notes.setdefault(name, f"{name} is not available: {error}")
             return None

@@ -1,4 +1,4 @@
-"""What a figure was measured on: hardware and versions, for every results file."""
+"""Describes the machine and the installed versions, for every file of results."""
 
 import os
 import platform
@@ -9,12 +9,12 @@ PACKAGES = ("mcdiff-batch", "numpy", "onnxruntime", "scipy", "zarr")
 
 
 def machine(also: tuple[str, ...] = ()) -> dict[str, object]:
-    """CPU, cores, memory in GiB, and the versions of what computes, `also` included."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """CPU, cores, memory in GiB, and the versions of the packages that compute and of `also`."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "memory_gib": round(pages / 2**30, 1),
+        "memory_gib": round(size / 2**30, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": {name: package_version(name) for name in (*PACKAGES, *also)},
@@ -22,7 +22,7 @@ def machine(also: tuple[str, ...] = ()) -> dict[str, object]:
 
 
 def package_version(name: str) -> str:
-    """onnxruntime-gpu installs what onnxruntime does, in its place."""
+    """The version of `name`, or of `name`-gpu, which installs the same modules in its place."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -30,7 +30,7 @@ def package_version(name: str) -> str:
 
 
 def _cpu() -> str:
-    """The model's name, or family and model where the machine hides it."""
+    """The CPU's name, family and model, as far as the machine shows them."""
     facts = {}
     for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
@@ -40,5 +40,5 @@ def _cpu() -> str:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
-"""Samples of the machine while a run works, taken in a thread of the parent, once a second.
+"""Samples the machine while a run works, in a thread of the parent, once a second.
 
-`report/telemetry.jsonl` never holds more than MOST samples: when it would, neighbours are merged
-and the period doubles.  Whatever fails here is a note; the run goes on.
+`report/telemetry.jsonl` never holds more than MOST samples: when it is full, neighbours are merged
+and the period doubles.  A failure to sample becomes a note; the run goes on.
 """
 
 import json
@@ -17,14 +17,14 @@ from mcdiff_batch.engine.files import json_lines
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import clean
 
-from .gauges import Gpus, processes
+from .gauges import GpuGauges, read_processes
 
 SAMPLES = "report/telemetry.jsonl"
 PERIOD = 1.0  # s
 MOST = 1024
 MEANS = ("cpu_percent", "utilisation_percent", "power_w", "clock_mhz", "memory_clock_mhz")
-LISTS = ("slowed", "xids")  # of everything else, the greatest is kept
-GPU = (
+LISTS = ("slowed", "xids")  # merged samples keep the greatest of every other field
+GPU_FIELDS = (
     *("utilisation_percent", "memory_mib", "power_w", "energy_j", "temperature_c"),
     *("clock_mhz", "memory_clock_mhz", "ecc_errors"),
 )
@@ -32,34 +32,38 @@ Json = dict[str, Any]
 
 
 class Telemetry:
-    """`began` and `start`: the run's, on the wall and on the monotonic clock."""
+    """Takes samples and keeps them in a file.
+
+    `began` and `start` are the beginning of the run, on the wall clock and the monotonic clock;
+    `nvml` is NVIDIA's management library.
+    """
 
     def __init__(self, root: Path, began: float, start: float, nvml: Any) -> None:
         self.path, self.began, self.start = root / SAMPLES, began, start
-        self.gpus = Gpus(nvml)
+        self.gpus = GpuGauges(nvml)
         self.lines = list(json_lines(self.path))[-MOST:]
         self.period = PERIOD
-        self.spent, self.at = processes()[0], time.monotonic()
+        self.spent, self.at = read_processes()[0], time.monotonic()
         self.latest: Json = {}
 
     def run(self, end: Event) -> None:
-        """Until `end`, and once more."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the main thread's affair
+        """Samples until `end` is set, and once more."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the main thread takes them
         self.gpus.open()
         try:
-            self.gpus.read()  # what is not told is found out
-            about = {"gpu_names": self.gpus.names, "notes": sorted(self.gpus.notes.values())}
-            self._keep({"began": self.began, **about})
+            self.gpus.read()  # collects the notes
+            header = {"gpu_names": self.gpus.names, "notes": sorted(self.gpus.notes.values())}
+            self._append({"began": self.began, **header})
             while not end.wait(self.period):
                 self.add(self.sample())
             self.add(self.sample())
         except OSError:
-            return  # a full disk is the run's to report
+            return  # the disk is full, which the run itself will report
         finally:
             self.gpus.close()
 
     def sample(self) -> Json:
-        spent, resident = processes()
+        spent, resident = read_processes()
         now = time.monotonic()
         share = max(0.0, spent - self.spent) / max(now - self.at, 1e-9)
         self.spent, self.at = spent, now
@@ -74,59 +78,62 @@ class Telemetry:
 
     def add(self, sample: Json) -> None:
         self.latest = sample
-        self._keep(sample)
+        self._append(sample)
         if len(self.lines) < MOST:
             return
-        self.lines, self.period = halved(self.lines), 2 * self.period
+        self.lines, self.period = merge_pairs(self.lines), 2 * self.period
         spare = self.path.with_suffix(".tmp")
         spare.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
         spare.replace(self.path)
 
-    def _keep(self, line: Json) -> None:
+    def _append(self, line: Json) -> None:
         self.lines.append(line)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def samples(out: Path) -> Iterator[Json]:
-    """In the order of time; a line that is none of ours is left out."""
+    """Samples in the order of time; a line of another kind is left out."""
     for raw in json_lines(out / SAMPLES):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
-            yield checked(raw)
+            yield parse_sample(raw)
 
 
-def checked(raw: Json) -> Json:
-    """A sample as it should be.  Raises AttributeError, KeyError, TypeError, ValueError."""
+def parse_sample(raw: Json) -> Json:
+    """A sample with every field of its type.
+
+    Raises AttributeError, KeyError, TypeError, ValueError.
+    """
     numbers = ("began", "at", "cpu_percent", "resident_mib")
     return {name: float(raw[name]) for name in numbers} | {
-        "gpus": [_gpu(x) for x in raw["gpus"]],
+        "gpus": [_parse_gpu(x) for x in raw["gpus"]],
         "xids": [int(x) for x in raw["xids"]],
     }
 
 
-def _gpu(raw: Json) -> Json:
+def _parse_gpu(raw: Json) -> Json:
     slowed = [clean(x) for x in raw.get("slowed", [])]
-    told = {name: float(raw[name]) for name in GPU if name in raw}
-    return {"index": int(raw["index"]), **told, "slowed": slowed}
+    figures = {name: float(raw[name]) for name in GPU_FIELDS if name in raw}
+    return {"index": int(raw["index"]), **figures, "slowed": slowed}
 
 
-def abouts(out: Path) -> Iterator[Json]:
-    """Of each session: the names of its GPUs, and notes on what was not told."""
+def headers(out: Path) -> Iterator[Json]:
+    """The first line of each run: names of the GPUs, and notes on figures that are missing."""
     for raw in json_lines(out / SAMPLES):
         names, notes = raw.get("gpu_names"), raw.get("notes")
         if isinstance(names, list) and isinstance(notes, list):
             yield {"gpu_names": [clean(x) for x in names], "notes": [clean(x) for x in notes]}
 
 
-def halved(lines: Sequence[Json]) -> list[Json]:
-    """Samples of one session by twos; notes as they are."""
+def merge_pairs(lines: Sequence[Json]) -> list[Json]:
+    """Merges the samples of each run two by two; leaves headers as they are."""
     out: list[Json] = []
     single: Json | None = None
     for line in lines:
         if "at" not in line:
             out.append(line)
         elif single is not None and single["began"] == line["began"]:
-            out[-1] = merged(single, line)
+            out[-1] = merge(single, line)
             single = None
         else:
             out.append(line)
@@ -134,43 +141,43 @@ def halved(lines: Sequence[Json]) -> list[Json]:
     return out
 
 
-def merged(first: Json, second: Json) -> Json:
-    """Two samples as one: means, and the greatest of what must not be lost."""
+def merge(first: Json, second: Json) -> Json:
+    """Two samples as one: the mean of MEANS, all of LISTS, the greatest of every other field."""
     gpus = {x["index"]: x for x in first["gpus"]}
     for x in second["gpus"]:
-        gpus[x["index"]] = _joined(gpus.get(x["index"], x), x)
-    numbers = _joined(*({k: v for k, v in x.items() if k != "gpus"} for x in (first, second)))
-    return numbers | {"gpus": list(gpus.values())}
+        gpus[x["index"]] = _merge_fields(gpus.get(x["index"], x), x)
+    numbers = ({k: v for k, v in x.items() if k != "gpus"} for x in (first, second))
+    return _merge_fields(*numbers) | {"gpus": list(gpus.values())}
 
 
-def _joined(first: Json, second: Json) -> Json:
+def _merge_fields(first: Json, second: Json) -> Json:
     return first | {
-        name: _both(name, first[name], value) if name in first else value
+        name: _merge_values(name, first[name], value) if name in first else value
         for name, value in second.items()
     }
 
 
-def _both(name: str, first: Any, second: Any) -> Any:
+def _merge_values(name: str, first: Any, second: Any) -> Any:
     if name in LISTS:
         return sorted({*first, *second})
     return round((first + second) / 2, 2) if name in MEANS else max(first, second)
 
 
 @contextmanager
-def sampling(root: Path, began: float, start: float, nvml: Any = None) -> Iterator[Telemetry]:
-    """Samples until the end of the block."""
-    telemetry, end = Telemetry(root, began, start, nvml or library()), Event()
+def sampling(root: Path, began: float, start: float, nvml: Any) -> Iterator[Telemetry]:
+    """Samples in a thread until the end of the block; arguments as for Telemetry."""
+    telemetry, end = Telemetry(root, began, start, nvml), Event()
     thread = Thread(target=telemetry.run, args=(end,), name="telemetry", daemon=True)
     thread.start()
     try:
         yield telemetry
     finally:
         end.set()
-        thread.join(timeout=5 * PERIOD)  # a driver that hangs is left behind
+        thread.join(timeout=5 * PERIOD)  # a driver may hang: the thread is then left behind
 
 
-def library() -> Any:
-    """NVIDIA's, which is there without a GPU too."""
+def load_nvml() -> Any:
+    """NVIDIA's management library, which is installed without a GPU too."""
     import pynvml
 
     return pynvml

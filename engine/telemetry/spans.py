@@ -1,7 +1,7 @@
-"""Spans: what every thread of a worker did, from when to when.  The one source of stage times.
+"""Spans: what each thread of a worker did, from when to when.  All stage times come from them.
 
-Times are `time.monotonic()`, one clock for all processes of a machine.  A span is noted for the
-unit it was for; nothing of it reaches images, ledger or manifest (P1).
+Times are `time.monotonic()`, one clock for all processes of a machine.  Each unit has a log of its
+spans; nothing of it reaches images, ledger or manifest (P1).
 """
 
 import threading
@@ -12,23 +12,23 @@ from time import monotonic
 from typing import NamedTuple
 
 FEEDING, READING, MODEL, FINISHING = LANES = ("feeding", "reading", "model", "finishing")
-START, LOAD, WAIT, BLOCKED = WAITS = ("start", "load", "wait", "blocked")  # of the model
-TASK, IDLE = "task", "idle"  # waits of feeding (for a unit) and finishing (for a result)
+START, LOAD, WAIT, BLOCKED = WAITS = ("start", "load", "wait", "blocked")  # of the model's lane
+TASK, IDLE = "task", "idle"  # feeding waits for a unit; finishing waits for a result
 
 
 class Span(NamedTuple):
-    """`lane`: one of LANES, and the number of the thread where there are several."""
+    """A stage of work, or a wait."""
 
     stage: str
-    lane: str
+    lane: str  # one of LANES; "reading" has a thread's number behind it
     begin: float  # s
-    end: float
+    end: float  # s
     own: float  # s, without the spans inside it
-    case: int = -1
+    case: int = -1  # -1: of no single case
 
 
 class Count(NamedTuple):
-    """How many of something there were at a moment."""
+    """The length of a queue at a moment."""
 
     name: str
     at: float  # s
@@ -36,50 +36,54 @@ class Count(NamedTuple):
 
 
 @dataclass(slots=True)
-class Notes:
-    """Of one unit, from all threads that work on it; in the order of their ends."""
+class SpanLog:
+    """Spans and counts of one unit, from all threads that work on it, in the order they end."""
 
     spans: list[Span] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
 
-    def waited(self, stage: str, lane: str, begin: float) -> float:
-        """From `begin` until now, which is returned: where the next span may begin."""
+    def add_wait(self, stage: str, lane: str, begin: float) -> float:
+        """Adds a wait from `begin` until now.  Returns now, where the next span may begin."""
         end = monotonic()
         self.spans.append(Span(stage, lane, begin, end, end - begin))
         return end
 
-    def taken(self) -> list[Span]:
-        """The spans, which are no longer here."""
+    def take_spans(self) -> list[Span]:
+        """Removes the spans and returns them."""
         spans, self.spans = self.spans, []
         return spans
 
-    def count(self, name: str, value: int) -> None:
+    def add_count(self, name: str, value: int) -> None:
         self.counts.append(Count(name, monotonic(), value))
 
 
-class _Here(threading.local):
-    notes: Notes | None = None
+class _Current(threading.local):
+    """Where the spans of this thread go."""
+
+    log: SpanLog | None = None
     lane = ""
     case = -1
     inner = 0.0  # s of the spans that ended inside the open one
 
 
-_here = _Here()
+_current = _Current()
 
 
 @contextmanager
-def noting(notes: Notes, lane: str, case: int = -1) -> Iterator[None]:
-    """Spans of this thread go to `notes`.  Not around a `yield`: the thread is then another's."""
-    before = _here.notes, _here.lane, _here.case
-    _here.notes, _here.lane, _here.case = notes, lane, case
+def recording(log: SpanLog, lane: str, case: int = -1) -> Iterator[None]:
+    """Adds the spans of this thread to `log`.  Do not use it around a `yield`, after which the
+    thread may work for another unit."""
+    before = _current.log, _current.lane, _current.case
+    _current.log, _current.lane, _current.case = log, lane, case
     try:
         yield
     finally:
-        _here.notes, _here.lane, _here.case = before
+        _current.log, _current.lane, _current.case = before
 
 
 class span:
-    """`with span("encode"):`; may hold others.  Costs a microsecond, and less where none notes."""
+    """`with span("encode"):` records a stage.  Spans may lie inside spans.  One costs about a
+    microsecond, and less where nothing is recording."""
 
     __slots__ = ("begin", "outer", "stage")
 
@@ -87,14 +91,14 @@ class span:
         self.stage = stage
 
     def __enter__(self) -> None:
-        self.outer, _here.inner = _here.inner, 0.0
+        self.outer, _current.inner = _current.inner, 0.0
         self.begin = monotonic()
 
     def __exit__(self, *_: object) -> None:
         end = monotonic()
         spent = end - self.begin
-        if _here.notes is not None:
-            own = spent - _here.inner
-            noted = Span(self.stage, _here.lane, self.begin, end, own, _here.case)
-            _here.notes.spans.append(noted)
-        _here.inner = self.outer + spent
+        if _current.log is not None:
+            own = spent - _current.inner
+            done = Span(self.stage, _current.lane, self.begin, end, own, _current.case)
+            _current.log.spans.append(done)
+        _current.inner = self.outer + spent

@@ -1,6 +1,6 @@
-"""What the spans of a unit come to: seconds by lane and stage, idle gaps and their cause, latency.
+"""Summarises the spans of a unit: seconds by lane and stage, gaps and their causes, latencies.
 
-Pure arithmetic over `trace.Span`; a line of `timings.jsonl` holds the result.
+A line of `timings.jsonl` holds the summary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,18 @@ from .spans import FEEDING, FINISHING, IDLE, MODEL, TASK, WAIT, WAITS, Span
 
 TIMINGS = "report/timings.jsonl"
 STATS = "report/run_stats.json"
-MOST_GAPS = 16  # of a unit, the longest
-LEAST_GAP = 0.001  # s
+MOST_GAPS = 16  # the longest of a unit
+LEAST_GAP = 0.001  # s; a shorter one is not listed
 Json = dict[str, Any]
 
 
-def told(spans: Sequence[Span], epoch: float) -> Json:
-    """`from`, `to`: of the model's lane, s since `epoch`; `tail`: s of finishing after that."""
+def summarise_spans(spans: Sequence[Span], epoch: float) -> Json:
+    """The summary of a unit; times are seconds since `epoch`.
+
+    lanes: lane -> stage -> seconds; from, to: first and last moment of the model's lane;
+    tail: seconds of finishing after that; gaps: [cause, time, seconds] of the model's waits;
+    batches, cases: seconds of each batch and case.
+    """
     model = [x for x in spans if x.lane == MODEL]
     end = max((x.end for x in model), default=epoch)
     finishing = [x for x in spans if x.lane == FINISHING and x.stage != IDLE]
@@ -24,8 +29,8 @@ def told(spans: Sequence[Span], epoch: float) -> Json:
         "lanes": _lanes(spans),
         "from": _rounded(min((x.begin for x in model), default=epoch) - epoch),
         "to": _rounded(end - epoch),
-        "tail": _rounded(covered((max(x.begin, end), x.end) for x in finishing)),
-        "gaps": [[cause, _rounded(at - epoch), _rounded(s)] for cause, at, s in gaps(spans)],
+        "tail": _rounded(union_seconds((max(x.begin, end), x.end) for x in finishing)),
+        "gaps": [[cause, _rounded(at - epoch), _rounded(s)] for cause, at, s in find_gaps(spans)],
         "batches": [_rounded(x.end - x.begin) for x in model if x.stage == "batch"],
         "cases": [_rounded(x) for x in latencies(spans)],
     }
@@ -36,7 +41,7 @@ def _rounded(seconds: float) -> float:
 
 
 def _lanes(spans: Iterable[Span]) -> dict[str, dict[str, float]]:
-    """Seconds by lane and stage; what is inside another span counts for itself alone."""
+    """Seconds by lane and stage, each without the spans inside it."""
     out: dict[str, dict[str, float]] = {}
     for x in spans:
         stages = out.setdefault(x.lane.split()[0], {})
@@ -44,8 +49,8 @@ def _lanes(spans: Iterable[Span]) -> dict[str, dict[str, float]]:
     return {lane: {k: round(v, 6) for k, v in stages.items()} for lane, stages in out.items()}
 
 
-def covered(parts: Iterable[tuple[float, float]]) -> float:
-    """Seconds in any of the (begin, end)."""
+def union_seconds(parts: Iterable[tuple[float, float]]) -> float:
+    """Seconds that lie in at least one of the (begin, end)."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(parts):
         total += max(0.0, end - max(begin, until))
@@ -53,10 +58,10 @@ def covered(parts: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def gaps(spans: Sequence[Span]) -> list[tuple[str, float, float]]:
-    """The model's waits, longest first: cause, when, seconds.
+def find_gaps(spans: Sequence[Span]) -> list[tuple[str, float, float]]:
+    """The model's waits, longest first: cause, begin, seconds.
 
-    One for input while no unit was at hand either has the cause TASK.
+    A wait for input has the cause TASK if for most of it there was no unit to read either.
     """
     waits = [x for x in spans if x.lane == MODEL and x.stage in WAITS]
     longest = sorted(waits, key=lambda x: x.begin - x.end)[:MOST_GAPS]
@@ -71,12 +76,12 @@ def gaps(spans: Sequence[Span]) -> list[tuple[str, float, float]]:
 def _cause(wait: Span, feeding: Sequence[Span]) -> str:
     if wait.stage != WAIT:
         return wait.stage
-    without = covered((max(x.begin, wait.begin), min(x.end, wait.end)) for x in feeding)
-    return TASK if without > (wait.end - wait.begin) / 2 else WAIT
+    parts = ((max(x.begin, wait.begin), min(x.end, wait.end)) for x in feeding)
+    return TASK if union_seconds(parts) > (wait.end - wait.begin) / 2 else WAIT
 
 
 def latencies(spans: Iterable[Span]) -> list[float]:
-    """Seconds from the begin of a case's reading to the end of its last span, of each finished."""
+    """Seconds from the first span of each finished case to the end of its last."""
     begins: dict[int, float] = {}
     ends: dict[int, float] = {}
     for x in spans:

@@ -1,7 +1,7 @@
-"""Spans on disk, and as the trace that Perfetto and chrome://tracing open.
+"""Keeps spans on disk and exports them as a trace that Perfetto and chrome://tracing open.
 
-However long a run is, its files hold the first FIRST units and the last LAST to 2 x LAST ones;
-of those between, the sums stay in `timings.jsonl`.
+The files hold the first FIRST units of an output and its last LAST to 2 x LAST ones, however many
+there are.  Of the units between, `timings.jsonl` has the sums.
 """
 
 import json
@@ -13,27 +13,27 @@ from typing import Any
 from mcdiff_batch.engine.files import json_lines
 from mcdiff_batch.engine.text import clean
 
-from .sampling import GPU, samples
-from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Notes, Span
+from .sampling import GPU_FIELDS, samples
+from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Span, SpanLog
 
 FOLDER = "report/spans"
 FIRST, LAST = 32, 32  # units
-MOST = 4000  # spans of a unit; beyond, solver steps are left out, then the later ones
+MOST = 4000  # spans of a unit; if there are more, solver steps are left out, then the last spans
 STEP = "step"
 MICROSECONDS = 1e6
-THREADS = {FEEDING: 1, READING: 10, MODEL: 2, FINISHING: 3}  # sorts the lanes of a device
+THREADS = {FEEDING: 1, READING: 10, MODEL: 2, FINISHING: 3}  # order of a device's lanes
 Json = dict[str, Any]
 
 
 class TraceLog:
-    """Appends units; memory and disk do not grow with their number (P8)."""
+    """Adds units to the files; memory and disk do not grow with their number (P8)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.first, self.last = (sum(1 for _ in json_lines(root / x)) for x in _paths()[::2])
 
-    def add(self, head: Mapping[str, Any], notes: Notes, epoch: float) -> None:
-        """`head` says which unit it was.  Raises OSError."""
+    def add(self, head: Mapping[str, Any], log: SpanLog, epoch: float) -> None:
+        """Adds the log of the unit that `head` names.  Raises OSError."""
         name = _paths()[0 if self.first < FIRST else 2]
         if name == _paths()[0]:
             self.first += 1
@@ -42,49 +42,50 @@ class TraceLog:
             self.last = 1
         else:
             self.last += 1
-        line = {**head, "spans": _spans(notes.spans, epoch), "counts": _counts(notes, epoch)}
+        line = {**head, "spans": _spans(log.spans, epoch), "counts": _counts(log, epoch)}
         with (self.root / name).open("a") as file:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 def _paths() -> tuple[str, str, str]:
-    """In the order of time."""
+    """The files in the order of time."""
     return f"{FOLDER}/first.jsonl", f"{FOLDER}/older.jsonl", f"{FOLDER}/last.jsonl"
 
 
 def _spans(spans: Sequence[Span], epoch: float) -> list[list[object]]:
-    kept = spans if len(spans) <= MOST else [x for x in spans if x.stage != STEP][:MOST]
+    if len(spans) > MOST:
+        spans = [x for x in spans if x.stage != STEP][:MOST]
     return [
-        [x.stage, x.lane, round(x.begin - epoch, 6), round(x.end - epoch, 6), x.case] for x in kept
+        [x.stage, x.lane, round(x.begin - epoch, 6), round(x.end - epoch, 6), x.case] for x in spans
     ]
 
 
-def _counts(notes: Notes, epoch: float) -> list[list[object]]:
-    return [[x.name, round(x.at - epoch, 6), x.value] for x in notes.counts[:MOST]]
+def _counts(log: SpanLog, epoch: float) -> list[list[object]]:
+    return [[x.name, round(x.at - epoch, 6), x.value] for x in log.counts[:MOST]]
 
 
-def exported(out: Path) -> Json:
+def export_trace(out: Path) -> Json:
     """The trace in Chrome's JSON format: a process per device, a thread per lane, counter tracks.
 
     https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
-    Sessions lie where the wall clock had them.
+    The runs of an output stand at their times of the wall clock.
     """
     units = list(_units(out))
     sampled = list(samples(out))
     start = min((float(x["began"]) for x in [*units, *sampled]), default=0.0)
-    found = sorted({x["device"] for x in units})
-    devices = {name: pid for pid, name in enumerate(found, 1)}
+    names = sorted({x["device"] for x in units})
+    devices = {name: pid for pid, name in enumerate(names, 1)}
     events = [*_names(devices, units)]
     for unit in units:
         events += _unit_events(unit, devices[unit["device"]], start)
     for sample in sampled:
         events += _sample_events(sample, start)
-    about = {"units": len(units), "first": FIRST, "last": LAST}
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
+    limits = {"units": len(units), "first": FIRST, "last": LAST}
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": limits}
 
 
 def _units(out: Path) -> Iterator[Json]:
-    """In the order of time; a line that is none of ours is left out."""
+    """Units in the order of time; a line of another kind is left out."""
     for raw in (x for name in _paths() for x in json_lines(out / name)):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             yield {
@@ -135,7 +136,7 @@ def _sample_events(sample: Mapping[str, Any], start: float) -> Iterator[Json]:
     for name in ("cpu_percent", "resident_mib"):
         yield _counter(name, 0, at, sample[name])
     for gpu in sample["gpus"]:
-        for name in (x for x in GPU if x in gpu):
+        for name in (x for x in GPU_FIELDS if x in gpu):
             yield _counter(f"gpu {gpu['index']} {name}", 0, at, gpu[name])
 
 

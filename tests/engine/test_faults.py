@@ -27,7 +27,7 @@ from mcdiff_batch.engine.errors import (
     SpaceError,
 )
 from mcdiff_batch.engine.output import ledger, runs, verify
-from mcdiff_batch.engine.output.manifest import entries
+from mcdiff_batch.engine.output.manifest import read_entries
 from mcdiff_batch.engine.run.enhance import Summary, enhance
 from mcdiff_batch.engine.run.pool import Limits
 from tests.support import fake
@@ -109,7 +109,7 @@ def test_a_poison_case_is_left_open_and_the_rest_is_finished(
     out = tmp_path / "out"
     found = run(source, out, fault("kill", source, 3))
     assert found.exit_code == Exit.FAILED_CASES
-    assert [entry.status for entry in entries(out)] == [*["done"] * 3, "open", *["done"] * 2]
+    assert [entry.status for entry in read_entries(out)] == [*["done"] * 3, "open", *["done"] * 2]
     assert all(image(out, x) == image(source.parent / "clean", x) for x in range(CASES) if x != 3)
     assert inline(job(source, out, unit_size=2)).exit_code == Exit.DONE
     assert committed(out) == clean
@@ -194,11 +194,11 @@ def test_p1_cut_at_every_fsync_and_rename_of_a_run(
     step = 1
     while cut_short(source, tmp_path / f"out{step}", step):
         output = tmp_path / f"out{step}"
-        assert list(verify.damages(output)) == []
+        assert list(verify.find_damage(output)) == []
         if step % 20 == 1:
             inline(job(source, output, unit_size=2))
             assert committed(output) == clean
-        step += 9 if len(ledger.recorded(output)) == 3 else 1
+        step += 9 if len(ledger.list_units(output)) == 3 else 1
     assert step > 100
     assert committed(tmp_path / f"out{step}") == clean
 
@@ -218,7 +218,7 @@ def test_an_io_error_while_writing_stops_the_run(source: Path, tmp_path: Path) -
     with cut_at(70, broken), pytest.raises(McdiffError, match="mend the disk") as ended:
         inline(job(source, tmp_path / "out", unit_size=2))
     assert ended.value.exit_code == Exit.UNEXPECTED
-    assert list(verify.damages(tmp_path / "out")) == []
+    assert list(verify.find_damage(tmp_path / "out")) == []
 
 
 # --- locks
@@ -231,7 +231,7 @@ def test_p7_a_second_run_changes_nothing(
     out = tmp_path / "out"
     inline(job(source, out, unit_size=2, limit=2))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    with runs.locked(out):
+    with runs.lock(out):
         assert runs.is_running(out)
         with pytest.raises(OutputLockedError, match="another run"):
             inline(job(source, out, unit_size=2))
@@ -324,8 +324,8 @@ def test_a_signal_drains_the_run(source: Path, tmp_path: Path, clean: dict[str, 
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=25) == Exit.DRAINED
         assert not [x for x in family if x.is_running()]
-    assert ledger.recorded(out)  # units under way were finished
-    assert len(ledger.recorded(out)) < 3
+    assert ledger.list_units(out)  # units under way were finished
+    assert len(ledger.list_units(out)) < 3
     inline(job(source, out, unit_size=2))
     assert committed(out) == clean
 
@@ -387,7 +387,7 @@ class Nights(RuleBasedStateMachine):
         path = self.output / f"images.zarr/label/c/{unit}/0/0"
         if path.exists():
             path.write_bytes(b"")
-            assert list(verify.damages(self.output))
+            assert list(verify.find_damage(self.output))
             inline(job(self.source, self.output, unit_size=2))
 
     @rule()
@@ -398,7 +398,7 @@ class Nights(RuleBasedStateMachine):
 
     @rule()
     def start_twice(self) -> None:
-        with runs.locked(self.output), pytest.MonkeyPatch.context() as patch:
+        with runs.lock(self.output), pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs, "LOCK_WAIT", 0.0)
             with pytest.raises(OutputLockedError):
                 inline(job(self.source, self.output, unit_size=2))
@@ -406,8 +406,8 @@ class Nights(RuleBasedStateMachine):
     @invariant()
     def what_is_recorded_is_whole(self) -> None:
         if self.output.exists():
-            assert list(verify.damages(self.output)) == []
-            cases = [entry.case for entry in entries(self.output)]
+            assert list(verify.find_damage(self.output)) == []
+            cases = [entry.case for entry in read_entries(self.output)]
             assert sorted(set(cases)) == sorted(cases)
 
 

@@ -1,4 +1,4 @@
-"""The live view: a table on a terminal, lines elsewhere, JSON for machines, from any shell."""
+"""The live view: a table on a terminal, lines elsewhere, JSON on request, from any shell."""
 
 import io
 import json
@@ -19,10 +19,9 @@ from mcdiff_batch.engine.cli.progress import Json, Lines, show_progress
 from mcdiff_batch.engine.output import runs
 from mcdiff_batch.engine.run import tracker
 from mcdiff_batch.engine.run.enhance import enhance
-from mcdiff_batch.engine.run.tracker import AtWork, Progress
+from mcdiff_batch.engine.run.tracker import DeviceProgress, Progress
 from tests.support.crafting import command
-from tests.support.fake import InlinePool
-from tests.support.fake_nvml import FakeNvml
+from tests.support.fake import InlineWorkers
 from tests.support.running import FakeMaker, archive, bundle, job
 
 SAMPLE = {
@@ -45,8 +44,8 @@ AT = Progress(
     incidents=1,
     elapsed=100.0,
     devices=(
-        AtWork(device="cuda:0", cases=30, working=96.5),
-        AtWork(device="cuda:1", cases=20, working=None),
+        DeviceProgress(device="cuda:0", cases=30, working=96.5),
+        DeviceProgress(device="cuda:1", cases=20, working=None),
     ),
     machine=SAMPLE,
 )
@@ -58,7 +57,7 @@ def drawn(at: Progress | None) -> str:
     return file.getvalue()
 
 
-def test_the_table_tells_rate_failures_devices_and_gpus() -> None:
+def test_the_table_shows_rate_failures_devices_and_gpus() -> None:
     text = drawn(AT)
     assert "50 of 100 cases, 2 failed, 1 incidents" in text
     assert "100 s left" in text or "2 min left" in text
@@ -92,36 +91,36 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert second["eta"] is None
 
 
-def test_what_is_no_terminal_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_there_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress() as show:
         show(AT)
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_run_tells_its_devices_and_gpus(tmp_path: Path) -> None:
+def test_a_run_reports_its_devices(tmp_path: Path) -> None:
     seen: list[Progress] = []
     source = archive(tmp_path / "a.zarr", 4)
     asked = job(source, tmp_path / "out", unit_size=2)
-    enhance(asked, FakeMaker(), seen.append, InlinePool, nvml=FakeNvml())
+    enhance(asked, FakeMaker(), seen.append, InlineWorkers)
     assert [x.cases for x in seen[-1].devices] == [4]
     assert 0 <= (seen[-1].devices[0].working or 0) <= 100
     assert (seen[-1].done, seen[-1].cases) == (4, 4)
-    assert tracker.shared(tmp_path / "out") is not None
+    assert tracker.read_progress(tmp_path / "out") is not None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cases": 1', '{"cases": "many"}', "null"])
-def test_what_is_torn_is_not_shown(tmp_path: Path, text: str) -> None:
+def test_a_torn_file_is_not_shown(tmp_path: Path, text: str) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / tracker.LIVE).write_text(text)
-    assert tracker.shared(tmp_path) is None
+    assert tracker.read_progress(tmp_path) is None
 
 
 def test_status_follows_a_run_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = archive(tmp_path / "a.zarr", 4), tmp_path / "out"
-    enhance(job(source, out), FakeMaker(), pool=InlinePool)
-    with runs.locked(out):
+    enhance(job(source, out), FakeMaker(), workers=InlineWorkers)
+    with runs.lock(out):
         watching = subprocess.Popen(
             [sys.executable, "-c", CLI, "status", str(out), "--watch", "--json"],
             stdout=subprocess.PIPE,
@@ -150,13 +149,13 @@ def test_a_run_on_a_terminal_draws_its_table(tmp_path: Path) -> None:
     assert re.search(r"cpu:0.*6 done", text)
 
 
-def test_a_run_speaks_json_when_asked(tmp_path: Path) -> None:
+def test_a_run_prints_json_on_request(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 6)
     words = ["run", "--input", str(source), "--bundle", str(bundle(tmp_path / "bundle"))]
     call = [sys.executable, "-c", CLI, *words, "--progress", "json"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
-    told = [json.loads(x) for x in done.stderr.splitlines()]
-    assert told[0]["cases"] == 6
+    lines = [json.loads(x) for x in done.stderr.splitlines()]
+    assert lines[0]["cases"] == 6
     assert "6 of 6 cases done" in done.stdout
 
 

@@ -14,16 +14,16 @@ from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.errors import CaseError, Exit, FingerprintError, SpaceError, UsageError
 from mcdiff_batch.engine.output import ledger, runs
-from mcdiff_batch.engine.output.manifest import entries
+from mcdiff_batch.engine.output.manifest import read_entries
 from mcdiff_batch.engine.output.units import Unit
 from mcdiff_batch.engine.run import worker
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.finisher import IO, Work
 from mcdiff_batch.engine.run.heartbeat import Pulse
 from mcdiff_batch.engine.run.job import resolve
-from mcdiff_batch.engine.run.messages import Task
+from mcdiff_batch.engine.run.protocol import Task
 from mcdiff_batch.engine.run.tracker import Progress
-from tests.support.fake import FakeMaker, InlinePool
+from tests.support.fake import FakeMaker, InlineWorkers
 from tests.support.running import (
     CONTRACT,
     archive,
@@ -53,14 +53,14 @@ def whole(source: Path) -> Path:
 
 
 def test_p2_every_case_is_in_the_ledger_exactly_once(whole: Path) -> None:
-    assert Counter(entry.case for entry in entries(whole)) == Counter(range(CASES))
-    assert {entry.status for entry in entries(whole)} == {"done"}
+    assert Counter(entry.case for entry in read_entries(whole)) == Counter(range(CASES))
+    assert {entry.status for entry in read_entries(whole)} == {"done"}
 
 
 def test_p3_done_means_readable_and_hash_matching(whole: Path) -> None:
     import hashlib
 
-    for entry in entries(whole):
+    for entry in read_entries(whole):
         pixels = image(whole, entry.case) + image(whole, entry.case, "label")
         assert hashlib.sha256(pixels).hexdigest() == entry.pixels
     manifest = json.loads((whole / "manifest.json").read_bytes())
@@ -107,7 +107,9 @@ def test_a_bad_case_is_failed_and_its_neighbours_are_as_without_it(
     summary = enhance(job(bad, out), FakeMaker())
     assert summary.exit_code == Exit.FAILED_CASES
     assert summary.counts == {"done": CASES - 1, "failed": 1, "skipped": 0, "open": 0}
-    assert [(x.case, x.reason) for x in entries(out) if x.status == "failed"] == [(5, "corrupt")]
+    assert [(x.case, x.reason) for x in read_entries(out) if x.status == "failed"] == [
+        (5, "corrupt")
+    ]
     assert all(image(out, case) == image(whole, case) for case in range(CASES) if case != 5)
     (bad / "depths/c/5/0/0/0").write_bytes((source / "depths/c/5/0/0/0").read_bytes())
     assert inline(job(bad, out)).counts["failed"] == 1
@@ -119,7 +121,7 @@ def test_cases_that_are_not_selected_are_skipped(source: Path, tmp_path: Path) -
     summary = inline(job(source, tmp_path / "out", cases="1,9", limit=1))
     assert (summary.cases, summary.counts["done"], summary.counts["skipped"]) == (1, 1, 3)
     assert summary.exit_code == Exit.DONE
-    assert ledger.recorded(tmp_path / "out") == [0]
+    assert ledger.list_units(tmp_path / "out") == [0]
     group = zarr.open_group(tmp_path / "out/images.zarr", mode="r")
     assert np.asarray(group["status"][:]).tolist() == [3, 1, 3, 3, *[0] * 6]  # type: ignore[index]
 
@@ -135,7 +137,7 @@ def test_on_error_stop_ends_after_the_unit_that_failed(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", CASES)
     break_case(source, 1)
     summary = inline(job(source, tmp_path / "out", max_failures=0))
-    assert ledger.recorded(tmp_path / "out") == [0]
+    assert ledger.list_units(tmp_path / "out") == [0]
     assert summary.exit_code == Exit.FAILED_CASES
     assert summary.unfinished == 6
     assert not (tmp_path / "out/manifest.json").exists()
@@ -222,7 +224,7 @@ def test_a_case_that_cannot_be_read_now_is_no_failure_of_its_data(source: Path) 
     task = Task(unit=Unit(index=0, first=0, count=1), cases=(0,))
     from multiprocessing import get_context
 
-    load = worker.loader(
+    load = worker.make_loader(
         broken, inline_recipe(source), Work(task=task), Pulse(get_context("spawn"))
     )
     with pytest.raises(CaseError) as caught:
@@ -241,15 +243,15 @@ def test_an_archive_that_changes_during_the_run_is_flagged(tmp_path: Path) -> No
     source = archive(tmp_path / "a.zarr", 5)
     document = source / "depths/zarr.json"
     touch = lambda _: document.write_text(document.read_text() + " ")
-    summary = enhance(job(source, tmp_path / "out"), FakeMaker(), touch, InlinePool)
+    summary = enhance(job(source, tmp_path / "out"), FakeMaker(), touch, InlineWorkers)
     assert summary.incidents == 1
     assert '"kind":"input"' in (tmp_path / "out" / ledger.INCIDENTS).read_text()
 
 
 def test_progress_counts_up_to_all_cases(source: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    enhance(job(source, tmp_path / "out"), FakeMaker(), seen.append, InlinePool)
-    assert [x.handled for x in seen] == [4, 8, 10]
+    enhance(job(source, tmp_path / "out"), FakeMaker(), seen.append, InlineWorkers)
+    assert [x.handled for x in seen] == [0, 4, 8, 10]
     assert seen[-1].eta == 0
 
 

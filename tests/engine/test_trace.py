@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcdiff_batch.engine.image.frame import Image
-from mcdiff_batch.engine.model.plan import Conditioned, Device
+from mcdiff_batch.engine.model.plan import Conditioning, Device
 from mcdiff_batch.engine.page.write import write_report
 from mcdiff_batch.engine.report import timeline, timings, unit_lines
 from mcdiff_batch.engine.report.collect import collect
@@ -18,7 +18,7 @@ from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.protocol import UnitDone
 from mcdiff_batch.engine.run.tracker import Tracker
 from mcdiff_batch.engine.telemetry import tracefile
-from mcdiff_batch.engine.telemetry.spans import SpanLog, Span, recording, span
+from mcdiff_batch.engine.telemetry.spans import Span, SpanLog, recording, span
 from mcdiff_batch.engine.telemetry.timesheet import summarise_spans, union_seconds
 from tests.support.fake import FakeMaker, FakePlan, InlineWorkers
 from tests.support.running import archive, clean, committed, fault, inline, job
@@ -61,7 +61,7 @@ def test_a_span_within_another_counts_for_itself_alone() -> None:
     assert step.own + batch.own == pytest.approx(batch.end - batch.begin)
 
 
-def test_where_nobody_notes_nothing_is_kept() -> None:
+def test_where_nobody_records_nothing_is_kept() -> None:
     log = SpanLog()
     with recording(log, "model"):
         pass
@@ -182,7 +182,7 @@ def test_a_copy_to_a_device_is_a_stage_of_its_own(tmp_path: Path) -> None:
 class Copying(FakePlan):
     """A plan with a device of its own."""
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         with span("host-to-device"):
             sleep(0.02)
         return super().condition(depths, weights, strip, scan)
@@ -233,14 +233,16 @@ def assert_nested(spans: list[tuple[float, float]]) -> None:
 def test_queues_are_counter_tracks(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 4)
     enhance(job(source, tmp_path / "out", unit_size=2), FakeMaker())
-    counters = [x for x in tracefile.export_trace(tmp_path / "out")["traceEvents"] if x["ph"] == "C"]
+    events = tracefile.export_trace(tmp_path / "out")["traceEvents"]
+    counters = [x for x in events if x["ph"] == "C"]
     assert {"batches framed", "batches computed"} <= {x["name"] for x in counters}
     assert all(x["args"][x["name"]] >= 0 for x in counters)
 
 
 def test_a_long_run_keeps_its_first_and_last_units(tmp_path: Path) -> None:
     (tmp_path / tracefile.FOLDER).mkdir(parents=True)
-    tracker = Tracker(tmp_path, 1000, dict.fromkeys(("done", "failed", "open", "skipped"), 0), None, print)
+    counts = dict.fromkeys(("done", "failed", "open", "skipped"), 0)
+    tracker = Tracker(tmp_path, 1000, counts, None, lambda _: None)
     for unit in range(200):
         done = {"done": 1, "failed": 0, "open": 0, "skipped": 0}
         log = SpanLog([model("step", unit, unit + 1)])

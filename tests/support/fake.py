@@ -1,14 +1,16 @@
-"""A plan that needs no model: deterministic, cheap, and able to fail on demand.  For tests."""
+"""A plan that needs no model and fails on demand, and workers that need no process."""
 
 import hashlib
 import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +18,11 @@ from mcdiff_batch.bench.common.mean_plan import combined, estimate, labels, weig
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.backends.cuda import CudaError
 from mcdiff_batch.engine.image.frame import Image, Labels
-from mcdiff_batch.engine.model.plan import Conditioned, Device, Plan, PlanMaker
+from mcdiff_batch.engine.model.plan import Conditioning, Device, Plan, PlanMaker
 from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.engine.run import finisher, worker
 from mcdiff_batch.engine.run.heartbeat import Pulse
-from mcdiff_batch.engine.run.messages import Recipe, Task
-from mcdiff_batch.engine.run.pool import Limits, Watcher
+from mcdiff_batch.engine.run.protocol import Heartbeat, Message, Ready, Recipe, Task
 
 FOREVER = 3600.0  # s
 FULL = 64  # bytes that a file may still have
@@ -29,18 +30,21 @@ FULL = 64  # bytes that a file may still have
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`kind`: "kill", "exit", "hang", "memory", "error", "nan", "flat", "full" (a disk), "cuda" or
-    "cuda memory" (errors of a GPU), while a case is conditioned; "load", while the plan is made;
-    "lost": "cuda", and once `counter` is there no plan can be made."""
+    """Something that goes wrong.
+
+    While a case is conditioned: "kill", "exit", "hang", "memory", "error", "nan", "flat", "full" (a
+    disk), "cuda" or "cuda memory" (errors of a GPU).  While the plan is made: "load".  "lost" is
+    "cuda", after which no plan can be made once `counter` exists.
+    """
 
     kind: str
-    case: str = ""  # `name` of its depths; nothing: any case
-    device: str = ""  # such as "cuda:1"; nothing: any device
-    times: int = 1 << 62  # how often it happens, over all processes; by `counter`
+    case: str = ""  # `name` of its depths; empty: any case
+    device: str = ""  # such as "cuda:1"; empty: any device
+    times: int = 1 << 62  # how often it happens, over all processes; needs `counter`
     counter: Path | None = None
 
     def strikes(self) -> bool:
-        """Counts by appending a byte, which outlives the process."""
+        """Counts by appending a byte to a file, which outlives the process."""
         if self.counter is None:
             return True
         with self.counter.open("ab") as file:
@@ -49,14 +53,14 @@ class Fault:
 
 
 def name(depths: Image) -> str:
-    """What a case's framed depths [D, H, W] are known by here."""
+    """A name for the framed depths [D, H, W] of a case."""
     return hashlib.blake2b(depths.tobytes(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Conditions:
     mean: Image  # [B, 1, H, W], weighted mean of the depths
-    wrong: tuple[str, ...]  # a kind of fault per case, or nothing
+    faults: tuple[str, ...]  # kind of fault per case, or empty
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,23 +71,23 @@ class FakePlan:
     delay: float = 0.0  # s per step
     faults: tuple[Fault, ...] = ()
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         assert len(depths) == len(weights) == len(strip) == len(scan) == self.batch
-        wrong = tuple(self._fault(name(stack)) for stack in depths)
+        faults = tuple(self._fault(name(stack)) for stack in depths)
         mean = weighted_mean(depths, weights)
-        return Conditioned(conditions=Held(mean=mean, wrong=wrong), label=labels(mean))
+        return Conditioning(conditions=Conditions(mean=mean, faults=faults), label=labels(mean))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         return labels(images)
 
     def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
         time.sleep(self.delay)
-        held = conditioned.conditions
-        assert isinstance(held, Held)
-        x0 = estimate(held.mean, x)
-        for row, kind in enumerate(held.wrong):
+        conditions = conditioned.conditions
+        assert isinstance(conditions, Conditions)
+        x0 = estimate(conditions.mean, x)
+        for row, kind in enumerate(conditions.faults):
             x0[row] = {"nan": np.nan, "flat": 0.0}.get(kind, x0[row])
         return combined(x, previous, x0, rung), x0
 
@@ -133,37 +137,65 @@ class FakeMaker:
         return FakePlan(batch=batch, delay=self.delay, faults=mine)
 
 
-class InlinePool:
-    """What Pool does, in this process and one case at a time: no spawning, for many short runs."""
+class InlineWorker:
+    """A Worker in this process: it processes a unit, one case at a time, when it is waited for.
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        maker: PlanMaker,
-        devices: Iterable[Device],
-        limits: Limits,
-        watcher: Watcher,
-        *,
-        lock: object = None,
-        asked: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.recipe, self.maker, self.watcher, self.asked = recipe, maker, watcher, asked
-        self.device = next(iter(devices))
-        self.stopped = False
+    What a unit raises, its caller gets.
+    """
 
-    def stop(self) -> None:
-        self.stopped = True
+    def __init__(self, recipe: Recipe, maker: PlanMaker, device: Device) -> None:
+        self.recipe, self.shared = recipe, Pulse(get_context("spawn"))
+        self.tasks: deque[Task] = deque()
+        self.outbox: list[Message] = [Ready()]
+        self.exit_code: int | None = None
+        archive = open_archive(recipe.archive)
+        batches = worker.read(self._tasks(), archive, recipe, True, self.shared)
+        make = lambda: maker(device, recipe.batch_size)
+        self.results = worker.compute(batches, make, recipe, self.shared)
 
-    def run(self, tasks: Iterable[Task]) -> None:
-        pulse = Pulse(get_context("spawn"))
-        plan = self.maker(self.device, self.recipe.batch_size)
-        archive = open_archive(self.recipe.archive)
-        framed = worker.read(iter(tasks), archive, self.recipe, True, pulse)
-        for work, batch in worker.compute(framed, lambda: plan, self.recipe, pulse):
+    def _tasks(self) -> Iterator[Task]:
+        while self.tasks:
+            yield self.tasks.popleft()
+
+    def send(self, task: Task) -> None:
+        self.tasks.append(task)
+
+    def dismiss(self) -> None:
+        self.shared.drain()
+        self.exit_code = 0
+
+    def kill(self, *, dump: bool = False) -> None:
+        self.exit_code = -signal.SIGKILL
+
+    def messages(self) -> list[Message]:
+        messages, self.outbox = self.outbox, []
+        return messages
+
+    @property
+    def pulse(self) -> Heartbeat:
+        return self.shared.read()
+
+    def close(self) -> None:
+        self.results.close()
+
+    def work(self) -> None:
+        for work, batch in self.results if self.tasks and self.exit_code is None else ():
             for done in batch:
                 finisher.finish_case(work, done, self.recipe)
             if not batch:
-                self.watcher.done(self.device, finisher.commit(work, self.recipe))
-                self.watcher.tick({})
-            if self.stopped or self.asked():
+                self.outbox.append(finisher.commit(work, self.recipe))
                 return
+
+
+class InlineWorkers:
+    """Workers in this process: many short runs start quickly."""
+
+    def __init__(self, recipe: Recipe, maker: PlanMaker, lock: object) -> None:
+        self.recipe, self.maker = recipe, maker
+
+    def start(self, device: Device, *, alone: bool) -> InlineWorker:
+        return InlineWorker(self.recipe, self.maker, device)
+
+    def wait(self, workers: Sequence[Any], seconds: float) -> None:
+        for one in workers:
+            one.work()

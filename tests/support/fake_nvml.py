@@ -1,4 +1,4 @@
-"""NVIDIA's management library without a GPU: answers, refuses and fails on demand.  For tests."""
+"""NVIDIA's management library without a GPU: it answers, refuses and fails on demand."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pynvml
 
-BUSY = {  # name of the question: what the GPU at an index answers
+BUSY = {  # function -> what the GPU at an index answers
     "nvmlDeviceGetName": lambda index: f"NVIDIA Fake {index}",
     "nvmlDeviceGetUtilizationRates": lambda index: SimpleNamespace(gpu=90 + index, memory=40),
     "nvmlDeviceGetMemoryInfo": lambda index: SimpleNamespace(
@@ -24,12 +24,12 @@ BUSY = {  # name of the question: what the GPU at an index answers
 
 @dataclass(slots=True, kw_only=True)
 class FakeNvml:
-    """`refuses`: names of functions that raise; `xids`: of errors that are waiting to be told."""
+    """Busy GPUs."""
 
     count: int = 2
-    refuses: tuple[str, ...] = ()
-    xids: list[int] = field(default_factory=list)
-    energy: int = 0  # mJ, more at each question
+    refuses: tuple[str, ...] = ()  # names of functions that raise
+    xids: list[int] = field(default_factory=list)  # numbers of driver errors still to report
+    energy: int = 0  # mJ, more at each call
     NVMLError: type[Exception] = pynvml.NVMLError
 
     def __getattr__(self, name: str) -> Any:

@@ -23,7 +23,7 @@ from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.run.enhance import Summary, enhance
 from mcdiff_batch.engine.run.job import Job
 from tests.support import fake
-from tests.support.fake import FakeMaker, Fault, InlinePool
+from tests.support.fake import FakeMaker, Fault, InlineWorkers
 
 CONTRACT = contract(Frame(height=32, width=16), depths=2)
 
@@ -58,11 +58,12 @@ def break_case(path: Path, case: int) -> None:
 
 def job(path: Path, output: Path, **options: object) -> Job:
     chosen: dict[str, object] = {"devices": cpus(1), "unit_size": 4, "batch_size": 2} | options
-    return Job(archive=path, output=output, contract=CONTRACT, bundle="fake", **chosen)  # type: ignore[arg-type]
+    opened = open_archive(path)
+    return Job(archive=opened, output=output, contract=CONTRACT, bundle="fake", **chosen)  # type: ignore[arg-type]
 
 
 def fault(kind: str, path: Path | None = None, case: int = 0, **more: object) -> Fault:
-    """A fault at one case of an archive; with no archive, at any."""
+    """A fault at one case of an archive; without an archive, at any case."""
     name = ""
     if path is not None:
         name = fake.name(frame_case(open_archive(path).read(case), CONTRACT).depths)
@@ -70,13 +71,13 @@ def fault(kind: str, path: Path | None = None, case: int = 0, **more: object) ->
 
 
 def clean(path: Path, output: Path, **options: object) -> dict[str, str]:
-    """What an undisturbed run comes to."""
+    """The files of an undisturbed run, as `committed` gives them."""
     enhance(job(path, output, **options), FakeMaker())
     return committed(output)
 
 
 def committed(output: Path) -> dict[str, str]:
-    """SHA-256 of every file that P1 speaks of."""
+    """SHA-256 of every file whose bytes P1 promises."""
     files = [*(output / "images.zarr").rglob("*"), *(output / "ledger").rglob("*")]
     files.append(output / "manifest.json")
     return {
@@ -155,9 +156,9 @@ def _tensors(values: Iterable[Any]) -> tuple[Tensor, ...]:
     )
 
 
-def inline(asked: Job, **faults: Any) -> Summary:
+def inline(night: Job, **faults: Any) -> Summary:
     """A run in this process."""
-    return enhance(asked, FakeMaker(**faults), pool=InlinePool)
+    return enhance(night, FakeMaker(**faults), workers=InlineWorkers)
 
 
 class PowerCut(BaseException):
@@ -166,7 +167,7 @@ class PowerCut(BaseException):
 
 @contextmanager
 def cut_at(step: int, error: Callable[[], BaseException] = PowerCut) -> Iterator[None]:
-    """The process ends at the `step`-th fsync or rename, before it happens."""
+    """Raises `error` in place of the `step`-th fsync or rename, as if the process ended there."""
     left = [step]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
