@@ -20,7 +20,7 @@ ORDER = (  # a package imports only from those above it
     *("train", "train.phantom", "train.networks", "train.training", "train.segmenters"),
     "train.evaluation",
     "export",
-    *("bench", "bench.common", "bench.measures", "bench.gate", "bench.studies", "bench.gpu"),
+    *("bench", "bench.common", "bench.measures", "bench.acceptance", "bench.studies", "bench.gpu"),
     "bench.cli",
 )
 MODULES = 12  # at most, in a package

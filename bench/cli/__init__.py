@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mcdiff_batch.bench.gate.cli import COMMANDS, judging, whole
+from mcdiff_batch.bench.acceptance.cli import COMMANDS, judging, whole
 from mcdiff_batch.bench.studies.picture_cli import picture
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

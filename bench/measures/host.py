@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.bench.common.subject import Subject
+from mcdiff_batch.bench.common.workload import Workload
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.backends.trial import maker
 from mcdiff_batch.engine.image.frame import Labels
 from mcdiff_batch.engine.model.framing import frame_case
-from mcdiff_batch.engine.output.units import unit
+from mcdiff_batch.engine.output.units import make_unit
 from mcdiff_batch.engine.run import finisher
-from mcdiff_batch.engine.run.finisher import Sampled, Work
-from mcdiff_batch.engine.run.messages import Recipe, Task
+from mcdiff_batch.engine.run.finisher import Enhancement, Work
+from mcdiff_batch.engine.run.protocol import Recipe, Task
 from mcdiff_batch.engine.telemetry.machine import cores
-from mcdiff_batch.engine.telemetry.timesheet import told
+from mcdiff_batch.engine.telemetry.timesheet import summarise_spans
 
 READING = ("decode", "frame")
 FINISHING = ("quality", "encode", "write", "fsync", "commit")
@@ -45,12 +45,12 @@ class Passage:
     seconds: dict[str, float]  # by stage
 
 
-def measure(subject: Subject, cases: int, rate: float | None, say: Callable[[str], None]) -> Json:
+def measure(workload: Workload, cases: int, rate: float | None, say: Callable[[str], None]) -> Json:
     """`rate`: cases/s of a device that is to be kept busy."""
     say(f"host: {cases} cases in 1 process, then in {cores()}")
-    labels = _labels(subject, cases)
-    with tempfile.TemporaryDirectory(dir=subject.scratch) as name:
-        recipe = replace(subject.recipe(1), output=Path(name) / "alone")
+    labels = _labels(workload, cases)
+    with tempfile.TemporaryDirectory(dir=workload.scratch) as name:
+        recipe = replace(workload.recipe(1), output=Path(name) / "alone")
         passed(recipe, labels)  # warm-up
         alone = passed(recipe, labels)
         together = _at_once(recipe, labels, cores())
@@ -71,12 +71,12 @@ def needed(rate: float, ms: Mapping[str, float]) -> Json:
     return {"cases_per_s": round(rate, 2), "readers": many(READING), "finishers": many(FINISHING)}
 
 
-def _labels(subject: Subject, cases: int) -> dict[int, Labels]:
+def _labels(workload: Workload, cases: int) -> dict[int, Labels]:
     """Label maps of the originals: quality takes as long as what it finds in them."""
-    plan = maker(subject.bundle, (subject.device,), 1)(subject.device, 1)
+    plan = maker(workload.bundle, (workload.device,), 1)(workload.device, 1)
     out = {}
-    for case in islice(subject.cases(), cases):
-        framed = frame_case(case, subject.bundle.contract)
+    for case in islice(workload.cases(), cases):
+        framed = frame_case(case, workload.bundle.contract)
         strip = framed.strip[None, None].astype(np.float32)
         out[case.index] = plan.relabel(framed.depths[framed.optimal][None, None], strip)[0]
     return out
@@ -89,7 +89,7 @@ def passed(recipe: Recipe, labels: Mapping[int, Labels]) -> Passage:
     start = perf_counter()
     for number, group in groupby(labels, key=lambda index: index // size):
         cases = tuple(group)
-        work = Work(task=Task(unit=unit(number, archive.cases, size), cases=cases))
+        work = Work(task=Task(unit=make_unit(number, archive.cases, size), cases=cases))
         for index in cases:
             begun = perf_counter()
             case = archive.read(index)
@@ -98,10 +98,10 @@ def passed(recipe: Recipe, labels: Mapping[int, Labels]) -> Passage:
             spent["decode"] += read - begun  # type: ignore[assignment]
             spent["frame"] += perf_counter() - read  # type: ignore[assignment]
             image, label = framed.depths[framed.optimal], labels[index]
-            done = Sampled(case=framed, image=image, before=label, after=label)
+            done = Enhancement(case=framed, image=image, before=label, after=label)
             finisher.finish_case(work, done, recipe)
-        notes = finisher.commit(work, recipe).notes
-        spent.update(told(notes.spans, 0.0)["lanes"]["finishing"])
+        log = finisher.commit(work, recipe).log
+        spent.update(summarise_spans(log.spans, 0.0)["lanes"]["finishing"])
     return Passage(start=start, end=perf_counter(), seconds=dict(spent))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdiff_batch.bench.common.percentiles import PERCENTS, Percentile, percentile
-from mcdiff_batch.bench.common.subject import STAGES, Line, Subject
+from mcdiff_batch.bench.common.workload import STAGES, LocalWorker, Workload
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model.batch import batches as batched
 from mcdiff_batch.engine.model.contract import load_bundle
@@ -22,26 +22,26 @@ Json = dict[str, Any]
 
 
 def measure(
-    subject: Subject, batches: Sequence[int], samples: int, say: Callable[[str], None]
+    workload: Workload, batches: Sequence[int], samples: int, say: Callable[[str], None]
 ) -> Json:
     """A row for every batch size; a sample is a batch of cases of its own, and all of a batch wait
     for its end.  `cold_start_s`: a new process, from its start to its first result."""
     say("cold start")
-    cold = cold_start(subject)
+    cold = cold_start(workload)
     rows = []
     for batch in batches:
         say(f"latency at batch {batch}: {samples} samples")
-        rows.append(_row(subject, batch, samples))
+        rows.append(_row(workload, batch, samples))
     return {"rows": rows, "cold_start_s": round(cold, 3)}
 
 
-def _row(subject: Subject, batch: int, samples: int) -> Json:
-    line = Line(subject, batch)
-    full = (x for x in batched(subject.cases(), batch) if len(x) == batch)
-    walks = [line.walk(cases) for cases in islice(full, WARM_UP + samples)][WARM_UP:]
+def _row(workload: Workload, batch: int, samples: int) -> Json:
+    local_worker = LocalWorker(workload, batch)
+    full = (x for x in batched(workload.cases(), batch) if len(x) == batch)
+    walks = [local_worker.process(cases) for cases in islice(full, WARM_UP + samples)][WARM_UP:]
     if not walks:
         raise UsageError(
-            f"{subject.path}: has too few cases for latency at batch {batch}, expected more than "
+            f"{workload.path}: has too few cases for latency at batch {batch}, expected more than "
             f"{WARM_UP * batch}"
         )
     taken = [walk["total"] for walk in walks]
@@ -70,9 +70,9 @@ def _in_ms(found: Percentile) -> Json:
     return told
 
 
-def cold_start(subject: Subject) -> float:
+def cold_start(workload: Workload) -> float:
     """Seconds from the start of a new process to its first result; files are in the disk cache."""
-    words = [subject.bundle.root, subject.path, subject.scratch, subject.devices]
+    words = [workload.bundle.root, workload.path, workload.scratch, workload.devices]
     start = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, *map(str, words)], stdout=subprocess.PIPE, text=True
@@ -87,13 +87,13 @@ def cold_start(subject: Subject) -> float:
 
 def first(bundle: str, archive: str, scratch: str, devices: str) -> None:
     """In the child: the first case, from nothing."""
-    subject = Subject(
+    workload = Workload(
         bundle=load_bundle(Path(bundle)),
         path=Path(archive),
         scratch=Path(scratch),
         devices=devices,
     )
-    Line(subject, subject.batch).walk([subject.archive.read(0)])
+    LocalWorker(workload, workload.batch).process([workload.archive.read(0)])
     print("first", flush=True)
 
 

@@ -51,12 +51,13 @@ def synthetic(path: Path, cases: int) -> Path:
 
 def run_fake(archive: Path, output: Path) -> None:
     """A whole run with a plan that needs no model; called in the child."""
+    from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.model.plan import Device
     from mcdiff_batch.engine.run.enhance import enhance
     from mcdiff_batch.engine.run.job import Job
 
     job = Job(
-        archive=archive,
+        archive=open_archive(archive),
         output=output,
         contract=contract(FRAME, depths=5),
         bundle="fake",

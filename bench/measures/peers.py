@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from mcdiff_batch.bench.common.percentiles import spread
-from mcdiff_batch.bench.common.subject import Subject
+from mcdiff_batch.bench.common.workload import Workload
 from mcdiff_batch.engine.backends.gpus import count_as_nvml
 from mcdiff_batch.engine.backends.trial import maker
-from mcdiff_batch.engine.model.batch import condition, padded, strips
+from mcdiff_batch.engine.model.batch import condition, pad, strips
 from mcdiff_batch.engine.model.framing import FramedCase, frame_case
 from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.schedule import uniform_ladder
@@ -51,19 +51,19 @@ class Effort:
 class Field:
     """The contenders over one subject."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject, self.recipe = subject, subject.recipe(1)
-        self.contract = subject.bundle.contract
+    def __init__(self, workload: Workload) -> None:
+        self.workload, self.recipe = workload, workload.recipe(1)
+        self.contract = workload.bundle.contract
         count_as_nvml()
-        self.device = torch.device(str(subject.device) if self.on_gpu else "cpu")
+        self.device = torch.device(str(workload.device) if self.on_gpu else "cpu")
         torch.set_num_threads(cores())
         torch.backends.cudnn.benchmark = True  # PyTorch's fastest convolutions
         self.nets = Networks(preset_from(self.contract.training["preset"]), self.device)
-        start_from(self.nets, subject.bundle.root)
+        start_from(self.nets, workload.bundle.root)
 
     @property
     def on_gpu(self) -> bool:
-        return self.subject.device.kind == "cuda"
+        return self.workload.device.kind == "cuda"
 
     def contenders(self, *, compiled: bool) -> dict[str, Make]:
         nets, denoiser = self.nets, TorchPlan(self.nets, 1).denoiser
@@ -101,8 +101,8 @@ class Field:
         return rungs("ddim", schedule, uniform_ladder(schedule, schedule.steps))
 
     def cases(self, batch: int) -> list[FramedCase]:
-        found = [frame_case(x, self.contract) for x in islice(self.subject.cases(), batch)]
-        return padded(found, batch)
+        found = [frame_case(x, self.contract) for x in islice(self.workload.cases(), batch)]
+        return pad(found, batch)
 
     def _noise(self, cases: Sequence[FramedCase]) -> Any:
         shape = (1, self.contract.frame.height, self.contract.frame.width)
@@ -110,7 +110,9 @@ class Field:
 
     def _ours(self, batch: int) -> Step:
         cases = self.cases(batch)
-        plan = maker(self.subject.bundle, (self.subject.device,), batch)(self.subject.device, batch)
+        plan = maker(self.workload.bundle, (self.workload.device,), batch)(
+            self.workload.device, batch
+        )
         held, walk = condition(plan, cases), cycle(self.recipe.rungs)
         x = self._noise(cases)
         x0 = np.zeros_like(x)
@@ -218,8 +220,8 @@ def seconds(step: Step, steps: int) -> float:
     return statistics.median(taken)
 
 
-def measure(subject: Subject, batches: Sequence[int], effort: Effort, say: Say) -> Json:
-    field = Field(subject)
+def measure(workload: Workload, batches: Sequence[int], effort: Effort, say: Say) -> Json:
+    field = Field(workload)
     every: dict[str, Tried] = {}
     absent = {} if effort.compiled else {"torch.compile": "left out by --quick"}
     for name, make in field.contenders(compiled=effort.compiled).items():
@@ -280,9 +282,9 @@ def _case(
 
     The 1000 steps are extrapolated from those that were timed.
     """
-    device, evaluations = field.subject.device, len(field.recipe.rungs)
+    device, evaluations = field.workload.device, len(field.recipe.rungs)
     batch, thousand = chosen[OURS][0], field.contract.schedule.steps
-    plan = maker(field.subject.bundle, (device,), batch)(device, batch)
+    plan = maker(field.workload.bundle, (device,), batch)(device, batch)
     ours = _around(field, plan, batch) + evaluations * statistics.median(taken[OURS])
     batch = chosen[PAPER][0]
     around = _around(field, TorchPlan(field.nets, batch), batch)

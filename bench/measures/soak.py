@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.bench.common.ceilings import surroundings
-from mcdiff_batch.bench.common.subject import Line, Subject
+from mcdiff_batch.bench.common.workload import LocalWorker, Workload
 from mcdiff_batch.engine.archive.archive import Case
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model.batch import batches
@@ -39,13 +39,13 @@ class Window:
         return any(told) if told else None
 
 
-def measure(subject: Subject, batch: int, minutes: float, say: Say) -> Json:
+def measure(workload: Workload, batch: int, minutes: float, say: Say) -> Json:
     """Windows of equal length, the first left out: it warms up."""
-    line, length = Line(subject, batch), 60 * minutes / WINDOWS
+    local_worker, length = LocalWorker(workload, batch), 60 * minutes / WINDOWS
     start, found = perf_counter(), list[Window]()
     begun, cases = start, 0
-    for group in _round_and_round(subject, batch):
-        line.walk(group)
+    for group in _round_and_round(workload, batch):
+        local_worker.process(group)
         cases, now = cases + len(group), perf_counter()
         if now - begun >= length:
             found.append(
@@ -67,9 +67,9 @@ def measure(subject: Subject, batch: int, minutes: float, say: Say) -> Json:
     return told(found[1:])
 
 
-def _round_and_round(subject: Subject, batch: int) -> Iterator[list[Case]]:
+def _round_and_round(workload: Workload, batch: int) -> Iterator[list[Case]]:
     while True:
-        yield from batches(subject.cases(), batch)
+        yield from batches(workload.cases(), batch)
 
 
 def resident_mib() -> float:

@@ -4,26 +4,22 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from mcdiff_batch.bench.common.subject import Subject
-from mcdiff_batch.engine.backends import ort
+from mcdiff_batch.bench.common.workload import Workload
 from mcdiff_batch.engine.backends.devices import devices
-from mcdiff_batch.engine.backends.selftest import tried
-from mcdiff_batch.engine.backends.trial import maker
-from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.telemetry.machine import cores
+from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
+from mcdiff_batch.engine.backends.trial import maker, self_test
 
 Json = dict[str, Any]
 
 
-def measure(subject: Subject, say: Callable[[str], None]) -> Json:
+def measure(workload: Workload, say: Callable[[str], None]) -> Json:
     """`ladder`: against 1000-step DDIM, as measured at export; `plan`: against float32, now."""
     say("self-test of the plan")
-    device = devices(subject.devices)[0]
-    plan = maker(subject.bundle, (device,), subject.batch)(device, subject.batch)
-    host = Device(kind="cpu", index=0)
-    reference = ort.load(subject.bundle, host, 1, threads=cores())
-    verdict = tried(plan, subject.bundle.contract, reference)
-    sampler = subject.bundle.contract.sampler
+    device = devices(workload.devices)[0]
+    plan = maker(workload.bundle, (device,), workload.batch)(device, workload.batch)
+    reference = REFERENCE.load(workload.bundle, CPU, batch=1)
+    verdict = self_test(plan, workload.bundle.contract, reference)
+    sampler = workload.bundle.contract.sampler
     return {
         "ladder": {"psnr_median_db": sampler.psnr_median_db, "cases": sampler.cases},
         "plan": asdict(verdict) | {"faults": verdict.faults},

@@ -16,9 +16,9 @@ import numpy as np
 from mcdiff_batch.bench.common.ceilings import Ceilings, ceilings
 from mcdiff_batch.bench.common.graph_cost import Cost
 from mcdiff_batch.bench.common.physics import STEADY, costs
-from mcdiff_batch.bench.common.subject import Subject
+from mcdiff_batch.bench.common.workload import Workload
 from mcdiff_batch.engine.backends.trial import maker
-from mcdiff_batch.engine.model.batch import condition, padded
+from mcdiff_batch.engine.model.batch import condition, pad
 from mcdiff_batch.engine.model.framing import frame_case
 from mcdiff_batch.engine.model.noise import gaussian
 
@@ -36,36 +36,36 @@ class Block:
 
 
 def measure(
-    subject: Subject, batches: Sequence[int], steps: int, say: Callable[[str], None]
+    workload: Workload, batches: Sequence[int], steps: int, say: Callable[[str], None]
 ) -> Json:
     """A row a batch size."""
     rows = []
     for batch in batches:
         say(f"step at batch {batch}: {steps} steps")
-        found = costs(subject.bundle, subject.device, batch)
-        blocks = list(_blocks(subject, batch, steps))
+        found = costs(workload.bundle, workload.device, batch)
+        blocks = list(_blocks(workload, batch, steps))
         rows.append(_row(batch, blocks, found["denoiser"] if found else None))
     return {"rows": rows}
 
 
-def _blocks(subject: Subject, batch: int, steps: int) -> Iterator[Block]:
+def _blocks(workload: Workload, batch: int, steps: int) -> Iterator[Block]:
     """Down the ladder, again from its top where it ends."""
-    step = _step(subject, batch)
+    step = _step(workload, batch)
     for _ in range(WARM_UP):
         step()
-    before = ceilings(subject.device, 0.1)
+    before = ceilings(workload.device, 0.1)
     for start in range(0, steps, BLOCK):
         taken = [step() for _ in range(min(BLOCK, steps - start))]
-        after = ceilings(subject.device, 0.1)
+        after = ceilings(workload.device, 0.1)
         yield Block(seconds=taken, top=before.lowest(after) if before and after else None)
         before = after
 
 
-def _step(subject: Subject, batch: int) -> Callable[[], float]:
+def _step(workload: Workload, batch: int) -> Callable[[], float]:
     """A step, which tells how many seconds it took."""
-    recipe = subject.recipe(batch)
-    plan = maker(subject.bundle, (subject.device,), batch)(subject.device, batch)
-    cases = padded([frame_case(x, recipe.contract) for x in islice(subject.cases(), batch)], batch)
+    recipe = workload.recipe(batch)
+    plan = maker(workload.bundle, (workload.device,), batch)(workload.device, batch)
+    cases = pad([frame_case(x, recipe.contract) for x in islice(workload.cases(), batch)], batch)
     conditioned = condition(plan, cases)
     shape = (1, recipe.contract.frame.height, recipe.contract.frame.width)
     x = np.stack([gaussian(0, case.key, shape) for case in cases])

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from mcdiff_batch.bench.common.percentiles import spread
-from mcdiff_batch.bench.common.subject import Subject, where
+from mcdiff_batch.bench.common.workload import Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.backends.trial import maker
 from mcdiff_batch.engine.errors import UsageError
@@ -82,10 +82,10 @@ def unit_size(cases: int, batch: int) -> int:
     return batch * max(1, min(UNIT_SIZE, cases // 16) // batch)
 
 
-def session(subject: Subject, setting: Setting, cases: int) -> Session:
+def session(workload: Workload, setting: Setting, cases: int) -> Session:
     chosen = devices(setting.devices)
-    with tempfile.TemporaryDirectory(dir=subject.scratch) as name:
-        job = subject.job(
+    with tempfile.TemporaryDirectory(dir=workload.scratch) as name:
+        job = workload.job(
             Path(name) / "out",
             setting.devices,
             batch=setting.batch,
@@ -99,7 +99,7 @@ def session(subject: Subject, setting: Setting, cases: int) -> Session:
                 points.append((perf_counter() - start, at.handled))
 
         summary = enhance(
-            replace(job, limit=cases), maker(subject.bundle, chosen, setting.batch), note
+            replace(job, limit=cases), maker(workload.bundle, chosen, setting.batch), note
         )
         seconds = perf_counter() - start
     rate = steady(points, len(chosen) * setting.batch)
@@ -109,14 +109,14 @@ def session(subject: Subject, setting: Setting, cases: int) -> Session:
 
 
 def interleaved(
-    subject: Subject, settings: Sequence[Setting], effort: Effort, say: Say
+    workload: Workload, settings: Sequence[Setting], effort: Effort, say: Say
 ) -> list[Json]:
     """A/B/A/B: every setting once, then again, so that what changes with time meets all alike."""
     found: dict[Setting, list[Session]] = {setting: [] for setting in settings}
     for repeat in range(effort.repeats):
         for setting in settings:
             say(f"throughput of {setting}: {effort.cases} cases, {repeat + 1} of {effort.repeats}")
-            found[setting].append(session(subject, setting, effort.cases))
+            found[setting].append(session(workload, setting, effort.cases))
     return [_row(setting, sessions) for setting, sessions in found.items()]
 
 
@@ -138,34 +138,34 @@ def best(rows: Sequence[Json]) -> Json:
 
 
 def measure(
-    subject: Subject, words: Sequence[str], batches: Sequence[int], effort: Effort, say: Say
+    workload: Workload, words: Sequence[str], batches: Sequence[int], effort: Effort, say: Say
 ) -> Json:
     """The sweep over batch sizes on the first of `words`, then all of these at the best size."""
-    effort = replace(effort, cases=min(effort.cases, subject.archive.cases))
+    effort = replace(effort, cases=min(effort.cases, workload.archive.cases))
     cases, sweep, batch = effort.cases, list[Json](), batches[0]
     if len(batches) > 1:
         tried = [Setting(devices=words[0], batch=x) for x in batches]
-        sweep = interleaved(subject, tried, effort, say)
+        sweep = interleaved(workload, tried, effort, say)
         batch = int(best(sweep)["batch"])
-    rows = interleaved(subject, [Setting(devices=x, batch=batch) for x in words], effort, say)
+    rows = interleaved(workload, [Setting(devices=x, batch=batch) for x in words], effort, say)
     chosen = best(rows)
     taken = Setting(devices=chosen["devices"], batch=chosen["batch"])
     return {
         "sweep": sweep,
         "rows": rows,
         "best": chosen,
-        "where": where(devices(taken.devices)),
+        "where": describe_devices(devices(taken.devices)),
         "official": cases >= OFFICIAL_CASES and chosen["seconds"]["low"] >= OFFICIAL_S,
-        "pairs": list(_pairs(subject, taken, effort, say)),
+        "pairs": list(_pairs(workload, taken, effort, say)),
     }
 
 
-def _pairs(subject: Subject, setting: Setting, effort: Effort, say: Say) -> Iterator[Json]:
+def _pairs(workload: Workload, setting: Setting, effort: Effort, say: Say) -> Iterator[Json]:
     """The same cases here and by the command `run`, in turn: cases an hour, start-up included."""
     for pair in range(effort.pairs):
         say(f"bench and `run` in turn, pair {pair + 1} of {effort.pairs}")
-        here = session(subject, setting, effort.cases)
-        there = _command(subject, setting, effort.cases)
+        here = session(workload, setting, effort.cases)
+        there = _command(workload, setting, effort.cases)
         seconds, command = there
         yield {
             "bench": round(3600 * here.cases / here.told_s, 1),
@@ -174,13 +174,13 @@ def _pairs(subject: Subject, setting: Setting, effort: Effort, say: Say) -> Iter
         }
 
 
-def _command(subject: Subject, setting: Setting, cases: int) -> tuple[float, float]:
+def _command(workload: Workload, setting: Setting, cases: int) -> tuple[float, float]:
     """Seconds of `mcdiff-batch run`: as it says itself, and from the shell's side."""
-    output = subject.scratch / "by-command"
+    output = workload.scratch / "by-command"
     options = {
-        "--input": subject.path,
+        "--input": workload.path,
         "--output": output,
-        "--bundle": subject.bundle.root,
+        "--bundle": workload.bundle.root,
         "--devices": setting.devices,
         "--batch-size": setting.batch,
         "--unit-size": unit_size(cases, setting.batch),

@@ -9,8 +9,8 @@ import pytest
 from mcdiff_batch.bench.common.ceilings import Ceilings, ceilings
 from mcdiff_batch.bench.common.graph_cost import graph_cost
 from mcdiff_batch.bench.common.physics import quiet, steadiness
-from mcdiff_batch.bench.gate.deployment import GIVES, gate
-from mcdiff_batch.bench.gate.requirements import MEASURES
+from mcdiff_batch.bench.acceptance.deployment import GIVES, gate
+from mcdiff_batch.bench.acceptance.requirements import MEASURES
 from mcdiff_batch.bench.measures.host import needed
 from mcdiff_batch.bench.measures.soak import Window, slope, told
 from mcdiff_batch.bench.measures.step import Block, quiet_blocks

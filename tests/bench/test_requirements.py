@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcdiff_batch.bench.gate.requirements import (
+from mcdiff_batch.bench.acceptance.requirements import (
     MEASURES,
     baseline,
     capacity,

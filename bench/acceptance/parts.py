@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcdiff_batch.bench.common.subject import Subject, usual_batch
+from mcdiff_batch.bench.common.workload import Workload, usual_batch
 from mcdiff_batch.bench.measures import host, latency, soak, soundness, step, throughput
 from mcdiff_batch.engine.errors import UsageError
 
@@ -64,7 +64,7 @@ class Asked:
     options: Options
     count: int  # samples
     sizes: Sequence[int]  # of batches
-    subject: Subject
+    workload: Workload
 
 
 def parts(
@@ -72,12 +72,12 @@ def parts(
     options: Options,
     counts: Mapping[str, int],
     sizes: Mapping[str, Sequence[int]],
-    subject: Subject,
+    workload: Workload,
 ) -> list[Part]:
     """In the order in which they are measured."""
     return [
         KNOWN[name](
-            Asked(options=options, count=counts.get(name, 0), sizes=sizes[name], subject=subject)
+            Asked(options=options, count=counts.get(name, 0), sizes=sizes[name], workload=workload)
         )
         for name in names
     ]
@@ -92,10 +92,10 @@ def _throughput(asked: Asked) -> Part:
     """Quick: one device at one batch size.  Official: all devices at one batch size, once."""
     options, sizes = asked.options, asked.sizes
     quick, official = options["quick"], options.get("official", False)
-    words = throughput.arrangements(asked.subject.devices)
+    words = throughput.arrangements(asked.workload.devices)
     words = words[:1] if quick else words[-1:] if official else words
     if options["batches"] is None and not (quick or official):
-        sizes = SWEEP.get(asked.subject.device.kind, SWEEP_ELSEWHERE)
+        sizes = SWEEP.get(asked.workload.device.kind, SWEEP_ELSEWHERE)
     effort = throughput.Effort(
         cases=asked.count,
         repeats=options.get("repeats") or (1 if quick or official else 3),
@@ -108,11 +108,11 @@ def _throughput(asked: Asked) -> Part:
 def _io(asked: Asked) -> Part:
     """At the rate of one device, where throughput was measured before."""
 
-    def measure(subject: Subject, before: Json) -> Json:
+    def measure(workload: Workload, before: Json) -> Json:
         rate = asked.options.get("rate")
         if rate is None and "throughput" in before:
             rate = before["throughput"]["rows"][0]["cases_per_hour"]["median"] / 3600
-        return host.measure(subject, asked.count, rate, say)
+        return host.measure(workload, asked.count, rate, say)
 
     return Part(name="io", module=host, measure=measure)
 
@@ -133,7 +133,7 @@ def _peers(asked: Asked) -> Part:
     quick = asked.options["quick"]
     sizes = asked.sizes
     if asked.options["batches"] is None and not quick:
-        sizes = PEERS.get(asked.subject.device.kind, PEERS_ELSEWHERE)
+        sizes = PEERS.get(asked.workload.device.kind, PEERS_ELSEWHERE)
     rounds = asked.options["rounds"] or (2 if quick else 5)
     effort = peers.Effort(rounds=rounds, steps=asked.count, compiled=not quick)
     measure = lambda x, _: peers.measure(x, sizes, effort, say)

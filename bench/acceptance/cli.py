@@ -129,7 +129,7 @@ UNJUDGED |= {"tolerance": "0%"}
 
 
 def _run(options: dict[str, Any], names: Sequence[str]) -> None:
-    from .deployment import carry_out, gate, subject
+    from .deployment import carry_out, gate, workload
     from .parts import batch_sizes, parts, phantoms, samples
 
     asked = gate(options, names)
@@ -137,6 +137,6 @@ def _run(options: dict[str, Any], names: Sequence[str]) -> None:
         names = [name for name in names if name != "fidelity"]
     sizes = batch_sizes(options, names)
     counts = samples(options, names, asked.samples, sizes)
-    with subject(options, phantoms(counts, sizes)) as found:
+    with workload(options, phantoms(counts, sizes)) as found:
         chosen = parts(names, options, counts, sizes, found)
         carry_out(found, chosen, asked, options["output"])

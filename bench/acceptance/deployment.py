@@ -17,7 +17,7 @@ import click
 from mcdiff_batch.bench.common import physics
 from mcdiff_batch.bench.common.ceilings import ceilings, surroundings
 from mcdiff_batch.bench.common.percentiles import PERCENTS, needed
-from mcdiff_batch.bench.common.subject import SEED, Subject, where
+from mcdiff_batch.bench.common.workload import SEED, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.errors import SpaceError, UsageError, VerificationError
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
@@ -47,7 +47,7 @@ GIVES = {
     "fidelity": ("psnr_db",),
 }
 Json = dict[str, Any]
-Measure = Callable[[Subject, Json], Json]  # (subject, documents of the parts before)
+Measure = Callable[[Workload, Json], Json]  # (subject, documents of the parts before)
 
 
 def say(text: str) -> None:
@@ -121,13 +121,13 @@ def gate(options: Mapping[str, Any], parts: Sequence[str]) -> Gate:
 
 
 @contextmanager
-def subject(options: Mapping[str, Any], cases: int) -> Iterator[Subject]:
+def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
     """Over the user's archive, or `cases` phantoms, every one another.  Raises SpaceError."""
     with tempfile.TemporaryDirectory(dir=options["scratch"], prefix="mcdiff-bench-") as name:
         scratch = Path(name)
         bundle = load_bundle(options["bundle"] or SHIPPED)
         path = options["archive"] or scratch / "phantoms.zarr"
-        found = Subject(
+        found = Workload(
             bundle=bundle, path=path, scratch=scratch, devices=options["devices"] or "auto"
         )
         devices(found.devices)  # what is wrong is said first
@@ -142,22 +142,22 @@ def subject(options: Mapping[str, Any], cases: int) -> Iterator[Subject]:
         yield found
 
 
-def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path | None) -> None:
+def carry_out(workload: Workload, parts: Sequence[Part], asked: Gate, output: Path | None) -> None:
     """Prints physics, table, verdicts and, last, the document on one line.
 
     Raises VerificationError where a requirement is not met.
     """
     start = time.monotonic()
-    document = _head(subject)
+    document = _head(workload)
     tables: list[str] = []
     for part in parts:
-        found = part.measure(subject, document["parts"])
+        found = part.measure(workload, document["parts"])
         document["parts"][part.name] = found
         known, unknown = part.module.measures(found)
         document["measures"] |= known
         document["unknown"] |= unknown
         tables += ["", *part.module.as_text(found)]
-        document["surroundings"]["ceilings"] += _meanwhile(subject, part.name)
+        document["surroundings"]["ceilings"] += _meanwhile(workload, part.name)
     document["surroundings"]["after"] = surroundings()
     tables += physics.steadiness(document["surroundings"]["ceilings"])
     document["seconds"] = round(time.monotonic() - start, 1)
@@ -174,9 +174,9 @@ def carry_out(subject: Subject, parts: Sequence[Part], asked: Gate, output: Path
         raise VerificationError(f"not fit to be deployed: {'; '.join(failing)}")
 
 
-def _meanwhile(subject: Subject, part: str) -> list[Json]:
+def _meanwhile(workload: Workload, part: str) -> list[Json]:
     """The ceilings again, behind a part: what others took of the machine shows in them."""
-    top = ceilings(subject.device, 0.3)
+    top = ceilings(workload.device, 0.3)
     return [top.as_dict(part)] if top else []
 
 
@@ -187,21 +187,21 @@ def _installed(package: str) -> bool:
         return False
 
 
-def _head(subject: Subject) -> Json:
+def _head(workload: Workload) -> Json:
     """What is known before anything is measured; printed at once."""
-    before, top = surroundings(), ceilings(subject.device)
-    told = physics.physics(subject.bundle, top, physics.costs(subject.bundle, subject.device, 1))
-    place = where(devices(subject.devices))
-    for line in physics.as_text(told, subject.bundle, top, place, before):
+    before, top = surroundings(), ceilings(workload.device)
+    told = physics.physics(workload.bundle, top, physics.costs(workload.bundle, workload.device, 1))
+    place = describe_devices(devices(workload.devices))
+    for line in physics.as_text(told, workload.bundle, top, place, before):
         click.echo(line)
     return {
         "what": "bench",
         "schema": 1,
         "machine": machine(tuple(name for name in ALSO if _installed(name))),
         "surroundings": {"before": before, "ceilings": [top.as_dict("start")] if top else []},
-        "bundle": {"name": subject.bundle.contract.name, "sha256": subject.bundle.sha256},
+        "bundle": {"name": workload.bundle.contract.name, "sha256": workload.bundle.sha256},
         "where": place,
-        "cases": subject.archive.cases,
+        "cases": workload.archive.cases,
         "physics": told,
         "parts": {},
         "measures": {},

@@ -1,4 +1,4 @@
-"""What is measured: a bundle on devices over an archive of varied cases, and one device's work."""
+"""The workload of a measure: a bundle on devices over an archive; and one device's work on it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,25 +17,27 @@ from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.image.frame import Image, Labels, grey
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.framing import frame_case
-from mcdiff_batch.engine.model.plan import Conditioned, Device, Plan
+from mcdiff_batch.engine.model.plan import Conditioning, Device, Plan
 from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.engine.output.units import Unit
 from mcdiff_batch.engine.run import finisher, worker
 from mcdiff_batch.engine.run.finisher import Work
 from mcdiff_batch.engine.run.heartbeat import Pulse
 from mcdiff_batch.engine.run.job import BATCH_SIZE, BATCH_SIZES, Job, resolve
-from mcdiff_batch.engine.run.messages import Recipe, Task
+from mcdiff_batch.engine.run.protocol import Recipe, Task
 from mcdiff_batch.engine.telemetry.machine import cores, machine
 
-SEED = 4000  # of the phantoms: in no training and no evaluation
+SEED = 4000  # of the phantoms, which no training and no evaluation uses
 STAGES = ("frame", "condition", "step", "relabel", "quality")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Workload:
+    """A bundle, the archive to enhance, and the devices to use."""
+
     bundle: Bundle
     path: Path  # the archive
-    scratch: Path  # a folder for outputs, on the disk that is to be measured
+    scratch: Path  # folder for outputs, on the disk to measure
     devices: str = "auto"  # as `run` takes it
 
     @cached_property
@@ -44,7 +46,7 @@ class Subject:
 
     @property
     def device(self) -> Device:
-        """The first."""
+        """The first device."""
         return devices(self.devices)[0]
 
     @property
@@ -53,7 +55,7 @@ class Subject:
 
     def job(self, output: Path, chosen: str, *, batch: int, unit_size: int | None = None) -> Job:
         return Job(
-            archive=self.path,
+            archive=self.archive,
             output=output,
             contract=self.bundle.contract,
             bundle=self.bundle.sha256,
@@ -63,7 +65,7 @@ class Subject:
         )
 
     def recipe(self, batch: int) -> Recipe:
-        """As a worker of `run` would be given it."""
+        """The recipe that a worker of `run` would get."""
         resolved = resolve(self.job(self.scratch / "never-made", self.devices, batch=batch))
         return Recipe(
             archive=self.path,
@@ -79,7 +81,7 @@ class Subject:
         )
 
     def cases(self) -> Iterator[Case]:
-        """The archive's, each once, without those that a run would fail."""
+        """The cases of the archive, each once, without those that a run would fail."""
         for index in range(self.archive.cases):
             with suppress(CaseError):
                 case = self.archive.read(index)
@@ -92,7 +94,7 @@ def usual_batch(text: str) -> int:
     return BATCH_SIZES.get(devices(text)[0].kind, BATCH_SIZE)
 
 
-def where(chosen: Sequence[Device]) -> str:
+def describe_devices(chosen: Sequence[Device]) -> str:
     """ "2 x NVIDIA RTX A6000", or "2 devices on 4 cores of AMD EPYC"."""
     if chosen[0].kind == "cpu":
         name = str(machine()["cpu"]).partition(" (")[0]
@@ -103,8 +105,8 @@ def where(chosen: Sequence[Device]) -> str:
 
 
 @dataclass(slots=True)
-class Timed:
-    """A Plan that adds up what its calls take."""
+class TimedPlan:
+    """A Plan that sums the seconds of its calls."""
 
     plan: Plan
     spent: Counter[str] = field(default_factory=Counter)
@@ -116,43 +118,43 @@ class Timed:
     def _add(self, stage: str, start: float) -> None:
         self.spent[stage] += perf_counter() - start  # type: ignore[assignment]
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         start = perf_counter()
-        found = self.plan.condition(depths, weights, strip, scan)
+        result = self.plan.condition(depths, weights, strip, scan)
         self._add("condition", start)
-        return found
+        return result
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         start = perf_counter()
-        found = self.plan.relabel(images, strip)
+        result = self.plan.relabel(images, strip)
         self._add("relabel", start)
-        return found
+        return result
 
     def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
         start = perf_counter()
-        found = self.plan.step(x, previous, rung, conditioned)
+        result = self.plan.step(x, previous, rung, conditioned)
         self._add("step", start)
-        return found
+        return result
 
 
-class Line:
-    """One device in this process, by the very functions that a worker of `run` calls."""
+class LocalWorker:
+    """One device in this process, driven by the functions that a worker of `run` calls."""
 
-    def __init__(self, subject: Subject, batch: int) -> None:
-        device = subject.device
-        self.recipe = subject.recipe(batch)
-        self.plan = Timed(maker(subject.bundle, (device,), batch)(device, batch))
+    def __init__(self, workload: Workload, batch: int) -> None:
+        device = workload.device
+        self.recipe = workload.recipe(batch)
+        self.plan = TimedPlan(maker(workload.bundle, (device,), batch)(device, batch))
         self.pulse = Pulse(get_context("spawn"))
 
-    def walk(self, cases: Sequence[Case]) -> dict[str, float]:
-        """Seconds by stage of a batch, from cases as they were read to measured images."""
+    def process(self, cases: Sequence[Case]) -> dict[str, float]:
+        """Processes a batch from decoded cases to measured images; seconds by stage."""
         self.plan.spent.clear()
         start = perf_counter()
         framed = [frame_case(case, self.recipe.contract) for case in cases]
         read = perf_counter()
-        done = worker.enhanced(self.plan, framed, _work(cases), self.recipe, self.pulse)
+        done = worker.enhance_batch(self.plan, framed, _work(cases), self.recipe, self.pulse)
         computed = perf_counter()
         for one in done:
             finisher.measure(one, grey(one.image, one.case.strip))
