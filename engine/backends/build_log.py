@@ -1,4 +1,4 @@
-"""What TensorRT made of a graph: the kernels that its build log lists, and what was fused."""
+"""Reads TensorRT's build log: the kernels that a graph became, and which blocks are fused."""
 
 import math
 import re
@@ -14,12 +14,12 @@ ARITHMETIC = re.compile("Add|Sub|Mul|Div|Silu|Mean|Sum|Max|Min|Sqrt|Sin|Cos|norm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """One launch.  `nodes`: the graph's nodes in it, each "module/operator"."""
+    """One launch on the GPU."""
 
     name: str
     kind: str
-    nodes: tuple[str, ...]
-    bytes: int  # of all it reads and writes
+    nodes: tuple[str, ...]  # of the graph, each "module/operator"
+    bytes: int  # read and written
 
     @property
     def modules(self) -> set[str]:
@@ -27,12 +27,12 @@ class Kernel:
 
     @property
     def moves(self) -> bool:
-        """Only casts, copies or transposes."""
+        """Whether the kernel only casts, copies or transposes."""
         return self.kind == "kgen" and not ARITHMETIC.search(self.name)
 
 
-def listed(log: str) -> list[Kernel]:
-    """Kernels in the order in which they run, from a verbose, detailed build log."""
+def parse_log(log: str) -> list[Kernel]:
+    """The kernels in the order in which they run.  The log must be verbose and detailed."""
     _, _, rest = log.partition("Layers:\n")
     lines = rest.partition("\nBindings:")[0].splitlines()
     return [_kernel(line) for line in lines if line.startswith("Name: ")]
@@ -47,41 +47,43 @@ def _kernel(line: str) -> Kernel:
     return Kernel(name=head[1], kind=head[2], nodes=nodes, bytes=sum(sizes))
 
 
-def summary(kernels: Sequence[Kernel]) -> dict[str, Any]:
-    """Counts for a report and for a test: tuner blocks, GroupNorms and attentions, and how many of
-    them are fused: a tuner in two convolutions, a GroupNorm's statistics and scale in one kernel,
-    an attention's products and softmax in one."""
-    tuners = _spread(kernels, r"(tuner\.\d+)/")
-    norms = _spread((x for x in kernels if not _clears(x)), r"(.+\.norm)/")
-    attentions = _spread(kernels, r"(.+\.attention)/node_(?:Softmax|MatMul|scaled)")
+def summarise(kernels: Sequence[Kernel]) -> dict[str, Any]:
+    """Counts kernels, tuner blocks, GroupNorms and attentions, and how many of these are fused.
+
+    A fused tuner block is two convolutions.  A fused GroupNorm is one kernel, as is a fused
+    attention.
+    """
+    tuners = _kernels_by_module(kernels, r"(tuner\.\d+)/")
+    norms = _kernels_by_module((x for x in kernels if not _clears_counters(x)), r"(.+\.norm)/")
+    attentions = _kernels_by_module(kernels, r"(.+\.attention)/node_(?:Softmax|MatMul|scaled)")
     return {
         "kernels": len(kernels),
         "kinds": dict(Counter(x.kind for x in kernels).most_common()),
         "tuner_blocks": len(tuners),
-        "tuner_blocks_fused": sum(map(_tuner_fused, tuners.values())),
-        "tuner_kernels": {name: len(found) for name, found in tuners.items()},
+        "tuner_blocks_fused": sum(map(_is_fused_tuner, tuners.values())),
+        "tuner_kernels": {name: len(x) for name, x in tuners.items()},
         "group_norms": len(norms),
-        "group_norms_fused": sum(len(found) == 1 for found in norms.values()),
+        "group_norms_fused": sum(len(x) == 1 for x in norms.values()),
         "attentions": len(attentions),
-        "attentions_fused": sum(len(found) == 1 for found in attentions.values()),
-        "moves": sum(x.moves and not _clears(x) for x in kernels),
+        "attentions_fused": sum(len(x) == 1 for x in attentions.values()),
+        "moves": sum(x.moves and not _clears_counters(x) for x in kernels),
         "bytes": sum(x.bytes for x in kernels),
     }
 
 
-def _tuner_fused(kernels: Sequence[Kernel]) -> bool:
-    """W_down, its addend and SiLU in one kernel; W_up and both its addends in another."""
-    whole = lambda x: x.kind in CONVOLUTIONS and "conv" in " ".join(x.nodes).lower()
-    return len(kernels) == 2 and all(map(whole, kernels))
+def _is_fused_tuner(kernels: Sequence[Kernel]) -> bool:
+    """One kernel has W_down, its addend and SiLU; the other has W_up and its two addends."""
+    is_whole = lambda x: x.kind in CONVOLUTIONS and "conv" in " ".join(x.nodes).lower()
+    return len(kernels) == 2 and all(map(is_whole, kernels))
 
 
-def _clears(kernel: Kernel) -> bool:
-    """Sets a GroupNorm's counters to zero: a few bytes."""
+def _clears_counters(kernel: Kernel) -> bool:
+    """Whether the kernel sets the counters of a GroupNorm to zero, which are a few bytes."""
     return kernel.moves and kernel.bytes <= 4096
 
 
-def _spread(kernels: Iterable[Kernel], pattern: str) -> Mapping[str, list[Kernel]]:
-    """The kernels that each module's nodes are spread over; `pattern` names the module."""
+def _kernels_by_module(kernels: Iterable[Kernel], pattern: str) -> Mapping[str, list[Kernel]]:
+    """The kernels that contain nodes of a module; group 1 of `pattern` is the module's name."""
     found: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         names = {m[1] for node in kernel.nodes if (m := re.match(pattern, node))}

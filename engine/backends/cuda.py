@@ -1,7 +1,7 @@
-"""The only file that talks to CUDA: memory, one queue of work, and a recording of some of it.
+"""Calls CUDA: allocates memory, queues work on one stream, and records work as a CUDA graph.
 
-No arithmetic is done here.  A batch's copies are megabytes and go through pinned memory on the
-queue of the kernels: a second queue would hide less than a hundredth of a walk down the ladder.
+No other file calls CUDA, and no arithmetic is done here.  Copies go through pinned memory, on the
+stream of the kernels.
 """
 
 import ctypes
@@ -23,47 +23,49 @@ Array = npt.NDArray[Any]
 
 
 class CudaError(RuntimeError):
-    """A call failed; nothing of this process's CUDA is to be used any more."""
+    """A CUDA call failed.  This process must not use CUDA any more."""
 
 
 def runtime() -> Any:
-    """The CUDA runtime.  Raises DeviceError where its bindings are not installed."""
+    """The CUDA runtime.  Raises DeviceError if its Python bindings are not installed."""
     count_as_nvml()
     try:
         return import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise DeviceError(
-            "cuda-bindings is not installed, and plans need it on a GPU; "
+            "cuda-bindings is not installed, but TensorRT plans need it; "
             "pip install 'mcdiff-batch[tensorrt-rtx]'"
         ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A tensor on the device, and its pinned twin on the host."""
+    """A tensor on the device, and a pinned array of the same size on the host."""
 
     address: int
     host: Array
 
 
 class Queue:
-    """One device: its memory, and work that is done in order.  Memory lives as the process does."""
+    """A device's memory and one stream of work.  Memory is freed when the process ends."""
 
     def __init__(self, index: int, cuda: Any) -> None:
         self.cuda = cuda
-        self._ask("cudaSetDevice", index)
-        self.stream = self._ask("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
+        self._call("cudaSetDevice", index)
+        self.stream = self._call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
 
     def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Buffer:
         size = prod(shape) * np.dtype(dtype).itemsize
-        pinned = int(self._ask("cudaMallocHost", size))
+        pinned = int(self._call("cudaMallocHost", size))
         host = np.ctypeslib.as_array((ctypes.c_byte * size).from_address(pinned))
         return Buffer(
-            address=int(self._ask("cudaMalloc", size)), host=host.view(dtype).reshape(shape)
+            address=int(self._call("cudaMalloc", size)), host=host.view(dtype).reshape(shape)
         )
 
     def upload(self, buffer: Buffer, array: npt.ArrayLike) -> None:
-        """`array` may be changed at once; the twin may not, so what is queued is waited for."""
+        """Queues a copy to the device, after waiting for queued work, which may use the pinned
+        array.  The caller may change `array` at once.
+        """
         self.wait()
         with span("host-to-device"):
             buffer.host[...] = array
@@ -71,7 +73,9 @@ class Queue:
             self._copy(buffer.address, buffer.host.ctypes.data, buffer.host.nbytes, kind)
 
     def set(self, buffer: Buffer, array: Array) -> None:
-        """A few numbers, without waiting: CUDA has read pageable memory when it returns."""
+        """Queues a copy of a few numbers without waiting.  The caller may change `array` at once,
+        since CUDA has read pageable memory when it returns.
+        """
         kind = self.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(buffer.address, array.ctypes.data, array.nbytes, kind)
 
@@ -84,31 +88,35 @@ class Queue:
         with span("device-to-host"):
             kind = self.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
             self._copy(buffer.host.ctypes.data, buffer.address, buffer.host.nbytes, kind)
-            self._ask("cudaStreamSynchronize", self.stream)
+            self._call("cudaStreamSynchronize", self.stream)
             return buffer.host.copy()
 
     def wait(self) -> None:
-        """Until all that was queued is done: the time of kernels is seen here, not at `step`."""
+        """Waits until all queued work is done.  The time that kernels take shows here."""
         with span("compute"):
-            self._ask("cudaStreamSynchronize", self.stream)
+            self._call("cudaStreamSynchronize", self.stream)
 
-    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """`work` as a CUDA graph, after it was done once: what is allocated late is there then."""
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Records `work` as a CUDA graph and returns a function that queues the graph.
+
+        `work` is done once before, so that all it allocates exists when it is recorded.
+        """
         work()
         self.wait()
         mode = self.cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._ask("cudaStreamBeginCapture", self.stream, mode)
+        self._call("cudaStreamBeginCapture", self.stream, mode)
         work()
-        graph = self._ask("cudaStreamEndCapture", self.stream)
-        made = self._ask("cudaGraphInstantiate", graph, 0)
-        return lambda: self._ask("cudaGraphLaunch", made, self.stream)
+        graph = self._call("cudaStreamEndCapture", self.stream)
+        instance = self._call("cudaGraphInstantiate", graph, 0)
+        return lambda: self._call("cudaGraphLaunch", instance, self.stream)
 
     def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
-        self._ask("cudaMemcpyAsync", target, source, size, kind, self.stream)
+        self._call("cudaMemcpyAsync", target, source, size, kind, self.stream)
 
-    def _ask(self, name: str, *words: Any) -> Any:
-        error, *found = getattr(self.cuda, name)(*words)
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Calls a function of the CUDA runtime.  Raises CudaError."""
+        error, *results = getattr(self.cuda, name)(*arguments)
         if int(error):
-            _, said = self.cuda.cudaGetErrorString(error)
-            raise CudaError(f"{name}: {error.name}, {said.decode()}")
-        return found[0] if found else None
+            _, text = self.cuda.cudaGetErrorString(error)
+            raise CudaError(f"{name}: {error.name}, {text.decode()}")
+        return results[0] if results else None

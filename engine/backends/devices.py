@@ -1,91 +1,84 @@
-"""The devices a run computes on, as the user names them, and which kind of plan runs there."""
+"""The devices that a run computes on, as the user names them, and the backend for each."""
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from mcdiff_batch.engine.errors import DeviceError, UsageError
 from mcdiff_batch.engine.model.plan import Device
 
 from . import gpus
+from .backend import Backend
 from .gpus import Gpu
+from .ort import REFERENCE
+from .ort_cuda import OnnxRuntimeCuda
+from .plan_cache import TensorRT
 
-CPU, TENSORRT, CUDA = "onnxruntime", "tensorrt", "onnxruntime-cuda"  # kinds of plan
+BACKENDS: tuple[Backend, ...] = (TensorRT(), OnnxRuntimeCuda(), REFERENCE)  # the best first
+
+
+def backends_on(gpu: Gpu | None) -> tuple[Backend, ...]:
+    """Backends that compute on a GPU, or on the CPU if that is None; the best first."""
+    return tuple(x for x in BACKENDS if x.serves(gpu))
+
+
+def backend_for(device: Device) -> Backend:
+    """The backend that a run uses on one of the devices that `devices` returns."""
+    gpu = None if device.kind == "cpu" else gpus.gpus()[device.index]
+    return backends_on(gpu)[0]
 
 
 def devices(text: str, found: Sequence[Gpu] | None = None) -> tuple[Device, ...]:
-    """ "auto", "cpu", "cpu:2" (two devices), "cuda:0,cuda:1".  `found`: the GPUs; None: look.
+    """The devices that `--devices` names: "auto", "cpu", "cpu:2" (two), "cuda:0,cuda:1".
 
-    "auto" takes every GPU of the first one's kind that a plan runs on, else the CPU.  Raises
-    UsageError, DeviceError.
+    "auto" means every GPU with the compute capability of the first one if a backend serves it,
+    else the CPU.  found: the GPUs of this machine; None: asks NVIDIA's library.
+    Raises UsageError, DeviceError.
     """
     there = gpus.gpus() if found is None else found
     if text == "auto":
         alike = [x for x in there if x.capability == there[0].capability]
-        served = alike and plans_on(alike[0])
-        return tuple(Device(kind="cuda", index=x.index) for x in alike) if served else _cpus(1)
+        use_gpus = alike and backends_on(alike[0])
+        return tuple(Device(kind="cuda", index=x.index) for x in alike) if use_gpus else _cpus(1)
     if count := re.fullmatch(r"cpu(?::([1-9]\d*))?", text):
         return _cpus(int(count[1] or 1))
-    named = [re.fullmatch(r"(?:cuda|gpu):(\d+)", x) for x in text.split(",")]
-    asked = tuple(Device(kind="cuda", index=int(x[1])) for x in named if x)
-    if len(set(asked)) < len(named):
-        raise UsageError(f"--devices {text}: expected auto, cpu, cpu:2, or such as cuda:0,cuda:1")
-    _check(text, asked, there)
-    return asked
+    names = [re.fullmatch(r"(?:cuda|gpu):(\d+)", x) for x in text.split(",")]
+    wanted = tuple(Device(kind="cuda", index=int(x[1])) for x in names if x)
+    if len(set(wanted)) < len(names):
+        raise UsageError(
+            f"--devices {text}: expected auto, cpu, cpu:2 for two workers on the CPU, or GPUs such "
+            "as cuda:0,cuda:1, each once"
+        )
+    _check(text, wanted, there)
+    return wanted
 
 
 def _cpus(count: int) -> tuple[Device, ...]:
     return tuple(Device(kind="cpu", index=i) for i in range(count))
 
 
-def _check(text: str, asked: Sequence[Device], there: Sequence[Gpu]) -> None:
-    """Raises DeviceError for a GPU that is not there, is of another kind, or has no plan."""
-    known = {gpu.index: gpu for gpu in there}
-    missing = [str(x) for x in asked if x.index not in known]
+def _check(text: str, wanted: Sequence[Device], there: Sequence[Gpu]) -> None:
+    """Raises DeviceError if GPUs are missing, of different kinds, or not served by a backend."""
+    by_index = {gpu.index: gpu for gpu in there}
+    missing = [str(x) for x in wanted if x.index not in by_index]
     if missing:
-        names = ", ".join(f"cuda:{i} {gpu.name}" for i, gpu in known.items()) or "none"
-        raise DeviceError(f"--devices {text}: no {', '.join(missing)} is found, there is: {names}")
-    kinds = {known[x.index].capability for x in asked}
+        names = ", ".join(f"cuda:{i} {gpu.name}" for i, gpu in by_index.items()) or "none"
+        raise DeviceError(
+            f"--devices {text}: no {', '.join(missing)} is found; the GPUs of this machine are: "
+            f"{names}"
+        )
+    kinds = {by_index[x.index].capability for x in wanted}
     if len(kinds) > 1:
         raise DeviceError(
-            f"--devices {text}: these are of different kinds ({', '.join(map(str, kinds))}), whose "
-            "results differ in bits; name GPUs of one kind"
+            f"--devices {text}: these GPUs are of different kinds ({', '.join(map(str, kinds))}) "
+            "and would give results that differ in bits; name GPUs of one kind"
         )
-    if not plans_on(known[asked[0].index]):
-        raise DeviceError(f"--devices {text}: {no_plan(known[asked[0].index])}")
+    gpu = by_index[wanted[0].index]
+    if not backends_on(gpu):
+        raise DeviceError(f"--devices {text}: {no_backend(gpu)}")
 
 
-def plans_on(gpu: Gpu) -> tuple[str, ...]:
-    """Kinds of plan that are installed and run on a GPU, the best first."""
-    serving = {TENSORRT: _tensorrt(gpu), CUDA: _cuda_provider()}
-    return tuple(kind for kind, here in serving.items() if here)
-
-
-def plan_of(device: Device) -> str:
-    """Kind of plan that a run takes there, once `devices` has found one."""
-    return CPU if device.kind == "cpu" else plans_on(gpus.gpus()[device.index])[0]
-
-
-def no_plan(gpu: Gpu) -> str:
+def no_backend(gpu: Gpu) -> str:
     return (
         f"nothing that is installed computes on {gpu.name} ({gpu.capability}), expected "
         "tensorrt-rtx, tensorrt or onnxruntime-gpu; see README, or `mcdiff-batch doctor`"
     )
-
-
-def _tensorrt(gpu: Gpu) -> bool:
-    from . import trt
-
-    try:
-        found = trt.tensorrt()
-    except DeviceError:
-        return False
-    return find_spec("cuda") is not None and trt.serves(found, str(gpu.capability))
-
-
-def _cuda_provider() -> bool:
-    import onnxruntime
-
-    from .ort import CUDA_PROVIDER
-
-    return CUDA_PROVIDER in onnxruntime.get_available_providers()

@@ -1,4 +1,4 @@
-"""What this machine has, what a run would take, and whether its plan computes what it should."""
+"""Examines a machine: what it has, what a run would use, and whether its plans can be trusted."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,63 +11,67 @@ from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import cores, machine
 
-from . import ort
-from .devices import CPU, devices, no_plan, plans_on
+from .backend import BUILD, Backend
+from .devices import BACKENDS, backend_for, backends_on, devices, no_backend
 from .gpus import Gpu, driver, gpus
-from .plan_cache import BUILD
-from .selftest import tried
-from .trial import elsewhere
+from .ort import CPU
+from .trial import prepare_plan
 
-PACKAGES = ("tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch")
-BATCH = 2  # of the golden cases: slots are what is compared
+BATCH = 2  # made-up cases
 
 
-def examined(bundle: Bundle, cache: Path) -> dict[str, Any]:
-    """Everything, for a person or a supervisor.  `faults` is empty where a run can be trusted."""
+def examine(bundle: Bundle, cache: Path) -> dict[str, Any]:
+    """The document of `doctor --json`.  `faults` is empty if every plan can be trusted."""
     found = gpus()
     chosen = devices("auto", found)
-    plans = {f"{CPU}, cpu, float32": _cpu(bundle)}
-    for gpu in found:
-        plans |= {f"{x}, cuda:{gpu.index}": _gpu(bundle, x, gpu, cache) for x in plans_on(gpu)}
+    places: dict[Device, Gpu | None] = {
+        CPU: None,
+        **{Device(kind="cuda", index=gpu.index): gpu for gpu in found},
+    }
+    plans = {
+        f"{backend.name}, {device}": _try(backend, bundle, device, cache)
+        for device, gpu in places.items()
+        for backend in backends_on(gpu)
+    }
     return {
         "machine": machine(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": _packages(),
         "driver": driver(),
         "gpus": [asdict(gpu) for gpu in found],
         "plan_cache": {"folder": str(cache), "plans": len(list(cache.glob(f"*/{BUILD}")))},
         "bundle": {"name": bundle.contract.name, "sha256": bundle.sha256},
         "run_would_take": [str(x) for x in chosen],
-        "because": _because(chosen, found),
+        "because": _because(chosen[0], found),
         "plans": plans,
         "faults": [f"{name}: {text}" for name, row in plans.items() for text in row["faults"]],
     }
 
 
-def _cpu(bundle: Bundle) -> dict[str, Any]:
-    device = Device(kind="cpu", index=0)
-    plan, reference = (ort.load(bundle, device, n, threads=cores()) for n in (BATCH, 1))
-    verdict = tried(plan, bundle.contract, reference)
-    return asdict(verdict) | {"faults": verdict.faults}
-
-
-def _gpu(bundle: Bundle, plan: str, gpu: Gpu, cache: Path) -> dict[str, Any]:
+def _try(backend: Backend, bundle: Bundle, device: Device, cache: Path) -> dict[str, Any]:
     try:
-        device = Device(kind="cuda", index=gpu.index)
-        _, verdict = elsewhere(bundle, plan, device, BATCH, cache, None)
+        _, result = prepare_plan(backend, bundle, (device,), BATCH, cache)
     except McdiffError as error:
         return {"faults": [str(error)]}
-    return asdict(verdict) | {"faults": verdict.faults}
+    return asdict(result) | {"faults": result.faults}
 
 
-def _because(chosen: Sequence[Device], found: Sequence[Gpu]) -> str:
-    if chosen[0].kind == "cuda":
-        return f"{plans_on(found[chosen[0].index])[0]} on {found[chosen[0].index].name}"
-    kind = f"{CPU} on {cores()} cores"
-    return f"{kind}: {no_plan(found[0])}" if found else f"{kind}: no GPU is found"
+def _because(device: Device, found: Sequence[Gpu]) -> str:
+    """Why a run would use a device."""
+    name = backend_for(device).name
+    if device.kind != "cpu":
+        return f"{name} on {found[device.index].name}"
+    reason = no_backend(found[0]) if found else "no GPU is found"
+    return f"{name} on {cores()} cores: {reason}"
 
 
-def _version(name: str) -> str | None:
+def _packages() -> dict[str, str | None]:
+    """Versions of the installed backends' packages, and of PyTorch, which training needs."""
+    versions = {name: x for backend in BACKENDS for name, x in backend.versions().items()}
+    return {**versions, "torch": _version("torch")}
+
+
+def _version(package: str) -> str | None:
     try:
-        return version(name)
+        return version(package)
     except PackageNotFoundError:
         return None

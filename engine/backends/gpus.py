@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as NVIDIA's management library tells of them."""
+"""The GPUs of this machine, as NVIDIA's management library (NVML) lists them."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mcdiff_batch.engine.errors import DeviceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """None where the library does not tell."""
+    """A GPU; a field is None if NVML does not know it."""
 
     index: int
     name: str | None
@@ -27,7 +27,7 @@ class Gpu:
 
 
 def driver(nvml: Any = pynvml) -> str | None:
-    """Version of NVIDIA's driver; None where there is none."""
+    """Version of NVIDIA's driver; None if there is no driver."""
     try:
         with _session(nvml):
             return str(nvml.nvmlSystemGetDriverVersion())
@@ -36,7 +36,7 @@ def driver(nvml: Any = pynvml) -> str | None:
 
 
 def gpus(nvml: Any = pynvml) -> list[Gpu]:
-    """Every GPU that CUDA_VISIBLE_DEVICES leaves, counted as CUDA does; none with no driver."""
+    """The GPUs that CUDA_VISIBLE_DEVICES allows, in CUDA's order; none if there is no driver."""
     try:
         with _session(nvml):
             return [_gpu(nvml, i, handle) for i, handle in enumerate(_visible(nvml))]
@@ -45,19 +45,19 @@ def gpus(nvml: Any = pynvml) -> list[Gpu]:
 
 
 def count_as_nvml() -> None:
-    """CUDA counts GPUs as they are counted here, if it has not begun in this process."""
+    """Makes CUDA number GPUs as NVML does.  Call it before CUDA starts in this process."""
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def capability(nvml: Any = pynvml, index: int = 0) -> str:
-    """Compute capability of a GPU.  Raises DeviceError where it is not there."""
-    found = [x.capability for x in gpus(nvml) if x.index == index and x.capability]
-    if not found:
+    """Compute capability of a GPU.  Raises DeviceError if there is no such GPU."""
+    matches = [x.capability for x in gpus(nvml) if x.index == index and x.capability]
+    if not matches:
         raise DeviceError(
             "no NVIDIA GPU is found here; name one to compile for, such as --target sm_86, or run "
-            "on the machine that has it"
+            "this on the machine that has the GPU"
         )
-    return found[0]
+    return matches[0]
 
 
 @contextmanager
@@ -70,14 +70,14 @@ def _session(nvml: Any) -> Any:
 
 
 def _visible(nvml: Any) -> list[Any]:
-    """Handles, in PCI order; as CUDA, up to the first that is not there."""
+    """Handles in PCI order.  As in CUDA, the list ends before the first GPU that is absent."""
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return handles
-    known = {str(i): handle for i, handle in enumerate(handles)}
-    known |= {str(nvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
-    return [known[x] for x in takewhile(known.__contains__, map(str.strip, wanted.split(",")))]
+    by_name = {str(i): handle for i, handle in enumerate(handles)}
+    by_name |= {str(nvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
+    return [by_name[x] for x in takewhile(by_name.__contains__, map(str.strip, wanted.split(",")))]
 
 
 def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
@@ -85,23 +85,23 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
         nvml.nvmlClocksThrottleReasonHwSlowdown | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
     )
 
-    def told(ask: Callable[[], Any]) -> Any:
+    def query(call: Callable[[], Any]) -> Any:
         try:
-            return ask()
+            return call()
         except nvml.NVMLError:
             return None
 
-    numbers = told(lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
-    memory = told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    reasons = told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-    ecc = told(lambda: nvml.nvmlDeviceGetEccMode(handle))
+    numbers = query(lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
+    memory = query(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    reasons = query(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    ecc = query(lambda: nvml.nvmlDeviceGetEccMode(handle))
     return Gpu(
         index=index,
-        name=told(lambda: nvml.nvmlDeviceGetName(handle)),
+        name=query(lambda: nvml.nvmlDeviceGetName(handle)),
         capability="sm_{}{}".format(*numbers) if numbers else None,
         memory_mib=memory.total >> 20 if memory else None,
         free_mib=memory.free >> 20 if memory else None,
-        clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        clock_mhz=query(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
         ecc=bool(ecc[0]) if ecc else None,
         throttled=bool(reasons & slowed) if reasons is not None else None,
     )

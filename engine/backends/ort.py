@@ -1,100 +1,51 @@
-"""The bundle's graphs on ONNX Runtime; on the CPU this is what makes everything run with no GPU.
+"""The backend "onnxruntime": a bundle's graphs on ONNX Runtime on the CPU, in float32.
 
-Its CUDA provider serves a GPU that has no TensorRT.
-
-Tried by hand with the bundle of the second observation (Xeon with AMX, other work beside): OpenVINO
-2026.4 in bfloat16 takes 0.4 of our conditioner's time and 0.9 of a step's; x0-hat is 59 to 73 dB
-from float32 at eight t, where 65 is asked of a plan, and 66 dB at the one that a run looks at.
-
-Tried by hand with the first bundle (AMD EPYC, avx512_bf16; share of our step): OpenVINO
-2026.4 in bfloat16 0.72, but eps-hat was 56 dB from float32 where 65 is asked of a plan; in float32
-1.15.  ncnn 1.0.20261020, whose Winograd convolutions do twice the work a second, 0.9 to 1.0, since
-normalisation and activation cost it more (110 dB).  GroupNorm written out in the fewest passes
-over memory 0.87 to 1.04; fixed shapes 0.98 to 1.00.
+It needs no GPU, and it is the reference that the plans of all other backends are compared with.
 """
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 
-from mcdiff_batch.engine.errors import BundleError, DeviceError
+from mcdiff_batch.engine.errors import BundleError
 from mcdiff_batch.engine.image.frame import Image, Labels
 from mcdiff_batch.engine.model.contract import Bundle
-from mcdiff_batch.engine.model.plan import Conditioned, Device, OnDevice, Plan, PlanMaker, numbers
+from mcdiff_batch.engine.model.plan import Conditioning, Device, Plan, step_inputs
 from mcdiff_batch.engine.model.solver import Rung
-from mcdiff_batch.engine.telemetry.machine import cores
+from mcdiff_batch.engine.telemetry.machine import cores, package_version
 
-from .gpus import count_as_nvml
+from .backend import CompiledFiles
+from .gpus import Gpu
 
 CPU = Device(kind="cpu", index=0)
-CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
-def providers(device: Device) -> list[Any]:
-    """On a GPU algorithms are not chosen by timing, which would change bits from run to run.
+def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Loads a graph.  A case gets the same bits at every batch size, slot and thread count.
 
-    Nor by cuDNN's heuristics: tried by hand on an H200, they found no plan for most float16
-    convolutions, and a step of 8 took 220 ms in the place of 17 (exhaustive search: 19).
-    """
-    if device.kind == "cpu":
-        return ["CPUExecutionProvider"]
-    fixed = {"device_id": device.index, "cudnn_conv_algo_search": "DEFAULT", "use_tf32": 0}
-    return [(CUDA_PROVIDER, fixed)]
-
-
-def session(path: Path, threads: int, device: Device = CPU) -> onnxruntime.InferenceSession:
-    """On a CPU the same bits for a case whatever the batch, slot or thread count (tested).
-
-    Raises BundleError, on a GPU ONNX Runtime's own errors, and DeviceError where that would
-    compute on the CPU in its place.
+    Raises BundleError.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.use_deterministic_compute = device.kind != "cpu"
-    make = partial(onnxruntime.InferenceSession, path, options, providers(device))
-    if device.kind != "cpu":
-        return _on_gpu(make, device)
+    options.log_severity_level = 3  # errors
     try:
-        return make()
-    except Exception as error:  # ONNX Runtime raises its own unrelated types
+        return onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error}); export again") from error
-
-
-def _on_gpu(
-    make: Callable[..., onnxruntime.InferenceSession], device: Device
-) -> onnxruntime.InferenceSession:
-    count_as_nvml()
-    onnxruntime.set_default_logger_severity(3)  # errors
-    with redirect_stdout(sys.stderr):  # it prints what it does not find
-        onnxruntime.preload_dlls()
-    found = make(enable_fallback=0)
-    if CUDA_PROVIDER not in found.get_providers():
-        raise DeviceError(
-            f"{device}: ONNX Runtime {onnxruntime.__version__} finds no CUDA that it can use and "
-            "would compute on the CPU; pip install 'onnxruntime-gpu[cuda,cudnn]', or put the "
-            "folders of libcublasLt, libcudart and libcudnn on LD_LIBRARY_PATH"
-        )
-    return found
 
 
 @dataclass(frozen=True, slots=True)
 class OrtPlan:
-    """Plan on ONNX Runtime.  Conditions stay a dict of arrays, fed to every step as they are.
+    """A Plan on the CPU.  Its conditions are a dict of arrays, which every step gets as inputs.
 
-    A batch is dealt out to the threads of `pool`, which compute cases side by side: two cores take
-    0.85 of the time of a step, and 0.89 of that of the conditioner, that they take together at one
-    operator after another (AMD EPYC, batch 4, in turn, by hand).
+    The threads of `pool` share the cases of a batch and compute them side by side, which is faster
+    than sharing each operator.
     """
 
     conditioner: onnxruntime.InferenceSession
@@ -102,109 +53,86 @@ class OrtPlan:
     condition_names: tuple[str, ...]
     batch: int
     pool: ThreadPoolExecutor
-    hands: int  # threads of `pool`
+    pool_size: int
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
+    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         names = ["label", *self.condition_names]
-        feed = {"depths": depths, "weights": weights, "strip": strip}
-        label, *rest = self._run(self.conditioner, names, feed)
-        held = dict(zip(names[1:], rest, strict=True)) | {"strip": strip, "scan": scan}
-        return Conditioned(conditions=held, label=np.asarray(label, np.uint8))
+        inputs = {"depths": depths, "weights": weights, "strip": strip}
+        label, *rest = self._run(self.conditioner, names, inputs)
+        conditions = dict(zip(names[1:], rest, strict=True)) | {"strip": strip, "scan": scan}
+        return Conditioning(conditions=conditions, label=np.asarray(label, np.uint8))
 
     def relabel(self, images: Image, strip: Image) -> Labels:
         weights = np.ones((len(images), 1), np.float32)
-        feed = {"depths": images, "weights": weights, "strip": strip}
-        return np.asarray(self._run(self.conditioner, ["label"], feed)[0], np.uint8)
+        inputs = {"depths": images, "weights": weights, "strip": strip}
+        return np.asarray(self._run(self.conditioner, ["label"], inputs)[0], np.uint8)
 
     def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
+        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
         assert isinstance(conditioned.conditions, dict)
-        feed = conditioned.conditions | {"x": x, "previous": previous}
-        after, x0 = self._run(self.denoiser, ["x_next", "x0"], feed, numbers(rung))
-        return after, x0
+        inputs = conditioned.conditions | {"x": x, "previous": previous}
+        x_next, x0 = self._run(self.denoiser, ["x_next", "x0"], inputs, step_inputs(rung))
+        return x_next, x0
 
     def _run(
         self,
-        which: onnxruntime.InferenceSession,
+        graph: onnxruntime.InferenceSession,
         outputs: Sequence[str],
-        cases: Mapping[str, Image],
-        shared: Mapping[str, Image] = MappingProxyType({}),
+        inputs: Mapping[str, Image],
+        constants: Mapping[str, Image] = MappingProxyType({}),
     ) -> list[Image]:
-        """`cases` [B, ...] dealt out, outputs put together again."""
-        count = len(next(iter(cases.values())))
-        ends = [count * i // self.hands for i in range(self.hands + 1)]
-        dealt = [slice(a, b) for a, b in pairwise(ends) if b > a]
-        run = lambda part: which.run(outputs, {k: x[part] for k, x in cases.items()} | dict(shared))
-        return [np.concatenate(x) for x in zip(*self.pool.map(run, dealt), strict=True)]
+        """Splits `inputs` [B, ...] over the threads and joins the outputs; all get `constants`."""
+        count = len(next(iter(inputs.values())))
+        ends = [count * i // self.pool_size for i in range(self.pool_size + 1)]
+        parts = [slice(a, b) for a, b in pairwise(ends) if b > a]
+        run = lambda part: graph.run(
+            outputs, {name: x[part] for name, x in inputs.items()} | dict(constants)
+        )
+        return [np.concatenate(x) for x in zip(*self.pool.map(run, parts), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class BoundPlan:
-    """Plan on ONNX Runtime whose tensors stay on its device between calls."""
+class OnnxRuntime:
+    """A Backend for the CPU.
 
-    conditioner: onnxruntime.InferenceSession
-    denoiser: onnxruntime.InferenceSession
-    condition_names: tuple[str, ...]
-    batch: int
-    device: Device
+    half: loads the float16 graphs, which a CPU computes in float32, rounding after each operator.
+    """
 
-    def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioned:
-        images = {"strip": self._put(strip), "scan": self._put(scan)}
-        feed = {"depths": depths, "weights": weights, "strip": images["strip"]}
-        label, *rest = self._run(self.conditioner, feed, ["label", *self.condition_names])
-        held = dict(zip(self.condition_names, rest, strict=True)) | images
-        return Conditioned(conditions=held, label=np.asarray(label, np.uint8))
+    half: bool = False
 
-    def relabel(self, images: Image, strip: Image) -> Labels:
-        weights = np.ones((len(images), 1), np.float32)
-        feed = {"depths": images, "weights": weights, "strip": strip}
-        return np.asarray(self._run(self.conditioner, feed, ["label"])[0], np.uint8)
+    name = "onnxruntime"
+    isolated = False
 
-    def step(
-        self, x: Image, previous: Image, rung: Rung, conditioned: Conditioned
-    ) -> tuple[Image, Image]:
-        assert isinstance(conditioned.conditions, dict)
-        feed = conditioned.conditions | numbers(rung) | {"x": x, "previous": previous}
-        after, x0 = self._run(self.denoiser, feed, ["x_next", "x0"])
-        return cast(Image, after), cast(Image, x0)
+    def serves(self, gpu: Gpu | None) -> bool:
+        return gpu is None
 
-    def _put(self, array: Image) -> OnDevice:
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.ascontiguousarray(array), self.device.kind, self.device.index
+    def versions(self) -> dict[str, str]:
+        return {"onnxruntime": package_version("onnxruntime")}
+
+    def compile(
+        self, bundle: Bundle, device: Device, batch: int, cache: Path, copy: Path | None
+    ) -> None:
+        return None
+
+    def load(
+        self,
+        bundle: Bundle,
+        device: Device,
+        batch: int,
+        files: CompiledFiles | None = None,
+        threads: int = 0,
+    ) -> Plan:
+        threads = threads or cores()
+        pool_size = min(batch, threads)
+        per_graph = 1 + threads - pool_size  # threads that are left over, for all of the pool
+        conditioner, denoiser = (
+            session(bundle.graph(name, half=self.half), per_graph)
+            for name in ("conditioner", "denoiser")
         )
-        return OnDevice(value, value.numpy)
-
-    def _run(
-        self, which: onnxruntime.InferenceSession, feed: Mapping[str, Any], outputs: list[str]
-    ) -> list[OnDevice]:
-        binding = which.io_binding()
-        for name, x in feed.items():
-            held = x if isinstance(x, OnDevice) else self._put(x)
-            binding.bind_ortvalue_input(name, held.handle)
-        for name in outputs:
-            binding.bind_output(name, self.device.kind, self.device.index)
-        which.run_with_iobinding(binding)
-        return [OnDevice(x, x.numpy) for x in binding.get_outputs()]
+        pool = ThreadPoolExecutor(pool_size, thread_name_prefix="model")
+        names = bundle.contract.conditions
+        return OrtPlan(conditioner, denoiser, names, batch, pool, pool_size)
 
 
-def load(
-    bundle: Bundle, device: Device, batch: int, *, threads: int = 0, half: bool = False
-) -> Plan:
-    """`threads`: of a CPU; 0: one for each core.  `half`: the float16 graphs.  A CPU computes them
-    in float32 and rounds between operators."""
-    graphs = [bundle.graph(name, half=half) for name in ("conditioner", "denoiser")]
-    threads = threads or cores()
-    hands = min(batch, threads)
-    spare = threads - hands  # for all hands at once
-    conditioner, denoiser = (session(path, 1 + spare, device) for path in graphs)
-    names = bundle.contract.conditions
-    if device.kind == "cpu":
-        pool = ThreadPoolExecutor(hands, thread_name_prefix="model")
-        return OrtPlan(conditioner, denoiser, names, batch, pool, hands)
-    return BoundPlan(conditioner, denoiser, names, batch, device)
-
-
-def maker(bundle: Bundle, threads: int) -> PlanMaker:
-    """A picklable recipe for `load`, to be called inside a worker."""
-    return partial(load, bundle, threads=threads)
+REFERENCE = OnnxRuntime()

@@ -1,6 +1,8 @@
-"""Plans on disk: compiled once for a bundle, a TensorRT, a kind of GPU and a batch, then found.
+"""The backend "tensorrt": plans are compiled once, found again on disk, and loaded.
 
-A plan is executable code: it is read from a private folder of our own only, after our own hash.
+A compiled plan belongs to one bundle, TensorRT version, kind of GPU and batch size.  It is
+executable code, so it is read only from a folder that nobody else can write to, and only if its
+hash is as it was recorded (P11).
 """
 
 import contextlib
@@ -13,8 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import click
 
 from mcdiff_batch.engine.errors import BundleError, DeviceError
 from mcdiff_batch.engine.files import file_sha256
@@ -22,41 +27,41 @@ from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device, Plan
 
 from . import cuda, trt
-from .build_log import listed, summary
-from .gpus import capability
+from .backend import BUILD, CompiledFiles
+from .build_log import parse_log, summarise
+from .gpus import Gpu, capability
 
-BUILD = "build.json"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSet:
-    """The plans of a bundle for one kind of GPU and one batch size."""
+    """The compiled plans of a bundle for one kind of GPU and one batch size."""
 
     folder: Path
-    build: dict[str, Any]  # what they were made of, and what TensorRT made of them
-    found: bool  # in the cache
+    build: dict[str, Any]  # the content of BUILD: what the plans were made of, and their kernels
+    from_cache: bool
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each file."""
+        """SHA-256 by file name."""
         return {row["file"]: row["sha256"] for row in self.build["plans"].values()}
 
 
 def cache_root() -> Path:
-    """The user's own; XDG_CACHE_HOME where that is set."""
+    """The user's folder of compiled plans, under XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "mcdiff-batch" / "plans"
 
 
 def plans(
-    bundle: Bundle, target: str, batch: int, root: Path, say: Say, kept: Path | None = None
+    bundle: Bundle, target: str, batch: int, root: Path, say: Say, copy: Path | None = None
 ) -> PlanSet:
-    """Finds the plans under `root`, or in `kept`, a run's own copy; or compiles them.
+    """Finds the plans in the cache `root` or in `copy`, a run's own copy; else compiles them.
 
-    `target` "current": the first GPU of this machine.  Raises DeviceError where TensorRT or that
-    is absent or TensorRT fails, UsageError for an unknown target,
-    BundleError where the bundle has no float16 graphs or a tuner block is not fused.
+    target: such as "sm_86", or "current" for the first GPU of this machine.
+    Raises DeviceError if TensorRT or that GPU is absent or TensorRT fails, UsageError for an
+    unknown target, BundleError if the bundle has no float16 graphs or a tuner block is not fused.
     """
     tensorrt = trt.tensorrt()
     made_of = {
@@ -69,37 +74,37 @@ def plans(
         "depths": len(bundle.contract.depth_weights),
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    _private(root)
+    _make_private(root)
     folder = root / key[:32]
-    for place in (folder, *([kept] if kept and _ours_alone(kept) else [])):
-        build = _read(place, made_of)
+    for place in (folder, *([copy] if copy and _is_private(copy) else [])):
+        build = _read_build(place, made_of)
         if build is not None:
-            return PlanSet(folder=place, build=build, found=True)
+            return PlanSet(folder=place, build=build, from_cache=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".compile-") as name:
         part = Path(name) / "plans"
         part.mkdir(mode=0o700)
-        build = made_of | {"plans": _compiled(tensorrt, bundle, target, batch, part, say)}
+        build = made_of | {"plans": _compile(tensorrt, bundle, target, batch, part, say)}
         (part / BUILD).write_text(json.dumps(build, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or there would be nothing to do
-        with contextlib.suppress(OSError):  # another process was first: its plans are as good
+        shutil.rmtree(folder, ignore_errors=True)  # if it exists, it is damaged
+        with contextlib.suppress(OSError):  # another process was faster: its plans are as good
             part.rename(folder)
-    return PlanSet(folder=folder, build=build, found=False)
+    return PlanSet(folder=folder, build=build, from_cache=False)
 
 
 def load(folder: Path, hashes: Mapping[str, str], device: Device, batch: int) -> Plan:
-    """The plans of `folder` on a GPU.  Raises DeviceError where a file is not what `hashes` say."""
+    """Loads the plans of `folder` on a GPU.  Raises DeviceError if a file's hash is another."""
     for name, expected in hashes.items():
         if file_sha256(folder / name) != expected:
             raise DeviceError(
                 f"{folder / name}: was changed since it was compiled; delete the folder and run "
-                "again"
+                "the same command again"
             )
     queue = cuda.Queue(device.index, cuda.runtime())
     return trt.TrtPlan(trt.tensorrt(), queue, folder, batch)
 
 
 def graph_shapes(bundle: Bundle, batch: int) -> dict[str, tuple[str, trt.Shapes]]:
-    """Each plan's graph and free dimensions; a result is labelled as a stack of one depth."""
+    """Each plan's graph and free dimensions.  "relabel" takes results as stacks of one depth."""
     depths = len(bundle.contract.depth_weights)
     return {
         "conditioner": ("conditioner", {"batch": batch, "depths": depths}),
@@ -108,7 +113,7 @@ def graph_shapes(bundle: Bundle, batch: int) -> dict[str, tuple[str, trt.Shapes]
     }
 
 
-def _compiled(
+def _compile(
     tensorrt: Any, bundle: Bundle, target: str, batch: int, folder: Path, say: Say
 ) -> dict[str, Any]:
     rows = {}
@@ -117,8 +122,8 @@ def _compiled(
         began = time.monotonic()
         compiled = trt.compile_graph(tensorrt, bundle.graph(graph, half=True), shapes, target)
         seconds = time.monotonic() - began
-        kernels = summary(listed(compiled.log))
-        _check(bundle, name, kernels)
+        kernels = summarise(parse_log(compiled.log))
+        _check_fusion(bundle, name, kernels)
         file = folder / f"{name}.plan"
         file.write_bytes(compiled.plan)
         rows[name] = {
@@ -132,8 +137,8 @@ def _compiled(
     return rows
 
 
-def _check(bundle: Bundle, name: str, kernels: Mapping[str, Any]) -> None:
-    """The fusion that this engine is built on; a log that lists no kernels cannot tell."""
+def _check_fusion(bundle: Bundle, name: str, kernels: Mapping[str, Any]) -> None:
+    """Raises BundleError if a tuner block is not fused; passes if the log lists no kernels."""
     blocks, fused = kernels["tuner_blocks"], kernels["tuner_blocks_fused"]
     if fused < blocks or (kernels["kernels"] and name == "denoiser" and not blocks):
         raise BundleError(
@@ -142,27 +147,27 @@ def _check(bundle: Bundle, name: str, kernels: Mapping[str, Any]) -> None:
         )
 
 
-def _private(root: Path) -> None:
-    """Raises DeviceError where somebody else could write plans."""
+def _make_private(root: Path) -> None:
+    """Raises DeviceError if others can write to the folder."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not _ours_alone(root):
+    if not _is_private(root):
         raise DeviceError(
-            f"{root}: others may write here, and plans are executed; expected a folder of yours "
-            "alone: chmod 700, or set XDG_CACHE_HOME to another one"
+            f"{root}: others can write to this folder, and compiled plans are executed; expected a "
+            "folder of yours alone: chmod 700, or set XDG_CACHE_HOME to another one"
         )
 
 
-def _ours_alone(folder: Path) -> bool:
-    """Whether nobody else may write there, as far as its own mode tells."""
+def _is_private(folder: Path) -> bool:
+    """Whether the folder exists, is the user's, and its mode lets nobody else write."""
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError:
         return False
-    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _read(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The build of plans that are there and whole."""
+def _read_build(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the plans in `folder` if they were made of that and are undamaged."""
     try:
         build: dict[str, Any] = json.loads((folder / BUILD).read_text())
         rows = build["plans"].values()
@@ -170,3 +175,47 @@ def _read(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return build if whole and {k: build.get(k) for k in made_of} == made_of else None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRT:
+    """A Backend for NVIDIA GPUs, on classic TensorRT or TensorRT for RTX."""
+
+    name = "tensorrt"
+    isolated = True
+
+    def serves(self, gpu: Gpu | None) -> bool:
+        if gpu is None or not self.versions() or find_spec("cuda") is None:
+            return False
+        return trt.serves(trt.tensorrt(), str(gpu.capability))
+
+    def versions(self) -> dict[str, str]:
+        try:
+            tensorrt = trt.tensorrt()
+        except DeviceError:
+            return {}
+        return {tensorrt.__name__.replace("_", "-"): str(tensorrt.__version__)}
+
+    def compile(
+        self, bundle: Bundle, device: Device, batch: int, cache: Path, copy: Path | None
+    ) -> CompiledFiles:
+        say = lambda text: click.echo(text, err=True)
+        made = plans(bundle, _target(device), batch, cache, say, copy)
+        return CompiledFiles(folder=made.folder, hashes=made.hashes)
+
+    def load(
+        self,
+        bundle: Bundle,
+        device: Device,
+        batch: int,
+        files: CompiledFiles | None = None,
+        threads: int = 0,
+    ) -> Plan:
+        assert files is not None
+        return load(files.folder, files.hashes, device, batch)
+
+
+def _target(device: Device) -> str:
+    """The GPU's name if TensorRT knows it, so that plans of `compile --target` are found."""
+    kind = capability(index=device.index)
+    return kind if kind in trt.targets(trt.tensorrt()) else trt.CURRENT

@@ -1,95 +1,224 @@
-"""A plan is found or compiled, and tried on its device before it is trusted.
+"""A plan is tried on made-up cases before it is trusted.
 
-For a GPU a process of its own does that: it leaves nothing on the GPU, and a crash there ends in an
-error here.  Each worker tries its plan again, on its own device, before it computes a case.
+A run tries the plan of its first device before it begins, and each worker that does not compute
+with the reference tries its own plan again, on its own device.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
-import click
+import numpy as np
 
 from mcdiff_batch.engine.errors import DeviceError, McdiffError
-from mcdiff_batch.engine.model.contract import Bundle
+from mcdiff_batch.engine.image.frame import Image
+from mcdiff_batch.engine.image.metrics import psnr
+from mcdiff_batch.engine.model.contract import Bundle, Contract
+from mcdiff_batch.engine.model.ladder import recommended_rungs
+from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.plan import Device, Plan, PlanMaker
+from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.telemetry.machine import cores
 
-from . import gpus, ort, plan_cache, trt
-from .devices import TENSORRT, plan_of
-from .selftest import Verdict, tried
+from .backend import Backend, CompiledFiles
+from .devices import backend_for
+from .ort import CPU, REFERENCE
+from .plan_cache import cache_root
 
-Attempt = Callable[[Bundle, str, Device, int, Path, Path | None], tuple["Loader", Verdict]]
+EXACT_DB = 140.0  # stands for results that are equal bit for bit
+REQUIRED_DB = 55.0  # of a float16 run, against float32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTest:
+    """What a plan did with made-up cases."""
+
+    finite: bool
+    slots_equal: bool  # one case gets the same bits in every slot of a batch
+    order_free: bool  # a case gets the same bits in another slot, beside other cases (P4)
+    psnr_db: float | None  # against the reference, data range 2; None: the plan is the reference
+    seconds: float  # to condition one batch and to walk it down the ladder
+
+    @property
+    def mixes_cases(self) -> bool:
+        """Whether a case's result depends on its slot or on the other cases of its batch."""
+        return not (self.slots_equal and self.order_free)
+
+    @property
+    def faults(self) -> list[str]:
+        psnr_db = EXACT_DB if self.psnr_db is None else self.psnr_db
+        checks = {
+            "results are not finite": not self.finite,
+            "a case's bits depend on its slot": not self.slots_equal,
+            "a case's bits depend on its neighbours": not self.order_free,
+            f"results are {psnr_db:.0f} dB from float32, expected {REQUIRED_DB:.0f}": (
+                psnr_db < REQUIRED_DB
+            ),
+        }
+        return [text for text, fails in checks.items() if fails]
+
+
+def self_test(plan: Plan, contract: Contract, reference: Plan | None = None) -> SelfTest:
+    """Walks two batches of made-up cases down the recommended ladder.
+
+    The batches are the cases 0 ... B-1 and 1 ... B.  The cases that are in both are in different
+    slots and have different neighbours there, and must get the same bits.
+    reference: a float32 plan of one case; None if `plan` is the reference itself.
+    """
+    start = time.perf_counter()
+    first = _results(plan, contract, range(plan.batch))
+    seconds = time.perf_counter() - start
+    second = _results(plan, contract, range(1, plan.batch + 1))
+    order_free = _bits(first[1:]) == _bits(second[:-1])
+    return SelfTest(
+        finite=bool(np.isfinite(first).all() and np.isfinite(second).all()),
+        slots_equal=order_free or _slots_equal(plan, contract),
+        order_free=order_free,
+        psnr_db=None if reference is None else _psnr(first[0], reference, contract),
+        seconds=seconds,
+    )
+
+
+def _slots_equal(plan: Plan, contract: Contract) -> bool:
+    copies = _results(plan, contract, [0] * plan.batch)
+    return all(_bits(x) == _bits(copies[0]) for x in copies)
+
+
+def _psnr(image: Image, reference: Plan, contract: Contract) -> float:
+    """PSNR of case 0, at most EXACT_DB."""
+    expected = _results(reference, contract, [0])[0]
+    return min(EXACT_DB, psnr(image, expected, np.ones(image.shape, np.bool_), data_range=2))
+
+
+def _bits(x: Image) -> bytes:
+    return np.ascontiguousarray(x).tobytes()
+
+
+def _results(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
+    """[B, 1, H, W] of the made-up cases with these numbers, from noise of temperature 1."""
+    depths, shape = len(contract.depth_weights), (contract.frame.height, contract.frame.width)
+    stacks = np.stack([_stack(case, depths, shape) for case in cases])
+    weights = np.tile(np.asarray(contract.depth_weights, np.float32), (len(stacks), 1))
+    strip, scan = np.ones((len(stacks), 1, *shape), np.float32), stacks[:, depths // 2, None]
+    conditioned = plan.condition(stacks, weights, strip, scan)
+    x = np.stack([gaussian(0, f"self-test {case}", (1, *shape)) for case in cases])
+    return sample(plan, x, conditioned, recommended_rungs(contract))
+
+
+def _stack(case: int, depths: int, shape: tuple[int, int]) -> Image:
+    """[D, H, W] in [-1, 1]: bright and dark bars, whose number grows with the depth, and grain."""
+    y, x = np.meshgrid(*(np.linspace(0, 1, n, dtype=np.float32) for n in shape), indexing="ij")
+    bars = [
+        0.4 * np.sin((12 + depth) * np.pi * y + case) * np.abs(x - 0.5) for depth in range(depths)
+    ]
+    grain = 0.05 * gaussian(1, f"self-test {case}", (depths, *shape))
+    return np.asarray(np.clip(np.stack(bars) + grain, -1, 1), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """A PlanMaker for a GPU: loads, and tries what it loaded."""
+    """A PlanMaker: loads a backend's plan in a worker, and tries it there."""
 
+    backend: Backend
     bundle: Bundle
-    plan: str  # kind, as `devices` names it
-    folder: Path | None = None  # of TensorRT's plans
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    files: CompiledFiles | None = None
+    threads: int = 0  # of the CPU; 0: one per core
 
     def __call__(self, device: Device, batch: int) -> Plan:
-        """Raises RuntimeError, which ends a worker and not the run, where it cannot be trusted."""
-        plan = self.load(device, batch)
-        faults = self.verdict(plan).faults
+        """Raises RuntimeError, which ends the worker but not the run, if the plan has faults.
+
+        The reference is not tried again: all workers on the CPU have the same device.
+        """
+        plan = self._load(device, batch)
+        faults = [] if self.backend == REFERENCE else self._test(plan).faults
         if faults:
             raise RuntimeError(f"{device} failed its self-test: {'; '.join(faults)}")
         return plan
 
-    def load(self, device: Device, batch: int) -> Plan:
-        if self.folder is None:
-            half = self.bundle.contract.half is not None
-            return ort.load(self.bundle, device, batch, half=half)
-        return plan_cache.load(self.folder, self.hashes, device, batch)
+    def try_on(self, device: Device, batch: int) -> SelfTest:
+        """The reference is tried with the smallest batch, in one thread: its threads may share a
+        larger batch such that no graph gets two cases, which would hide that the graph mixes them.
+        """
+        if self.backend == REFERENCE:
+            plan = REFERENCE.load(self.bundle, device, 2, threads=1)
+            return self_test(plan, self.bundle.contract)
+        return self._test(self._load(device, batch))
 
-    def verdict(self, plan: Plan) -> Verdict:
-        return tried(plan, self.bundle.contract, ort.load(self.bundle, ort.CPU, 1, threads=cores()))
+    def _load(self, device: Device, batch: int) -> Plan:
+        return self.backend.load(self.bundle, device, batch, self.files, self.threads)
 
-
-def attempt(
-    bundle: Bundle, plan: str, device: Device, batch: int, cache: Path, kept: Path | None
-) -> tuple[Loader, Verdict]:
-    """Makes a GPU's plan and tries it, in this process.  Raises DeviceError, BundleError."""
-    loader = Loader(bundle=bundle, plan=plan)
-    if plan == TENSORRT:
-        say = lambda text: click.echo(text, err=True)
-        made = plan_cache.plans(bundle, _target(device), batch, cache, say, kept)
-        loader = replace(loader, folder=made.folder, hashes=made.hashes)
-    return loader, loader.verdict(loader.load(device, batch))
+    def _test(self, plan: Plan) -> SelfTest:
+        reference = REFERENCE.load(self.bundle, CPU, 1)
+        return self_test(plan, self.bundle.contract, reference)
 
 
-def _target(device: Device) -> str:
-    """By name where TensorRT can: so are the plans that `compile` made ahead."""
-    kind = gpus.capability(index=device.index)
-    return kind if kind in trt.targets(trt.tensorrt()) else trt.CURRENT
+def prepare_plan(
+    backend: Backend,
+    bundle: Bundle,
+    devices: Sequence[Device],
+    batch: int,
+    cache: Path,
+    copy: Path | None = None,
+) -> tuple[Loader, SelfTest]:
+    """Compiles a plan, or finds its files, and tries it on the first of `devices`.
 
-
-def elsewhere(
-    bundle: Bundle, plan: str, device: Device, batch: int, cache: Path, kept: Path | None
-) -> tuple[Loader, Verdict]:
-    """`attempt` in a process of its own.  Raises DeviceError, BundleError."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
-        try:
-            return other.submit(attempt, bundle, plan, device, batch, cache, kept).result()
-        except McdiffError:
-            raise
-        except BrokenProcessPool as error:
-            cause = "the process that tried it was killed or crashed"
-            raise DeviceError(f"{device}: {cause}; see `mcdiff-batch doctor`") from error
-        except Exception as error:  # CUDA's and ONNX Runtime's own
-            raise DeviceError(f"{device}: {error}; see `mcdiff-batch doctor`") from error
+    cache, copy: folders of compiled files, as `Backend.compile` takes them.
+    Raises DeviceError, BundleError.
+    """
+    work = partial(_prepare, backend, bundle, devices, batch, cache, copy)
+    return _run(work, backend, devices[0])
 
 
 def maker(bundle: Bundle, devices: Sequence[Device], batch: int) -> PlanMaker:
-    """How a worker on any of `devices` makes its plan, whatever that does when it is tried."""
-    if devices[0].kind == "cpu":
-        return ort.maker(bundle, threads=max(1, cores() // len(devices)))
-    kind, cache = plan_of(devices[0]), plan_cache.cache_root()
-    loader, _ = elsewhere(bundle, kind, devices[0], batch, cache, None)
-    return loader
+    """A maker of the plans that a run uses on `devices`.  Raises DeviceError, BundleError."""
+    backend = backend_for(devices[0])
+    work = partial(_compile, backend, bundle, devices, batch, cache_root(), None)
+    return _run(work, backend, devices[0])
+
+
+def _prepare(
+    backend: Backend,
+    bundle: Bundle,
+    devices: Sequence[Device],
+    batch: int,
+    cache: Path,
+    copy: Path | None,
+) -> tuple[Loader, SelfTest]:
+    loader = _compile(backend, bundle, devices, batch, cache, copy)
+    return loader, loader.try_on(devices[0], batch)
+
+
+def _compile(
+    backend: Backend,
+    bundle: Bundle,
+    devices: Sequence[Device],
+    batch: int,
+    cache: Path,
+    copy: Path | None,
+) -> Loader:
+    files = backend.compile(bundle, devices[0], batch, cache, copy)
+    threads = max(1, cores() // len(devices))
+    return Loader(backend=backend, bundle=bundle, files=files, threads=threads)
+
+
+def _run(work: Callable[[], T], backend: Backend, device: Device) -> T:
+    """Calls `work`, in a process of its own if the backend needs that."""
+    try:
+        if not backend.isolated:
+            return work()
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            return process.submit(work).result()
+    except McdiffError:
+        raise
+    except BrokenProcessPool as error:
+        cause = "the process that tried the plan was killed or crashed"
+        raise DeviceError(f"{device}: {cause}; see `mcdiff-batch doctor`") from error
+    except Exception as error:  # CUDA's, TensorRT's and ONNX Runtime's own
+        raise DeviceError(f"{device}: {error}; see `mcdiff-batch doctor`") from error

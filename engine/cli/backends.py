@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.text import printable
+from mcdiff_batch.engine.text import make_printable
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.backends.plan_cache import PlanSet
@@ -15,25 +15,37 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(name="compile")
-@click.option("--bundle", type=FOLDER, help="Default: the shipped bundle.")
-@click.option("--target", default="sm_86", show_default=True, help="sm_86, an RTX A6000; current.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+@click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one).")
+@click.option(
+    "--target",
+    default="sm_86",
+    show_default=True,
+    help="Kind of GPU, such as sm_86 for an RTX A6000; or current, the first GPU of this machine.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Cases per step, fixed in the plan.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compile_(bundle: Path | None, target: str, batch_size: int, as_json: bool) -> None:
-    """Compile a bundle's float16 graphs with TensorRT, and say what became of them.
+    """Compile a bundle's float16 graphs with TensorRT, and report on the result.
 
-    With tensorrt-rtx no GPU is needed.  Plans are kept in the user's cache and found again.
+    With tensorrt-rtx this needs no GPU.  Plans are stored in the user's cache, where `run` finds
+    them.
     """
     from mcdiff_batch.engine.backends.plan_cache import cache_root, plans
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 
     say = lambda text: click.echo(text, err=True)
     made = plans(load_bundle(bundle or SHIPPED), target, batch_size, cache_root(), say)
-    click.echo(json.dumps(made.build) if as_json else as_text(made))
+    click.echo(json.dumps(made.build) if as_json else compile_text(made))
 
 
-def as_text(made: "PlanSet") -> str:
-    """The build report, 80 columns."""
+def compile_text(made: "PlanSet") -> str:
+    """The report of `compile`, 80 columns wide."""
     build = made.build
     head = f"{build['bundle']} for {build['target']}, batch {build['batch']}, {build['tensorrt']}"
     lines = [
@@ -42,58 +54,59 @@ def as_text(made: "PlanSet") -> str:
         f"{'GFLOP':>8}{'MB':>7}{'plan MB':>9}",
     ]
     for name, row in build["plans"].items():
-        fused = [_share(row, x) for x in ("tuner_blocks", "group_norms", "attentions")]
+        fused = [_ratio(row, x) for x in ("tuner_blocks", "group_norms", "attentions")]
         lines.append(
             f"{name:<12}{row['kernels']:>8}{fused[0]:>10}{fused[1]:>10}{fused[2]:>11}"
             f"{row['moves']:>7}{row['flops'] / 1e9:>8.1f}{row['bytes'] / 1e6:>7.0f}"
             f"{row['plan_bytes'] / 1e6:>9.1f}"
         )
     lines += [
-        "tuners: blocks that are two kernels; norms: GroupNorms, attention: attentions",
-        "that are one; moves: kernels that only cast or copy; MB: read and written a run",
-        f"{'found in' if made.found else 'kept in'} {made.folder}",
+        "tuners: blocks that became two kernels; norms, attention: GroupNorms, attentions",
+        "that became one; moves: kernels that only cast or copy; MB: memory traffic a run",
+        f"{'found in' if made.from_cache else 'kept in'} {made.folder}",
     ]
     return "\n".join(lines)
 
 
-def _share(row: dict[str, Any], what: str) -> str:
+def _ratio(row: dict[str, Any], what: str) -> str:
     return f"{row[f'{what}_fused']}/{row[what]}" if row[what] else "-"
 
 
 @click.command()
-@click.option("--bundle", type=FOLDER, help="Default: the shipped bundle.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+@click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(bundle: Path | None, as_json: bool) -> int:
-    """Say what this machine has and would compute with, and try it on made-up cases.
+    """Show what this machine has and what a run would use, and test the plans.
 
-    Exit code 7 where no plan can be trusted.
+    Every plan that can run here computes a few made-up cases.  The exit code is 7 if one of them
+    cannot be trusted.
     """
-    from mcdiff_batch.engine.backends.doctor import examined
+    from mcdiff_batch.engine.backends.doctor import examine
     from mcdiff_batch.engine.backends.plan_cache import cache_root
     from mcdiff_batch.engine.errors import Exit
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 
-    found = examined(load_bundle(bundle or SHIPPED), cache_root())
-    click.echo(json.dumps(found) if as_json else printable(examination(found)))
-    return Exit.NO_DEVICE if found["faults"] else Exit.DONE
+    document = examine(load_bundle(bundle or SHIPPED), cache_root())
+    click.echo(json.dumps(document) if as_json else make_printable(doctor_text(document)))
+    return Exit.NO_DEVICE if document["faults"] else Exit.DONE
 
 
-def examination(found: dict[str, Any]) -> str:
-    """What `doctor` found, a line each."""
-    machine, cache = found["machine"], found["plan_cache"]
-    here = (f"{name} {x}" for name, x in found["packages"].items() if x)
+def doctor_text(document: dict[str, Any]) -> str:
+    """The report of `doctor`, one fact a line."""
+    machine, cache = document["machine"], document["plan_cache"]
+    packages = (f"{name} {x}" for name, x in document["packages"].items() if x)
     rows = {
         "cpu": f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
         "python": machine["python"],
         "versions": ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
-        "optional": ", ".join(here) or "none",
-        "driver": found["driver"] or "none",
-        **{f"cuda:{gpu['index']}": _gpu(gpu) for gpu in found["gpus"]},
+        "packages": ", ".join(packages) or "none",
+        "driver": document["driver"] or "none",
+        **{f"cuda:{gpu['index']}": _gpu(gpu) for gpu in document["gpus"]},
         "plan cache": f"{cache['plans']} compiled, in {cache['folder']}",
-        "bundle": f"{found['bundle']['name']}, contract {found['bundle']['sha256'][:12]}",
-        "run takes": f"{', '.join(found['run_would_take'])} ({found['because']})",
-        **{f"tried {name}": _tried(row) for name, row in found["plans"].items()},
-        "verdict": "; ".join(found["faults"]) or "sound",
+        "bundle": f"{document['bundle']['name']}, contract {document['bundle']['sha256'][:12]}",
+        "a run uses": f"{', '.join(document['run_would_take'])} ({document['because']})",
+        **{f"test of {name}": _result(row) for name, row in document["plans"].items()},
+        "verdict": "; ".join(document["faults"]) or "sound",
     }
     return "\n".join(f"{name}: {text}" for name, text in rows.items())
 
@@ -111,8 +124,9 @@ def _gpu(gpu: dict[str, Any]) -> str:
     return ", ".join(f"{k}{v}" for k, v in facts.items() if v is not None)
 
 
-def _tried(row: dict[str, Any]) -> str:
+def _result(row: dict[str, Any]) -> str:
     if "psnr_db" not in row:
         return "CANNOT BE USED"
     slots = "same bits in every slot" if row["slots_equal"] and row["order_free"] else "NOT SOUND"
-    return f"{slots}, {row['psnr_db']:.0f} dB from float32, {row['seconds']:.1f} s"
+    psnr = "float32" if row["psnr_db"] is None else f"{row['psnr_db']:.0f} dB from float32"
+    return f"{slots}, {psnr}, {row['seconds']:.1f} s"

@@ -1,43 +1,53 @@
-"""What happens once, before the first unit: the plan is tried, and the job follows what it can."""
+"""Prepares a run before its first unit: the plan is compiled and tried, and the job completed."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from mcdiff_batch.engine.backends.trial import Attempt, elsewhere, maker
+from mcdiff_batch.engine.backends.backend import Backend
+from mcdiff_batch.engine.backends.ort import REFERENCE
+from mcdiff_batch.engine.backends.trial import prepare_plan
 from mcdiff_batch.engine.errors import DeviceError
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import PlanMaker
 from mcdiff_batch.engine.output.runs import PLAN
 
-from .job import BATCH_SIZE, Job, resolve
+from .job import Job, resolve
 
 
-def prepared(
-    bundle: Bundle, job: Job, cache: Path, attempt: Attempt = elsewhere
-) -> tuple[Job, PlanMaker]:
-    """The job as its plan lets it be done, and how workers make that plan.
+def prepare(bundle: Bundle, job: Job, backend: Backend, cache: Path) -> tuple[Job, PlanMaker]:
+    """Returns the job with its batch size and compiled files, and how workers make its plan.
 
-    A plan whose results depend on the slot is taken at batch size 1, where the user did not ask
-    for another.  Raises DeviceError where it cannot be trusted.
+    If results depend on a case's place in its batch, and neither the user nor an earlier run chose
+    the batch size, it becomes 1.  Raises DeviceError if the plan cannot be trusted.
     """
     device = job.devices[0]
-    if device.kind == "cpu":
-        return job, maker(bundle, job.devices, 1)
     resolved = resolve(job)
-    batch, kept = resolved.settings.batch_size, job.output / PLAN
-    loader, verdict = attempt(bundle, job.plan, device, batch, cache, kept)
-    if verdict.mixes_cases and batch == BATCH_SIZE and not (job.batch_size or resolved.begun):
+    batch, copy = resolved.settings.batch_size, job.output / PLAN
+    loader, result = prepare_plan(backend, bundle, job.devices, batch, cache, copy)
+    chosen = job.batch_size or resolved.begun
+    if result.mixes_cases and batch > 1 and not chosen and backend != REFERENCE:
         text = f"{device}: results depend on a case's place in its batch: going on one at a time"
         click.echo(text, err=True)
         batch = 1
-        loader, verdict = attempt(bundle, job.plan, device, batch, cache, kept)
-    if verdict.faults:
+        loader, result = prepare_plan(backend, bundle, job.devices, batch, cache, copy)
+    if result.faults:
         raise DeviceError(
-            f"{device}: {job.plan} cannot be trusted here: {'; '.join(verdict.faults)}; see "
-            "`mcdiff-batch doctor`, or use --devices cpu in a new --output"
+            f"{device}: {backend.name} cannot be trusted here: {'; '.join(result.faults)}; "
+            f"{_advice(backend)}"
         )
+    files = loader.files
     return replace(
-        job, batch_size=batch, plan_folder=loader.folder, plan_files=dict(loader.hashes)
+        job,
+        batch_size=batch,
+        plan_folder=files.folder if files else None,
+        plan_files=dict(files.hashes) if files else {},
     ), loader
+
+
+def _advice(backend: Backend) -> str:
+    doctor = "see `mcdiff-batch doctor`"
+    if backend == REFERENCE:
+        return f"{doctor}, or use another --bundle"
+    return f"{doctor}, or use --devices cpu in a new --output"

@@ -1,4 +1,4 @@
-"""Compiling for TensorRT: real plans for a GPU that is not there, and what became of the graphs."""
+"""`compile`: real plans for a GPU that this machine lacks, and how the graphs are fused."""
 
 import json
 import shutil
@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mcdiff_batch.engine.backends import trt
-from mcdiff_batch.engine.backends.build_log import Kernel, summary
-from mcdiff_batch.engine.backends.plan_cache import BUILD, plans
+from mcdiff_batch.engine.backends.backend import BUILD
+from mcdiff_batch.engine.backends.build_log import Kernel, summarise
+from mcdiff_batch.engine.backends.plan_cache import plans
 from mcdiff_batch.engine.errors import BundleError, DeviceError
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle, write_contract
 from mcdiff_batch.export.bundle import Choice, export_bundle
@@ -34,7 +35,7 @@ def test_every_tuner_of_the_shipped_bundle_is_two_kernels_on_an_a6000(shipped):
     assert set(denoiser["tuner_kernels"].values()) == {2}
 
 
-def test_every_attention_is_one_kernel_and_so_is_every_group_norm_that_can_be(shipped):
+def test_every_attention_is_one_kernel_and_so_is_every_group_norm_that_tensorrt_can_fuse(shipped):
     """TensorRT has a GroupNorm kernel for 64, 96, 128, ... channels: 17 of 27."""
     for name in ("conditioner", "relabel", "denoiser"):
         row = shipped.build["plans"][name]
@@ -74,7 +75,7 @@ def test_the_command_finds_what_it_compiled(toy_bundle, tmp_path, monkeypatch, c
         (("--target", "current"), 7, "such as --target sm_86"),
     ],
 )
-def test_a_gpu_that_cannot_be_compiled_for_is_said_so(
+def test_a_gpu_that_cannot_be_compiled_for_ends_with_its_own_code(
     toy_bundle, tmp_path, monkeypatch, capsys, words, code, said
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -90,10 +91,10 @@ def test_a_plan_with_a_flipped_bit_is_not_used_but_compiled_again(toy_bundle, tm
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     again = plans(bundle, TARGET, 1, tmp_path, print)
-    assert not again.found
-    assert plans(bundle, TARGET, 1, tmp_path, print).found
+    assert not again.from_cache
+    assert plans(bundle, TARGET, 1, tmp_path, print).from_cache
     (again.folder / BUILD).write_text("[]")
-    assert not plans(bundle, TARGET, 1, tmp_path, print).found
+    assert not plans(bundle, TARGET, 1, tmp_path, print).from_cache
 
 
 def test_a_cache_that_others_may_write_to_is_refused(toy_bundle, tmp_path):
@@ -112,7 +113,7 @@ def test_a_bundle_without_graphs_in_half_is_refused(toy_bundle, tmp_path):
         plans(load_bundle(folder), TARGET, 1, tmp_path / "cache", print)
 
 
-def test_fusions_that_are_lost_end_the_compiling(toy_bundle, tmp_path, monkeypatch):
+def test_a_tuner_block_that_is_not_fused_ends_compile(toy_bundle, tmp_path, monkeypatch):
     """A log of two kernels for W_down's half of a tuner: the block is not fused."""
     spread = trt.Compiled(plan=b"", log=LOST, flops=0)
     monkeypatch.setattr(trt, "compile_graph", lambda *_: spread)
@@ -133,10 +134,10 @@ def test_a_kernel_that_only_casts_is_counted_as_a_move():
     kernel = lambda name, nodes: Kernel(name=name, kind="kgen", nodes=nodes, bytes=1 << 20)
     cast = kernel("__myl_CastTran_myl0_1", ("foundation.last/node__to_copy_9",))
     silu = kernel("__myl_CastSilu_myl0_2", ("foundation.last/node_silu_9",))
-    assert summary([cast, silu])["moves"] == 1
+    assert summarise([cast, silu])["moves"] == 1
 
 
-def test_half_is_near_float32_and_its_parity_is_on_record(toy_bundle):
+def test_half_is_near_float32_and_the_contract_records_its_parity(toy_bundle):
     half = load_bundle(toy_bundle).contract.half
     assert half is not None
     assert min(half.parity["x0_psnr_db"].values()) >= HALF_X0_DB

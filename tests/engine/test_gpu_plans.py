@@ -1,4 +1,4 @@
-"""Plans for GPUs: what they compute, when they are trusted, and what a run keeps of them."""
+"""Plans of all backends: what they compute, when they are trusted, and what a run stores."""
 
 import json
 from dataclasses import replace
@@ -7,16 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 import pytest
-from tests.support.test_doctor import library
-from tests.support.test_faults import incidents
 
-from mcdiff_batch.engine.backends import ort, plan_cache
+from mcdiff_batch.engine.backends import plan_cache
+from mcdiff_batch.engine.backends.backend import BUILD, CompiledFiles
 from mcdiff_batch.engine.backends.cuda import CudaError, Queue
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.backends.gpus import gpus
-from mcdiff_batch.engine.backends.ort import BoundPlan
-from mcdiff_batch.engine.backends.selftest import Verdict
-from mcdiff_batch.engine.backends.trial import Loader, elsewhere
+from mcdiff_batch.engine.backends.ort import CPU, REFERENCE, OnnxRuntime
+from mcdiff_batch.engine.backends.ort_cuda import CUDA_PROVIDER, BoundPlan, OnnxRuntimeCuda
+from mcdiff_batch.engine.backends.trial import Loader, prepare_plan
 from mcdiff_batch.engine.backends.trt import TrtPlan
 from mcdiff_batch.engine.errors import DeviceError, Exit, FingerprintError, UsageError
 from mcdiff_batch.engine.files import file_sha256
@@ -28,18 +27,27 @@ from mcdiff_batch.engine.model.solver import rungs
 from mcdiff_batch.engine.run import worker
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.pool import Limits
-from mcdiff_batch.engine.run.preflight import prepared
-from mcdiff_batch.engine.telemetry.spans import Notes, noting
-from tests.support import fake
+from mcdiff_batch.engine.run.preflight import prepare
+from mcdiff_batch.engine.telemetry.spans import SpanLog, recording
+from tests.engine.test_faults import incidents
+from tests.support import running
 from tests.support.crafting import command
-from tests.support.fake import FakeMaker, InlinePool
-from tests.support.running import archive, committed, fault, job
-from tests.support.simulated import Cuda, Error, TensorRT, plan_folder
+from tests.support.fake import FakeMaker, InlineWorkers
+from tests.support.running import DENOISER, archive, committed, fault, job
+from tests.support.simulated import (
+    Cuda,
+    Error,
+    FakeBackend,
+    TensorRT,
+    by_neighbours,
+    by_slot,
+    library,
+    plan_folder,
+)
 
 BATCH = 2
 GPU = Device(kind="cuda", index=0)
 TWO = (GPU, Device(kind="cuda", index=1))
-SOUND = Verdict(finite=True, slots_equal=True, order_free=True, psnr_db=80, seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +87,14 @@ def test_a_tensorrt_plan_computes_what_its_graphs_say(bundle, tmp_path, rtx):
     cuda = Cuda()
     folder = plan_folder(bundle, BATCH, tmp_path / "plans")
     plan = TrtPlan(TensorRT(cuda, rtx=rtx), Queue(0, cuda), folder, BATCH)
-    assert same(walked(plan, bundle), walked(ort.load(bundle, ort.CPU, BATCH, half=True), bundle))
+    assert same(
+        walked(plan, bundle), walked(OnnxRuntime(half=True).load(bundle, CPU, BATCH), bundle)
+    )
     assert cuda.launches == 4 * len(bundle.contract.sampler.ladder)
-    notes = Notes()
-    with noting(notes, "model"):
+    log = SpanLog()
+    with recording(log, "model"):
         plan.condition(*stack(bundle, 0))
-    assert {x.stage for x in notes.spans} == {"host-to-device", "compute", "device-to-host"}
+    assert {x.stage for x in log.spans} == {"host-to-device", "compute", "device-to-host"}
 
 
 def test_conditions_of_another_batch_are_refused(bundle, tmp_path):
@@ -103,8 +113,8 @@ def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(bundle, tmp_p
     folder, contexts = plan_folder(bundle, BATCH, tmp_path / "plans"), []
 
     class Watched(TensorRT):
-        def _loaded(self, plan):
-            engine = super()._loaded(plan)
+        def _load(self, plan):
+            engine = super()._load(plan)
             make = engine.create_execution_context
             engine.create_execution_context = lambda config: (
                 contexts.append(make(config)) or (contexts[-1])
@@ -115,7 +125,7 @@ def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(bundle, tmp_p
         contexts.clear()
         cuda = Cuda()
         TrtPlan(Watched(cuda, rtx=True), Queue(0, cuda), folder, BATCH)
-        return {x.config.kernels.known for x in contexts}
+        return {x.config.kernels.given for x in contexts}
 
     assert known() == {b""}
     assert known() == {b"kernels of this GPU"}
@@ -147,7 +157,7 @@ def test_a_plan_is_not_read_after_its_file_was_changed(tmp_path):
         ("cudaStreamSynchronize", Error.cudaErrorLaunchFailure, "fault"),
     ],
 )
-def test_a_cuda_error_is_told_as_what_it_is(call, error, kind):
+def test_a_cuda_error_is_reported_as_its_kind(call, error, kind):
     def use():
         queue = Queue(0, Cuda(**{call: error}))
         queue.upload(queue.buffer((2,), np.float32), np.zeros(2))
@@ -155,22 +165,22 @@ def test_a_cuda_error_is_told_as_what_it_is(call, error, kind):
     with pytest.raises(CudaError, match=error.name) as raised:
         use()
     recipe = SimpleNamespace(archive="a.zarr", output="a.enhanced")
-    assert worker.told(raised.value, recipe).kind == kind
+    assert worker.breakdown(raised.value, recipe).kind == kind
 
 
 def test_onnx_runtime_with_bound_tensors_computes_the_same_bits(bundle):
-    plain = ort.load(bundle, ort.CPU, BATCH)
-    bound = BoundPlan(plain.conditioner, plain.denoiser, bundle.contract.conditions, BATCH, ort.CPU)
+    plain = REFERENCE.load(bundle, CPU, BATCH)
+    bound = BoundPlan(plain.conditioner, plain.denoiser, bundle.contract.conditions, BATCH, CPU)
     assert same(walked(bound, bundle), walked(plain, bundle))
 
 
 @pytest.mark.skipif(
-    ort.CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="it has CUDA's code"
+    CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="it has CUDA's code"
 )
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_onnx_runtime_may_not_compute_on_the_cpu_in_the_place_of_a_gpu(bundle):
     with pytest.raises(DeviceError, match=r"^cuda:0: .*compute on the CPU; pip install"):
-        ort.load(bundle, GPU, BATCH, half=True)
+        OnnxRuntimeCuda().load(bundle, GPU, BATCH)
 
 
 # --- which device, and whether to trust it
@@ -183,15 +193,15 @@ def gpu(index, capability="sm_86"):
 def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
     assert devices("auto", [gpu(0), gpu(1)]) == TWO
     assert devices("auto", [gpu(0), gpu(1, "sm_89")]) == (GPU,)
-    assert devices("auto", []) == (ort.CPU,)
-    assert devices("auto", [gpu(0, "sm_90")]) == (ort.CPU,)  # RTX does not serve it
+    assert devices("auto", []) == (CPU,)
+    assert devices("auto", [gpu(0, "sm_90")]) == (CPU,)  # RTX does not serve it
 
 
 @pytest.mark.parametrize(
     ("text", "found", "error", "said"),
     [
         ("cuda:0,cuda:2", [gpu(0), gpu(1)], DeviceError, "no cuda:2 is found"),
-        ("cuda:0", [], DeviceError, "there is: none"),
+        ("cuda:0", [], DeviceError, "of this machine are: none"),
         ("cuda:0,cuda:1", [gpu(0), gpu(1, "sm_89")], DeviceError, "of different kinds"),
         ("cuda:0", [gpu(0, "sm_90")], DeviceError, "nothing that is installed"),
         ("cuda:0,cuda:0", [gpu(0)], UsageError, "expected auto"),
@@ -199,19 +209,19 @@ def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
         ("tpu", [gpu(0)], UsageError, "expected auto"),
     ],
 )
-def test_devices_that_cannot_be_used_are_said_so(text, found, error, said):
+def test_devices_that_cannot_be_used_are_refused(text, found, error, said):
     with pytest.raises(error, match=said):
         devices(text, found)
 
 
 def test_gpus_are_counted_as_cuda_does(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    told = library(nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}")
-    assert [(x.index, x.throttled) for x in gpus(told)] == [(0, True)]
+    nvml = library(nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}")
+    assert [(x.index, x.throttled) for x in gpus(nvml)] == [(0, True)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-0")
-    assert [x.throttled for x in gpus(told)] == [True, False]
+    assert [x.throttled for x in gpus(nvml)] == [True, False]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1,0")
-    assert gpus(told) == []
+    assert gpus(nvml) == []
 
 
 def test_a_run_on_a_gpu_that_is_not_there_ends_with_its_own_code(tmp_path, monkeypatch, capsys):
@@ -221,87 +231,112 @@ def test_a_run_on_a_gpu_that_is_not_there_ends_with_its_own_code(tmp_path, monke
     assert "no cuda:0 is found" in capsys.readouterr().err
 
 
-def attempts(*verdicts, files=None):
-    """An Attempt that has these verdicts in turn, and the batches it was asked for."""
-    left, asked = list(verdicts), []
-
-    def attempt(bundle, plan, device, batch, cache, kept):
-        asked.append(batch)
-        return Loader(
-            bundle=bundle, plan=plan, hashes=files or {"denoiser.plan": "12ab"}
-        ), left.pop(0)
-
-    return attempt, asked
+@pytest.fixture(scope="module")
+def fake_bundle(tmp_path_factory):
+    """The arithmetic of the fake plan, as a bundle: the reference of `FakeBackend`."""
+    return load_bundle(running.bundle(tmp_path_factory.mktemp("fake") / "bundle"))
 
 
-def prepare(tmp_path, attempt, **options):
+def prepare_job(tmp_path, bundle, backend, **options):
     source = tmp_path / "a.zarr"
     if not source.exists():
         archive(source, 2)
     asked = job(source, tmp_path / "out", devices=TWO, plan="tensorrt", **options)
-    return prepared(None, asked, tmp_path, attempt)
+    return prepare(bundle, asked, backend, tmp_path)
 
 
-def test_a_plan_that_mixes_cases_is_taken_one_case_at_a_time(tmp_path, capsys):
-    attempt, asked = attempts(replace(SOUND, slots_equal=False), SOUND)
-    found, _ = prepare(tmp_path, attempt, batch_size=None)
-    assert asked == [8, 1]
-    assert found.batch_size == 1
+def test_a_plan_that_mixes_cases_is_used_one_case_at_a_time(tmp_path, fake_bundle, capsys):
+    backend = FakeBackend(change=by_slot)
+    ready, _ = prepare_job(tmp_path, fake_bundle, backend, batch_size=None)
+    assert backend.batches == [8, 1]
+    assert ready.batch_size == 1
     assert "one at a time" in capsys.readouterr().err
-    attempt, asked = attempts(replace(SOUND, order_free=False))
+    backend = FakeBackend(change=by_neighbours)
     with pytest.raises(DeviceError, match="depend on its neighbours"):
-        prepare(tmp_path, attempt, batch_size=4)
-    assert asked == [4]
+        prepare_job(tmp_path, fake_bundle, backend, batch_size=4)
+    assert backend.batches == [4]
 
 
-def test_a_plan_that_is_wrong_is_refused(tmp_path):
+def test_a_plan_that_is_wrong_is_refused(tmp_path, fake_bundle):
     with pytest.raises(DeviceError, match="40 dB from float32"):
-        prepare(tmp_path, attempts(replace(SOUND, psnr_db=40))[0])
+        prepare_job(tmp_path, fake_bundle, FakeBackend(change=lambda x: np.full_like(x, 0.02)))
 
 
-def test_a_worker_does_not_take_a_plan_that_fails_on_its_device(bundle):
-    class Wrong(Loader):
-        def load(self, device, batch):
-            return fake.FakePlan(batch=batch)
-
+def test_a_worker_does_not_use_a_plan_that_fails_on_its_device(fake_bundle):
+    loader = Loader(backend=FakeBackend(change=by_slot), bundle=fake_bundle)
     with pytest.raises(RuntimeError, match="failed its self-test"):
-        Wrong(bundle=replace(bundle), plan="tensorrt")(GPU, BATCH)
+        loader(GPU, BATCH)
+    Loader(backend=FakeBackend(), bundle=fake_bundle)(GPU, BATCH)
 
 
-def test_what_no_gpu_can_try_is_no_usable_device(bundle, tmp_path):
+MIXING = DENOISER.replace(
+    "guess = Add(mean, noise)",
+    "others = ReduceMean<keepdims = 1>(noise, first)\n    guess = Add(mean, others)",
+).replace("<int64 ia = {2}", "<int64[1] first = {0}, int64 ia = {2}")
+UNDEFINED = DENOISER.replace(
+    "x_next = Add(ab, xc)", "zero = Sub(xc, xc)\n    x_next = Div(ab, zero)"
+)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "said"), [(MIXING, "depend on its neighbours"), (UNDEFINED, "are not finite")]
+)
+def test_a_run_on_the_cpu_refuses_a_bundle_whose_results_cannot_be_trusted(
+    tmp_path, monkeypatch, capsys, denoiser, said
+):
+    source = archive(tmp_path / "a.zarr", 2)
+    bundle = running.bundle(tmp_path / "bundle", denoiser)
+    words = ("run", "--input", source, "--bundle", bundle, "--devices", "cpu")
+    assert command(monkeypatch, *words) == Exit.NO_DEVICE
+    message = capsys.readouterr().err
+    assert "cpu:0: onnxruntime cannot be trusted here" in message
+    assert said in message
+    assert not (tmp_path / "a.enhanced").exists()
+
+
+def test_a_plan_that_cannot_be_loaded_leaves_no_usable_device(bundle, tmp_path):
     with pytest.raises(DeviceError, match="cuda:0"):
-        elsewhere(bundle, "onnxruntime-cuda", GPU, BATCH, tmp_path, None)
+        prepare_plan(OnnxRuntimeCuda(), bundle, (GPU,), BATCH, tmp_path)
 
 
-def test_a_run_keeps_its_plan_and_does_not_go_on_with_another(tmp_path):
+def test_a_run_keeps_its_plan_and_does_not_go_on_with_another(tmp_path, fake_bundle):
     folder, source = tmp_path / "plans", archive(tmp_path / "a.zarr", 2)
     folder.mkdir()
     (folder / "denoiser.plan").write_bytes(b"compiled")
-    (folder / plan_cache.BUILD).write_text("{}")
+    (folder / BUILD).write_text("{}")
     one = {"denoiser.plan": file_sha256(folder / "denoiser.plan")}
     asked = job(
         source, tmp_path / "out", plan="tensorrt", plan_folder=folder, plan_files=one, devices=TWO
     )
-    enhance(asked, FakeMaker(), pool=InlinePool)
+    enhance(asked, FakeMaker(), workers=InlineWorkers)
     assert (tmp_path / "out/plan/denoiser.plan").read_bytes() == b"compiled"
     stored = json.loads((tmp_path / "out/run.json").read_text())
     assert stored["settings"]["plan_files"] == one
     more = replace(asked, plan_folder=None, plan_files=None, batch_size=None)
-    same, _ = prepared(None, more, tmp_path, attempts(SOUND, files=one)[0])
+    backend = FakeBackend(files=CompiledFiles(folder=folder, hashes=one))
+    same, _ = prepare(fake_bundle, more, backend, tmp_path)
     assert (same.batch_size, same.plan_files) == (2, one)
-    other, _ = prepared(None, more, tmp_path, attempts(SOUND)[0])
+    backend = FakeBackend(files=CompiledFiles(folder=folder, hashes={"denoiser.plan": "12ab"}))
+    other, _ = prepare(fake_bundle, more, backend, tmp_path)
     with pytest.raises(FingerprintError, match="plan_files"):
-        enhance(other, FakeMaker(), pool=InlinePool)
+        enhance(other, FakeMaker(), workers=InlineWorkers)
+
+
+def test_the_versions_of_the_backend_are_part_of_the_fingerprint(tmp_path):
+    asked = job(archive(tmp_path / "a.zarr", 2), tmp_path / "out", versions={"tensorrt": "1"})
+    enhance(asked, FakeMaker(), workers=InlineWorkers)
+    with pytest.raises(FingerprintError, match="software"):
+        enhance(replace(asked, versions={"tensorrt": "2"}), FakeMaker(), workers=InlineWorkers)
 
 
 def test_a_runs_own_copy_of_a_plan_is_found_again(bundle, tmp_path):
     first = plan_cache.plans(bundle, "sm_86", 1, tmp_path / "cache", print)
-    kept = tmp_path / "plan"
-    first.folder.rename(kept)
-    again = plan_cache.plans(bundle, "sm_86", 1, tmp_path / "cache", print, kept)
-    assert (again.found, again.folder, again.hashes) == (True, kept, first.hashes)
-    kept.chmod(0o777)
-    assert not plan_cache.plans(bundle, "sm_86", 1, tmp_path / "other", print, kept).found
+    copy = tmp_path / "plan"
+    first.folder.rename(copy)
+    again = plan_cache.plans(bundle, "sm_86", 1, tmp_path / "cache", print, copy)
+    assert (again.from_cache, again.folder, again.hashes) == (True, copy, first.hashes)
+    copy.chmod(0o777)
+    assert not plan_cache.plans(bundle, "sm_86", 1, tmp_path / "other", print, copy).from_cache
 
 
 # --- two GPUs, and what happens to them
@@ -314,7 +349,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(source):
-    enhance(job(source, source.parent / "clean", unit_size=2), FakeMaker(), pool=InlinePool)
+    enhance(job(source, source.parent / "clean", unit_size=2), FakeMaker(), workers=InlineWorkers)
     return committed(source.parent / "clean")
 
 

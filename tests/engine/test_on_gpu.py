@@ -1,6 +1,6 @@
-"""On a real GPU: every plan that runs there deserves trust, and a run on it is the CPU's.
+"""On a real GPU: its plans can be trusted, and a run gives the images of a run on the CPU.
 
-Its memory and its work are what the engine takes them for, and what it tells of itself is so.
+Memory, queued work and telemetry behave as the engine expects.
 """
 
 import json
@@ -14,14 +14,14 @@ import zarr
 from torch import nn
 
 from mcdiff_batch.engine.backends.cuda import CudaError, Queue, runtime
-from mcdiff_batch.engine.backends.devices import plans_on
+from mcdiff_batch.engine.backends.devices import backends_on
 from mcdiff_batch.engine.backends.gpus import gpus
-from mcdiff_batch.engine.backends.trial import elsewhere
+from mcdiff_batch.engine.backends.trial import prepare_plan
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.telemetry.sampling import Telemetry, abouts, library, samples
+from mcdiff_batch.engine.telemetry.sampling import Telemetry, headers, load_nvml, samples
 from mcdiff_batch.train.training.step import Stepper
 from tests.support.crafting import command
 from tests.support.running import committed
@@ -35,12 +35,12 @@ def enhanced(output: Path):
 
 
 def test_every_plan_of_a_gpu_can_be_trusted(tmp_path):
-    kinds = plans_on(gpus()[0])
-    assert kinds
-    for kind in kinds:
-        where = Device(kind="cuda", index=0)
-        _, verdict = elsewhere(load_bundle(SHIPPED), kind, where, 8, tmp_path, None)
-        assert verdict.faults == []
+    backends = backends_on(gpus()[0])
+    assert backends
+    for backend in backends:
+        device = Device(kind="cuda", index=0)
+        _, result = prepare_plan(backend, load_bundle(SHIPPED), (device,), 8, tmp_path)
+        assert result.faults == []
 
 
 def test_a_run_on_a_gpu_is_the_cpus_and_comes_to_the_same_bytes_again(phantoms, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_few_numbers_may_change_once_they_are_set(queue):
 def test_recorded_work_is_done_on_what_the_device_holds_then(queue):
     source, target = (queue.buffer((1 << 20,), np.float32) for _ in range(2))
     queue.upload(source, np.zeros(1 << 20))
-    again = queue.recorded(lambda: queue.move(source, target))
+    again = queue.record(lambda: queue.move(source, target))
     assert not queue.download(target).any()
     for value in (1, 2):
         queue.upload(source, np.full(1 << 20, value))
@@ -132,8 +132,8 @@ def test_telemetry_tells_the_figures_of_a_real_gpu(tmp_path):
     (tmp_path / "report").mkdir()
     end = Event()
     end.set()
-    Telemetry(tmp_path, 7.0, 0.0, library()).run(end)
-    (about,), (sample,) = abouts(tmp_path), samples(tmp_path)
+    Telemetry(tmp_path, 7.0, 0.0, load_nvml()).run(end)
+    (about,), (sample,) = headers(tmp_path), samples(tmp_path)
     assert "NVIDIA" in about["gpu_names"][0]
     first, memory = sample["gpus"][0], gpus()[0].memory_mib
     assert memory is not None

@@ -1,11 +1,13 @@
-"""CUDA and TensorRT as far as a plan sees them, on the memory and the cores of this machine.
+"""Simulated hardware and backends: CUDA and TensorRT on this machine's CPU, GPUs, faulty plans.
 
-Work on a stream is done when it is waited for, not when it is queued, so that a copy that comes too
-early or a buffer that is used again too soon gives wrong results, as on a GPU.
+The simulated CUDA does queued work when it is waited for.  So a copy that comes too early, or a
+buffer that is reused too soon, gives wrong results, as on a GPU.
 """
 
 import ctypes
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 
+from mcdiff_batch.engine.backends.backend import CompiledFiles
 from mcdiff_batch.engine.backends.plan_cache import graph_shapes
+from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.contract import Bundle
+from tests.support.fake import FakePlan
 
 
 class Error(IntEnum):
@@ -23,11 +28,11 @@ class Error(IntEnum):
     cudaErrorLaunchFailure = 719
 
 
-SAID = {2: b"out of memory", 719: b"unspecified launch failure"}
+MESSAGES = {2: b"out of memory", 719: b"unspecified launch failure"}
 
 
 class Cuda:
-    """What of `cuda.bindings.runtime` is used.  `fails`: calls that end in an error."""
+    """The part of `cuda.bindings.runtime` that the engine uses.  fails: error by name of a call."""
 
     cudaStreamNonBlocking = 1
     cudaMemcpyKind = SimpleNamespace(
@@ -54,24 +59,24 @@ class Cuda:
         return Error.cudaSuccess, 7
 
     def cudaGetErrorString(self, error):
-        return Error.cudaSuccess, SAID[int(error)]
+        return Error.cudaSuccess, MESSAGES[int(error)]
 
-    def _taken(self, size):
+    def _allocate(self, size):
         self.memory.append(np.full(size, 0xA5, np.uint8))
         return self.memory[-1].ctypes.data
 
     def cudaMalloc(self, size):
-        return Error.cudaSuccess, self._taken(size)
+        return Error.cudaSuccess, self._allocate(size)
 
     def cudaMallocHost(self, size):
-        address = self._taken(size)
+        address = self._allocate(size)
         self.pinned.append(range(address, address + size))
         return Error.cudaSuccess, address
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         staged = kind == 1 and not any(source in x for x in self.pinned)
-        kept = ctypes.string_at(source, size) if staged else source
-        self.do(lambda: ctypes.memmove(target, kept, size))
+        data = ctypes.string_at(source, size) if staged else source
+        self.do(lambda: ctypes.memmove(target, data, size))
         return (Error.cudaSuccess,)
 
     def do(self, work):
@@ -104,13 +109,13 @@ class Logger:
 
 
 class Kernels:
-    """A runtime cache: what of it was given back."""
+    """A runtime cache, which remembers the kernels that it was given."""
 
     def __init__(self):
-        self.known = b""
+        self.given = b""
 
     def deserialize(self, data):
-        self.known = data
+        self.given = data
 
     def serialize(self):
         return b"kernels of this GPU"
@@ -125,7 +130,7 @@ class Config:
 
 
 class Engine:
-    """A graph of a bundle on ONNX Runtime; half-precision images lie channels last."""
+    """A graph of a bundle on ONNX Runtime.  Its float16 images have their channels last."""
 
     def __init__(self, cuda, plan):
         about = json.loads(plan)
@@ -168,7 +173,7 @@ class Context:
         return True
 
     def _view(self, name):
-        """The tensor's memory in the order that the graph sees."""
+        """The tensor's memory, with its dimensions in the order of the graph."""
         shape, dtype = self.engine.get_tensor_shape(name), self.engine.get_tensor_dtype(name)
         last = dtype == np.float16 and len(shape) == 4
         stored = [shape[0], *shape[2:], shape[1]] if last else shape
@@ -186,7 +191,7 @@ class Context:
 
 
 class TensorRT:
-    """What of the module is used to run a plan.  `rtx`: with kernels that are made at load."""
+    """The part of TensorRT's module that runs plans.  rtx: compiles kernels when it loads one."""
 
     __name__, __version__ = "simulated", "1"
     ILogger = Logger
@@ -201,9 +206,9 @@ class TensorRT:
         return dtype
 
     def Runtime(self, log):
-        return SimpleNamespace(deserialize_cuda_engine=self._loaded)
+        return SimpleNamespace(deserialize_cuda_engine=self._load)
 
-    def _loaded(self, plan):
+    def _load(self, plan):
         if self.refuses:
             return None
         self.loaded.append(Engine(self.cuda, plan))
@@ -211,9 +216,95 @@ class TensorRT:
 
 
 def plan_folder(bundle: Bundle, batch: int, folder: Path) -> Path:
-    """Files that Engine takes for the plans of a bundle."""
+    """A new folder of files that `Engine` reads as the plans of a bundle."""
     folder.mkdir()
     for name, (graph, shapes) in graph_shapes(bundle, batch).items():
         about = {"graph": str(bundle.graph(graph, half=True)), "shapes": dict(shapes)}
         (folder / f"{name}.plan").write_text(json.dumps(about))
     return folder
+
+
+def by_slot(x: Image) -> Image:
+    return 1e-6 * np.arange(len(x), dtype=np.float32)[:, None, None, None]
+
+
+def by_neighbours(x: Image) -> Image:
+    return np.float32(1e-6) * np.roll(x, 1, axis=0)
+
+
+def by_mean(x: Image) -> Image:
+    return np.float32(1e-6) * x.mean(axis=0, keepdims=True)
+
+
+def no_change(x: Image) -> Image:
+    return np.zeros_like(x)
+
+
+@dataclass(slots=True, kw_only=True)
+class AlteredPlan(FakePlan):
+    """Adds `change` of each step's result to it."""
+
+    change: Callable[[Image], Image] = no_change
+
+    def step(self, x, previous, rung, conditioned):
+        x_next, x0 = FakePlan.step(self, x, previous, rung, conditioned)
+        return np.asarray(x_next + self.change(x_next), np.float32), x0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeBackend:
+    """A Backend of altered plans for every device."""
+
+    change: Callable[[Image], Image] = no_change
+    files: CompiledFiles | None = None
+    batches: list[int] = field(default_factory=list)  # of the plans that were loaded
+    name: str = "tensorrt"
+    isolated: bool = False
+
+    def serves(self, gpu):
+        return True
+
+    def versions(self):
+        return {"fake": "1"}
+
+    def compile(self, bundle, device, batch, cache, copy):
+        return self.files
+
+    def load(self, bundle, device, batch, files=None, threads=0):
+        self.batches.append(batch)
+        return AlteredPlan(batch=batch, change=self.change)
+
+
+class NotSupported(Exception):
+    pass
+
+
+def library(**changes):
+    """NVIDIA's management library on a machine with two A6000s; it knows little of the second."""
+
+    def refuse(handle):
+        if handle == 1:
+            raise NotSupported
+        return SimpleNamespace(total=48 << 30, free=47 << 30)
+
+    nothing = lambda *_: None
+    return SimpleNamespace(
+        **{
+            "NVMLError": NotSupported,
+            "NVML_CLOCK_SM": 1,
+            "nvmlClocksThrottleReasonHwSlowdown": 8,
+            "nvmlClocksThrottleReasonSwThermalSlowdown": 32,
+            "nvmlInit": nothing,
+            "nvmlShutdown": nothing,
+            "nvmlSystemGetDriverVersion": lambda: "580.1",
+            "nvmlDeviceGetCount": lambda: 2,
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetName": lambda handle: "NVIDIA RTX A6000",
+            "nvmlDeviceGetCudaComputeCapability": lambda handle: (8, 6),
+            "nvmlDeviceGetMemoryInfo": refuse,
+            "nvmlDeviceGetClockInfo": lambda handle, kind: 1800,
+            "nvmlDeviceGetEccMode": lambda handle: (1, 1),
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 8 * handle,
+        }
+        | changes
+    )

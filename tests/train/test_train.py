@@ -14,7 +14,7 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 
-from mcdiff_batch.engine.backends import ort
+from mcdiff_batch.engine.backends.ort import REFERENCE
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError, UsageError
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.contract import load_bundle
@@ -128,7 +128,7 @@ def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_b
     rung = Rung(t=400.0, signal=0.8, noise=0.6, a=0.5, b=0.4, c=0.1)
     found = []
     for plan in (
-        ort.load(bundle, Device(kind="cpu", index=0), 2),
+        REFERENCE.load(bundle, Device(kind="cpu", index=0), 2),
         TorchPlan(read_weights(toy_training)[0], 2),
     ):
         conditioned = plan.condition(depths, weights, strip, depths[:, :1])
