@@ -50,7 +50,7 @@ HASHED = (runs.CONFIG, runs.MANIFEST)  # files whose hashes the report gives
 Row = TypeVar("Row", FlaggedCase, FailedCase, Card)
 
 
-def collect(out: Path, *, show_ids: bool = False, archive: Path | Archive | None = None) -> Report:
+def collect(out: Path, *, show_ids: bool = False, archive: Archive | Path | None = None) -> Report:
     """Everything that the page shows except the pictures; memory holds a few numbers per case.
 
     Raises UsageError where `out` holds no run.
@@ -91,7 +91,9 @@ def collect(out: Path, *, show_ids: bool = False, archive: Path | Archive | None
     )
 
 
-def draw_pictures(out: Path, report: Report, archive: Path | Archive | None = None) -> dict[int, Pictures]:
+def draw_pictures(
+    out: Path, report: Report, archive: Archive | Path | None = None
+) -> dict[int, Pictures]:
     """Pictures of the gallery's cases that are done, by case."""
     run = runs.load_existing(out)
     source = PictureSource(
@@ -108,11 +110,18 @@ def draw_pictures(out: Path, report: Report, archive: Path | Archive | None = No
     }
 
 
-def _open_archive(out: Path, run: Run, archive: Path | Archive | None) -> tuple[Archive | None, str]:
+def default_archive(out: Path) -> Path:
+    """archive.zarr beside archive.enhanced."""
+    return out.parent / f"{out.name.removesuffix('.enhanced')}.zarr"
+
+
+def _open_archive(
+    out: Path, run: Run, archive: Archive | Path | None
+) -> tuple[Archive | None, str]:
     """The archive of the run if it is readable, and a word on it: "read", "gone" or "changed"."""
-    path = archive or out.parent / f"{out.name.removesuffix('.enhanced')}.zarr"
+    archive = archive or default_archive(out)
     try:
-        source = path if isinstance(path, Archive) else open_archive(path)
+        source = archive if isinstance(archive, Archive) else open_archive(archive)
     except ArchiveError:
         return None, "gone"
     same = source.identity == run.settings.archive
