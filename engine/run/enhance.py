@@ -26,7 +26,7 @@ from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
 from .job import Job, ResolvedJob, Survey, bytes_needed, resolve, survey
 from .pool import Pool
 from .process import Processes
-from .protocol import Recipe, Task, WorkersOf
+from .protocol import Recipe, Task, WorkersMaker
 from .tracker import Progress, Tracker
 
 
@@ -84,7 +84,7 @@ def enhance(
     job: Job,
     maker: PlanMaker,
     progress: Callable[[Progress], None] = lambda _: None,
-    workers: WorkersOf = Processes,
+    workers: WorkersMaker = Processes,
 ) -> Summary:
     """Processes what is pending and completes the output.  Raises McdiffError.
 

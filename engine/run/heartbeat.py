@@ -4,7 +4,7 @@ from ctypes import c_longlong
 from multiprocessing.context import SpawnContext
 from time import monotonic
 
-from .protocol import Heartbeat
+from .protocol import PulseReading
 
 BEATS, UNIT, CASE, COMPUTED, DRAINING = range(5)
 
@@ -42,6 +42,6 @@ class Pulse:
     def draining(self) -> bool:
         return bool(self._cells[DRAINING])
 
-    def read(self) -> Heartbeat:
+    def read(self) -> PulseReading:
         beats, unit, case, cases = self._cells[BEATS : COMPUTED + 1]
-        return Heartbeat(beats=beats, unit=unit, case=case, cases=cases)
+        return PulseReading(beats=beats, unit=unit, case=case, cases=cases)

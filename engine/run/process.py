@@ -15,7 +15,7 @@ from mcdiff_batch.engine.signals import SIGNALS
 
 from . import worker
 from .heartbeat import Pulse
-from .protocol import Heartbeat, Message, Recipe, Task
+from .protocol import Message, PulseReading, Recipe, Task
 
 DUMP_TIME = 0.25  # s that a process has to write its stacks
 
@@ -50,7 +50,7 @@ class ProcessWorker:
         return found
 
     @property
-    def pulse(self) -> Heartbeat:
+    def pulse(self) -> PulseReading:
         return self.shared.read()
 
     @property

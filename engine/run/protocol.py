@@ -75,7 +75,7 @@ Message = Ready | UnitDone | Breakdown
 # --- workers
 
 
-class Heartbeat(NamedTuple):
+class PulseReading(NamedTuple):
     """What a worker shows of itself between messages."""
 
     beats: int = 0  # grows with every sign of life
@@ -101,7 +101,7 @@ class Worker(Protocol):
         ...
 
     @property
-    def pulse(self) -> Heartbeat: ...
+    def pulse(self) -> PulseReading: ...
 
     @property
     def exit_code(self) -> int | None:
@@ -123,7 +123,7 @@ class Workers(Protocol):
         """Returns once one of `workers` has a message or has ended, or after `seconds`."""
 
 
-WorkersOf = Callable[[Recipe, PlanMaker, object], Workers]
+WorkersMaker = Callable[[Recipe, PlanMaker, object], Workers]
 """Makes Workers from a run's recipe, its plan maker and the lock of its output.
 
 The lock can be pickled; a process that holds a copy keeps the output locked (P7).

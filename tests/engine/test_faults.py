@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mcdiff_batch.engine.output.manifest import read_entries
 from mcdiff_batch.engine.run.enhance import Summary, enhance
 from mcdiff_batch.engine.run.pool import Limits
 from tests.support import fake
-from tests.support.fake import FakeMaker
+from tests.support.fake import FakeMaker, InlineWorker, InlineWorkers
 from tests.support.running import (
     PowerCut,
     archive,
@@ -91,6 +91,27 @@ def test_p1_a_worker_that_is_lost_now_and_then_changes_nothing(
     assert run(source, tmp_path / "out", *faults).exit_code == Exit.DONE
     assert committed(tmp_path / "out") == clean
     assert incidents(tmp_path / "out") == ["killed", "killed", "fault", "memory"]
+
+
+class Mortal(InlineWorkers):
+    """The first worker that has a task is lost."""
+
+    lost = False
+
+    def wait(self, workers: Sequence[InlineWorker], seconds: float) -> None:
+        for worker in workers if not self.lost else ():
+            if worker.tasks:
+                self.lost = True
+                worker.kill()
+        super().wait(workers, seconds)
+
+
+def test_any_kind_of_worker_may_be_lost(
+    source: Path, tmp_path: Path, clean: dict[str, str]
+) -> None:
+    enhance(job(source, tmp_path / "out", unit_size=2), FakeMaker(), workers=Mortal)
+    assert incidents(tmp_path / "out") == ["killed"]
+    assert committed(tmp_path / "out") == clean
 
 
 def test_a_worker_that_hangs_is_replaced(

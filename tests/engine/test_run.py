@@ -1,6 +1,8 @@
 """`run`, `status`, `verify` through the front door, on the fake plan and on a small real bundle."""
 
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -302,6 +304,32 @@ def test_the_command_line_from_run_to_a_flipped_bit(
     (out / "ledger/000001.json").unlink()
     assert cli(monkeypatch, *words) == 0
     assert cli(monkeypatch, "verify", out) == 0
+
+
+COUNTING = """
+import os
+import sys
+from mcdiff_batch.engine.cli import main
+
+def count(event, args):
+    if event == "open" and str(args[0]).endswith("night.zarr/case_id/c/0"):
+        with open(os.environ["OPENS"], "a") as file:
+            print(os.getpid(), file=file)
+
+sys.addaudithook(count)  # in workers too: they import this file
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_process_opens_the_archive_once(tmp_path: Path, model: Path) -> None:
+    """The parent does so again at the end, to see whether the archive was changed."""
+    source, script, opens = archive(tmp_path / "night.zarr", 4), tmp_path / "a.py", tmp_path / "n"
+    zarr.open_group(source).create_array("case_id", data=np.arange(4), chunks=(4,))
+    script.write_text(COUNTING)
+    words = [sys.executable, script, "run", "--input", source, "--bundle", model, "--show-ids"]
+    subprocess.run([*words, "--devices", "cpu"], env=os.environ | {"OPENS": str(opens)}, check=True)
+    assert sorted(Counter(opens.read_text().split()).values()) == [1, 2]
 
 
 def test_bad_words_and_bad_inputs_have_their_exit_codes(

@@ -22,7 +22,7 @@ from mcdiff_batch.engine.model.plan import Conditioning, Device, Plan, PlanMaker
 from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.engine.run import finisher, worker
 from mcdiff_batch.engine.run.heartbeat import Pulse
-from mcdiff_batch.engine.run.protocol import Heartbeat, Message, Ready, Recipe, Task
+from mcdiff_batch.engine.run.protocol import Message, PulseReading, Ready, Recipe, Task
 
 FOREVER = 3600.0  # s
 FULL = 64  # bytes that a file may still have
@@ -172,7 +172,7 @@ class InlineWorker:
         return messages
 
     @property
-    def pulse(self) -> Heartbeat:
+    def pulse(self) -> PulseReading:
         return self.shared.read()
 
     def close(self) -> None:
