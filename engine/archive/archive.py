@@ -1,4 +1,4 @@
-"""The input: a zarr group of cases, checked from its metadata before anything is decoded."""
+"""The input: a zarr group of cases.  Metadata are checked before anything is decoded."""
 
 import hashlib
 import math
@@ -22,8 +22,8 @@ from .store import BadMetadataError, Store, UnsafeFileError
 CASES_LIMIT = 10_000_000
 DEPTHS_LIMIT = 64
 SMALLEST = 8  # px
-BEYOND = 0.5  # of the intensity range: values further outside fail a case, nearer ones are clipped
-ADVICE = "expected an archive as `mcdiff-batch import` writes it; see `mcdiff-batch check --help`"
+SLACK = 0.5  # of the intensity range: a case with values further outside fails
+ADVICE = "expected an archive such as `mcdiff-batch import` writes; see `mcdiff-batch check --help`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,8 @@ class Case:
     """One scan as it is stored, cropped to its extent."""
 
     index: int
-    key: str = field(repr=False)  # names its noise; may be a patient's, so no message shows it
-    depths: npt.NDArray[Any]  # [D, y, x]; depths that are not present are black
+    key: str = field(repr=False)  # seeds its noise; may name a patient, so messages do not show it
+    depths: npt.NDArray[Any]  # [D, y, x]; absent depths are black
     present: npt.NDArray[np.bool_]  # [D]
     optimal: int | None
     spacing_mm: tuple[float, float]  # y, x; NaN where unknown
@@ -41,17 +41,17 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """An open archive.  Holds no file open; safe in threads, picklable."""
+    """An archive that was opened.  Keeps no file open; safe in threads; can be pickled."""
 
     cases: int
     depths: int
-    grid: tuple[int, int]  # y, x px that all cases are padded to
+    grid: tuple[int, int]  # y, x px of the arrays; smaller cases are padded
     dtype: str  # "u1", "u2", "f2" or "f4"
     codec: str
     intensity_range: tuple[float, float]
     warnings: tuple[str, ...]
-    identity: str  # SHA-256 of all but the pixels
-    spacing_mm: tuple[float, float]  # of cases without their own
+    identity: str  # SHA-256 of everything but the pixels
+    spacing_mm: tuple[float, float]  # y, x; for cases without their own
     columns: Columns = field(repr=False)
     pixels: ChunkedArray = field(repr=False)
 
@@ -61,19 +61,19 @@ class Archive:
         return self.pixels.store.root
 
     def key(self, index: int) -> str:
-        """The name that a case's noise is drawn from."""
+        """The case id, or the index where there are no ids.  It seeds the noise of the case."""
         ids = self.columns.case_id
         return str(index) if ids is None else ids[index]
 
     def extent(self, index: int) -> tuple[int, int]:
-        """A case's y, x px, as the archive has it."""
+        """The size of a case in y, x px, as stored; not checked."""
         if self.columns.extent is None:
             return self.grid
         height, width = self.columns.extent[index].tolist()
         return height, width
 
     def read(self, index: int) -> Case:
-        """Raises CaseError where the case's data are bad, OSError where they cannot be read now."""
+        """Reads one case.  Raises CaseError if its data are bad, OSError if reading fails."""
         assert 0 <= index < self.cases
         present = self._present(index)
         optimal = self._optimal(index, present)
@@ -91,8 +91,8 @@ class Archive:
         )
 
     def _present(self, index: int) -> npt.NDArray[np.bool_]:
-        known = self.columns.depth_present
-        present = np.ones(self.depths, bool) if known is None else known[index].copy()
+        column = self.columns.depth_present
+        present = np.ones(self.depths, bool) if column is None else column[index].copy()
         if not present.any():
             raise CaseError("no-depths", "depth_present marks no depth as present")
         return present
@@ -110,7 +110,7 @@ class Archive:
             return None
         optimal = int(self.columns.optimal_depth[index])
         if not 0 <= optimal < self.depths or not present[optimal]:
-            raise CaseError("range", f"optimal_depth is {optimal}, which is no depth present")
+            raise CaseError("range", f"optimal_depth is {optimal}, but that depth is not present")
         return optimal
 
     def _spacing(self, index: int) -> tuple[float, float]:
@@ -149,28 +149,28 @@ def _black(limits: tuple[float, float], dtype: np.dtype[Any]) -> float:
 
 
 def _check_image(image: npt.NDArray[Any], depth: int, limits: tuple[float, float]) -> None:
-    """image [y, x].  Raises CaseError where it is no picture."""
+    """image [y, x].  Raises CaseError where it cannot be an image."""
     low, high = float(image.min()), float(image.max())  # NaN where any px is
     if not math.isfinite(low + high):
         raise CaseError("nan", f"depth {depth} holds NaN or infinity")
     if low == high:
         raise CaseError("constant", f"depth {depth} is {low:g} everywhere")
-    slack = BEYOND * (limits[1] - limits[0])
+    slack = SLACK * (limits[1] - limits[0])
     if low < limits[0] - slack or high > limits[1] + slack:
         raise CaseError(
             "range",
-            f"depth {depth} runs from {low:g} to {high:g}, expected {limits[0]:g} to "
+            f"depth {depth} has values from {low:g} to {high:g}, expected {limits[0]:g} to "
             f"{limits[1]:g}; set the attribute mcdiff.intensity_range",
         )
 
 
 def open_archive(path: Path) -> Archive:
-    """Reads metadata and the small columns; decodes no pixel, writes nothing.
+    """Reads the metadata and the columns, but no pixels.
 
-    Raises ArchiveError where no case could be processed.
+    Raises ArchiveError where the archive cannot be used at all.
     """
     try:
-        return _opened(Store(_root(path)))
+        return _open(Store(_root(path)))
     except BadMetadataError as error:
         raise ArchiveError(f"{path}: {error}; {ADVICE}") from error
     except OSError as error:
@@ -179,45 +179,45 @@ def open_archive(path: Path) -> Archive:
 
 def _root(path: Path) -> Path:
     if not path.exists():
-        raise BadMetadataError("no such folder")
+        raise BadMetadataError("there is no such folder")
     if not path.is_dir():
-        raise BadMetadataError("is no folder, expected a zarr group in a folder")
+        raise BadMetadataError("is not a folder, expected a zarr group")
     return Path(os.path.realpath(path))
 
 
-def _opened(store: Store) -> Archive:
+def _open(store: Store) -> Archive:
     raw = read_attribute(store)
-    found = read_array_spec(store, "depths")
-    if found is None:
-        raise BadMetadataError("holds no array `depths` (case, depth, y, x)")
-    document, spec = found
+    array = read_array_spec(store, "depths")
+    if array is None:
+        raise BadMetadataError("has no array `depths` (case, depth, y, x)")
+    document, spec = array
     dtype = _check_depths_array(spec)
     cases, depths, *grid = spec.shape
     columns = read_columns(store, read_array_spec, cases, depths)
-    known = parse_attributes(raw, dtype)
+    meaning = parse_attributes(raw, dtype)
     return Archive(
         cases=cases,
         depths=depths,
         grid=(grid[0], grid[1]),
         dtype=dtype,
         codec=_codec(spec),
-        intensity_range=known.intensity_range,
-        warnings=(*_warnings(spec, columns, known), *columns.warnings),
-        identity=_identity(document, columns, known),
-        spacing_mm=known.spacing_mm,
+        intensity_range=meaning.intensity_range,
+        warnings=(*_warnings(spec, columns, meaning), *columns.warnings),
+        identity=_identity(document, columns, meaning),
+        spacing_mm=meaning.spacing_mm,
         columns=columns,
         pixels=ChunkedArray(store=store, name="depths", spec=spec),
     )
 
 
-def _identity(document: bytes, columns: Columns, known: Attributes) -> str:
-    numbers = (*known.intensity_range, *known.spacing_mm)
+def _identity(document: bytes, columns: Columns, meaning: Attributes) -> str:
+    numbers = (*meaning.intensity_range, *meaning.spacing_mm)
     parts = [hashlib.sha256(document).hexdigest(), columns.digest, *map(repr, numbers)]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
 
 def _check_depths_array(spec: ArraySpec) -> str:
-    """Its dtype's name.  Raises BadMetadataError unless (case, depth, y, x) of plain numbers."""
+    """Name of the dtype.  Raises BadMetadataError unless `depths` is an array of images."""
     dtype = spec.dtype.str[1:]
     if len(spec.shape) != 4:
         raise BadMetadataError(f"depths is {spec.shape}, expected (case, depth, y, x)")
@@ -232,7 +232,7 @@ def _check_depths_array(spec: ArraySpec) -> str:
     if _row_bytes(spec) > CHUNK_LIMIT:
         raise BadMetadataError(
             f"depths has chunks of {spec.chunks}: one case takes {_row_bytes(spec)} bytes to "
-            f"decode, at most {CHUNK_LIMIT} are read; rechunk it to one case per chunk"
+            f"decode, the limit is {CHUNK_LIMIT}; rechunk it to one case per chunk"
         )
     return dtype
 
@@ -244,17 +244,21 @@ def _row_bytes(spec: ArraySpec) -> int:
 
 
 def _codec(spec: ArraySpec) -> str:
-    names = " + ".join(x.name for x in spec.packings) or "none"
-    seal = " with checksum" if spec.notices_damage else ""
-    return f"{names}{seal}{', sharded' if spec.shards else ''}"
+    names = " + ".join(x.name for x in spec.codecs) or "none"
+    checksum = " with checksum" if spec.notices_damage else ""
+    return f"{names}{checksum}{', sharded' if spec.shards else ''}"
 
 
-def _warnings(spec: ArraySpec, columns: Columns, known: Attributes) -> list[str]:
-    out = []
+def _warnings(spec: ArraySpec, columns: Columns, meaning: Attributes) -> list[str]:
+    warnings = []
     if spec.chunks[0] > 1:
-        out.append(f"depths: a chunk holds {spec.chunks[0]} cases, so units decode each other's")
+        warnings.append(
+            f"depths: a chunk has {spec.chunks[0]} cases, so some chunks are decoded more than once"
+        )
     if not spec.notices_damage:
-        out.append(f"depths: codec {_codec(spec)} without checksum, damage may go unnoticed")
-    if columns.pixel_spacing_mm is None and math.isnan(known.spacing_mm[0]):
-        out.append("pixel spacing is unknown, so angles will be NaN")
-    return out
+        warnings.append(
+            f"depths: codec {_codec(spec)} without checksum, so damage may go unnoticed"
+        )
+    if columns.pixel_spacing_mm is None and math.isnan(meaning.spacing_mm[0]):
+        warnings.append("pixel spacing is unknown, so angles cannot be measured (NaN)")
+    return warnings

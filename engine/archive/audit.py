@@ -1,6 +1,5 @@
-"""Looks at every case of an archive without a model, and says what `run` would make of it."""
+"""Reads every case of an archive and lists the problems; needs no model."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +9,12 @@ from mcdiff_batch.engine.errors import CaseError
 
 from .archive import Archive, Case
 
-DIM = 0.25  # of the intensity range: an archive that never gets brighter has a wrong range
+DIM = 0.25  # of the intensity range: if no pixel is brighter, the range is probably wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A case that `run` would not enhance."""
+    """A case that a run could not enhance."""
 
     index: int
     reason: str
@@ -24,7 +23,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What an archive holds; sizes are y, x px, before padding."""
+    """The result of an audit.  Sizes are y, x px without padding."""
 
     cases: int
     depths: int
@@ -43,8 +42,8 @@ class Audit:
 
 
 @dataclass(slots=True, kw_only=True)
-class Seen:
-    """What the cases have shown so far; does not grow with them, but for problems."""
+class Findings:
+    """What the audit has found so far.  Only `problems` grows."""
 
     problems: list[Problem]
     brightest: float = 0.0  # share of the intensity range
@@ -52,13 +51,11 @@ class Seen:
     first_repeated: int = -1
 
 
-def audit(archive: Archive, progress: Callable[[int], None] | None = None) -> Audit:
-    """Reads every case once.  A case that cannot be read now is a problem, reason "unreadable"."""
-    seen = Seen(problems=[])
+def audit(archive: Archive) -> Audit:
+    """Reads every case once.  A case that cannot be read has the reason "unreadable"."""
+    findings = Findings(problems=[])
     for index in range(archive.cases):
-        _look(archive, index, seen)
-        if progress is not None:
-            progress(index + 1)
+        _look(archive, index, findings)
     extents = [archive.grid] if archive.columns.extent is None else archive.columns.extent
     low, high = np.min(extents, axis=0).tolist(), np.max(extents, axis=0).tolist()
     return Audit(
@@ -71,40 +68,40 @@ def audit(archive: Archive, progress: Callable[[int], None] | None = None) -> Au
         codec=archive.codec,
         intensity_range=archive.intensity_range,
         identity=archive.identity,
-        problems=tuple(seen.problems),
-        warnings=(*archive.warnings, *_warnings(seen, archive)),
+        problems=tuple(findings.problems),
+        warnings=(*archive.warnings, *_warnings(findings, archive)),
     )
 
 
-def _look(archive: Archive, index: int, seen: Seen) -> None:
+def _look(archive: Archive, index: int, findings: Findings) -> None:
     try:
         case = archive.read(index)
     except CaseError as error:
-        seen.problems.append(Problem(index=index, reason=error.reason, detail=error.detail))
+        findings.problems.append(Problem(index=index, reason=error.reason, detail=error.detail))
     except OSError as error:
         detail = error.strerror or "input/output error"
-        seen.problems.append(Problem(index=index, reason="unreadable", detail=detail))
+        findings.problems.append(Problem(index=index, reason="unreadable", detail=detail))
     else:
-        _note(case, seen)
+        _note(case, findings)
 
 
-def _note(case: Case, seen: Seen) -> None:
+def _note(case: Case, findings: Findings) -> None:
     images = case.depths[case.present]
     low, high = case.intensity_range
-    seen.brightest = max(seen.brightest, (float(images.max()) - low) / (high - low))
+    findings.brightest = max(findings.brightest, (float(images.max()) - low) / (high - low))
     if len({x.tobytes() for x in images}) < len(images):
-        seen.first_repeated = case.index if seen.repeated == 0 else seen.first_repeated
-        seen.repeated += 1
+        findings.first_repeated = case.index if findings.repeated == 0 else findings.first_repeated
+        findings.repeated += 1
 
 
-def _warnings(seen: Seen, archive: Archive) -> list[str]:
+def _warnings(findings: Findings, archive: Archive) -> list[str]:
     out = []
-    if seen.repeated:
-        first = f"the first is case {seen.first_repeated}"
-        out.append(f"{seen.repeated} cases show the same image at two depths; {first}")
-    if len(seen.problems) < archive.cases and seen.brightest < DIM:
+    if findings.repeated:
+        first = f"the first is case {findings.first_repeated}"
+        out.append(f"{findings.repeated} cases show the same image at two depths; {first}")
+    if len(findings.problems) < archive.cases and findings.brightest < DIM:
         out.append(
-            f"the brightest px is at {seen.brightest:.0%} of the intensity range; "
+            f"the brightest px is at {findings.brightest:.0%} of the intensity range; "
             "set the attribute mcdiff.intensity_range"
         )
     return out

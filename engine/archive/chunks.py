@@ -1,4 +1,4 @@
-"""Decodes an array's chunks one at a time, straight from the files, and says which are absent."""
+"""Reads and decodes the chunks of an array, and tells absent chunks from empty ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ from .store import Blob, Store
 Values = npt.NDArray[Any]
 Box = tuple[slice, ...]  # whole numbers, step 1
 Coordinates = tuple[int, ...]
-ABSENT = (1 << 64) - 1  # offset and size of a chunk that a shard lacks
+ABSENT = (1 << 64) - 1  # offset and size, in a shard's index, of an absent chunk
 
 
 class MissingError(ValueError):
-    """A chunk that must be there is not.  Zarr would read it as its fill value."""
+    """A chunk with pixels is absent.  Zarr would return its fill value."""
 
 
 @dataclass(slots=True)
 class Row:
-    """Decoded chunks that share their first coordinate: the last ones read."""
+    """The chunks that were decoded last; all have the same first coordinate."""
 
     first: int = -1
     chunks: dict[Coordinates, Values] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class ChunkedArray:
-    """An array of the archive.  Safe in threads; picklable."""
+    """An array of the archive.  Safe in threads; can be pickled."""
 
     store: Store
     name: str
@@ -44,12 +44,14 @@ class ChunkedArray:
     row: Row = field(default_factory=Row)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process decodes for itself."""
+        """Leaves out the decoded chunks."""
         return partial(ChunkedArray, store=self.store, name=self.name, spec=self.spec), ()
 
     def read(self, box: Box) -> Values:
-        """The values in `box`, native byte order.  Raises MissingError, CorruptError,
-        UnsafeFileError and OSError."""
+        """The values in `box`, in native byte order.
+
+        Raises MissingError, CorruptError, UnsafeFileError, OSError.
+        """
         out = np.empty([x.stop - x.start for x in box], self.spec.dtype.newbyteorder("="))
         for coordinates in chunks_in(box, self.spec.chunks):
             values = self.chunk(coordinates)
@@ -60,43 +62,43 @@ class ChunkedArray:
         return out
 
     def chunk(self, coordinates: Coordinates) -> Values | None:
-        """One whole chunk; None where absent.  The chunks of one row are kept until the next."""
+        """One whole chunk; None if absent.  Keeps the chunks of one row until the next is read."""
         row = self.row
         if row.first != coordinates[0]:
             self.row = row = Row(first=coordinates[0])
         if coordinates not in row.chunks:
-            data = self._data(coordinates)
+            data = self._read_chunk(coordinates)
             if data is None:
                 return None
-            row.chunks[coordinates] = self._decoded(data, coordinates)
+            row.chunks[coordinates] = self._decode(data, coordinates)
         return row.chunks[coordinates]
 
-    def _decoded(self, data: bytes, coordinates: Coordinates) -> Values:
+    def _decode(self, data: bytes, coordinates: Coordinates) -> Values:
         spec = self.spec
         try:
             with span("decode"):
-                plain = unpack(data, spec.packings, spec.chunk_bytes)
+                plain = unpack(data, spec.codecs, spec.chunk_bytes)
             if spec.dtype == object:
-                return np.array(texts(plain, prod(spec.chunks)), object).reshape(spec.chunks)
-            return shaped(plain, spec)
+                return np.array(decode_texts(plain, prod(spec.chunks)), object).reshape(spec.chunks)
+            return to_array(plain, spec)
         except CorruptError as error:
             where = f"chunk {_dotted(coordinates)} of {self.name}"
             raise CorruptError(f"{where}: {error}") from error
 
-    def _data(self, coordinates: Coordinates) -> bytes | None:
-        """A chunk's stored bytes; None where absent."""
+    def _read_chunk(self, coordinates: Coordinates) -> bytes | None:
+        """The stored bytes of a chunk; None if absent."""
         per_file = [n // k for n, k in zip(self.spec.files, self.spec.chunks, strict=True)]
         file = [k // n for k, n in zip(coordinates, per_file, strict=True)]
-        with self.store.opened(f"{self.name}/{self.spec.key(file)}") as blob:
+        with self.store.open(f"{self.name}/{self.spec.key(file)}") as blob:
             if blob is None:
                 return None
             if self.spec.shards is None:
-                return self._sized(blob, 0, blob.size, coordinates)
+                return self._read_bytes(blob, 0, blob.size, coordinates)
             inside = [k % n for k, n in zip(coordinates, per_file, strict=True)]
             place = int(np.ravel_multi_index(inside, per_file))
-            return self._in_shard(blob, place, prod(per_file), coordinates)
+            return self._read_from_shard(blob, place, prod(per_file), coordinates)
 
-    def _sized(self, blob: Blob, offset: int, size: int, coordinates: Coordinates) -> bytes:
+    def _read_bytes(self, blob: Blob, offset: int, size: int, coordinates: Coordinates) -> bytes:
         most = encoded_limit(self.spec.chunk_bytes)
         data = blob.read(offset, size) if size <= most else b""
         if len(data) != size:
@@ -104,26 +106,26 @@ class ChunkedArray:
             raise CorruptError(f"{where}: {size} bytes stored, {min(most, len(data))} usable")
         return data
 
-    def _in_shard(
+    def _read_from_shard(
         self, blob: Blob, place: int, count: int, coordinates: Coordinates
     ) -> bytes | None:
-        offset, size = (int(x) for x in self._index(blob, count, coordinates)[place])
+        offset, size = (int(x) for x in self._read_index(blob, count, coordinates)[place])
         if (offset, size) == (ABSENT, ABSENT):
             return None
         if offset + size > blob.size:
             where = f"chunk {_dotted(coordinates)} of {self.name}"
-            raise CorruptError(f"{where}: the shard's index points past its end")
-        return self._sized(blob, offset, size, coordinates)
+            raise CorruptError(f"{where}: the index of its shard points past the end")
+        return self._read_bytes(blob, offset, size, coordinates)
 
-    def _index(self, blob: Blob, count: int, coordinates: Coordinates) -> Values:
-        """The shard's index: offset and size in bytes for each of `count` chunks, [count, 2]."""
+    def _read_index(self, blob: Blob, count: int, coordinates: Coordinates) -> Values:
+        """The index of a shard: offset and size in bytes of each of `count` chunks, [count, 2]."""
         shards = self.spec.shards
         assert shards is not None
         size = 16 * count + (CRC_BYTES if shards.checksum else 0)
         data = blob.read(max(0, blob.size - size) if shards.at_end else 0, size)
         try:
             if len(data) != size:
-                raise CorruptError("it is too short for its index")
+                raise CorruptError("it is shorter than its index")
             plain = unpack_crc32c(data, size, Codec(name="crc32c")) if shards.checksum else data
         except CorruptError as error:
             where = f"the shard of chunk {_dotted(coordinates)} of {self.name}"
@@ -132,14 +134,14 @@ class ChunkedArray:
 
 
 def chunks_in(box: Box, chunks: tuple[int, ...]) -> Iterator[Coordinates]:
-    """Coordinates of every chunk that `box` needs, in C order."""
+    """Coordinates of every chunk that `box` touches, in C order."""
     return product(
         *(range(x.start // n, -(-x.stop // n)) for x, n in zip(box, chunks, strict=True))
     )
 
 
 def intersect(box: Box, coordinates: Coordinates, chunks: tuple[int, ...]) -> tuple[Box, Box]:
-    """Where box and chunk meet: in the box, and in the chunk."""
+    """The common part of a box and a chunk: its place in the box, and in the chunk."""
     into, part = [], []
     for x, k, n in zip(box, coordinates, chunks, strict=True):
         low, high = max(x.start, k * n), min(x.stop, (k + 1) * n)
@@ -148,18 +150,21 @@ def intersect(box: Box, coordinates: Coordinates, chunks: tuple[int, ...]) -> tu
     return tuple(into), tuple(part)
 
 
-def shaped(plain: bytes, spec: ArraySpec) -> Values:
-    """A chunk's plain bytes as an array of `spec.chunks`.  Raises CorruptError at another size."""
+def to_array(plain: bytes, spec: ArraySpec) -> Values:
+    """The bytes of a chunk as an array of shape `spec.chunks`.  Raises CorruptError."""
     if len(plain) != spec.chunk_bytes:
         raise CorruptError(f"{len(plain)} bytes when decompressed, expected {spec.chunk_bytes}")
     stored = np.frombuffer(plain, spec.dtype).reshape([spec.chunks[k] for k in spec.axes])
     return stored.transpose(np.argsort(spec.axes))
 
 
-def texts(plain: bytes, count: int) -> list[str]:
-    """zarr's vlen-utf8: a count, then (length, UTF-8) items; integers u4, little-endian."""
+def decode_texts(plain: bytes, count: int) -> list[str]:
+    """Decodes zarr's vlen-utf8: a count, then (length, UTF-8) items; the integers are "<u4".
+
+    Raises CorruptError.
+    """
     if int.from_bytes(plain[:4], "little") != count or len(plain) < 4 + 4 * count:
-        raise CorruptError(f"text does not hold {count} items")
+        raise CorruptError(f"text does not have {count} items")
     at, out = 4, []
     for _ in range(count):
         size = int.from_bytes(plain[at : at + 4], "little")
@@ -174,7 +179,7 @@ def _utf8(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise CorruptError("text is no UTF-8") from error
+        raise CorruptError("text is not UTF-8") from error
 
 
 def _dotted(coordinates: Coordinates) -> str:

@@ -1,4 +1,4 @@
-"""Undoes a chunk's compression, never allocating more than the chunk's metadata promise."""
+"""Decompresses chunks, without allocating more memory than the metadata declare."""
 
 import zlib
 from collections.abc import Callable
@@ -12,12 +12,12 @@ COMPRESSORS = ("zstd", "gzip", "blosc")
 CRC_BYTES = 4
 ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 ZSTD_BLOCK = 128 << 10  # bytes; no block of a frame holds more
-ZSTD_SLACK = 64 << 20  # bytes that frames without a size may seem to hold beyond twice the limit
+ZSTD_SLACK = 64 << 20  # bytes; tolerance of the bound on frames without a size
 BLOSC_HEADER = 16  # bytes
 
 
 class CorruptError(ValueError):
-    """Bytes that are not what their metadata promise.  The text depends on the bytes alone (P1)."""
+    """Bytes are not what their metadata declare.  The message depends on the bytes alone (P1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,30 +25,30 @@ class Codec:
     """A bytes-to-bytes codec: "zstd", "gzip", "blosc" or "crc32c"."""
 
     name: str
-    checksum: bool = False  # zstd only: the frame must end in one
+    checksum: bool = False  # zstd only: every frame must have one
 
     @property
     def notices_damage(self) -> bool:
         return self.checksum or self.name in ("gzip", "crc32c")
 
 
-def unpack(data: bytes, packings: tuple[Codec, ...], limit: int) -> bytes:
-    """What `packings` (in the order of writing) were applied to: at most `limit` bytes.
+def unpack(data: bytes, codecs: tuple[Codec, ...], limit: int) -> bytes:
+    """Undoes `codecs`, which are in the order of writing.  Returns at most `limit` bytes.
 
-    Raises CorruptError.  At most one packing compresses, so every stage's size is known.
+    At most one of them compresses, so the size after each is known.  Raises CorruptError.
     """
-    for k in reversed(range(len(packings))):
-        trailers = CRC_BYTES * sum(x.name == "crc32c" for x in packings[:k])
-        data = UNPACKERS[packings[k].name](data, limit + trailers, packings[k])
+    for k in reversed(range(len(codecs))):
+        trailers = CRC_BYTES * sum(x.name == "crc32c" for x in codecs[:k])
+        data = UNPACKERS[codecs[k].name](data, limit + trailers, codecs[k])
     return data
 
 
 def encoded_limit(limit: int) -> int:
-    """More bytes than any of the compressors makes of `limit` bytes."""
+    """More bytes than any codec makes of `limit` bytes."""
     return 2 * limit + (64 << 10)
 
 
-def unpack_crc32c(data: bytes, limit: int, packing: Codec) -> bytes:
+def unpack_crc32c(data: bytes, limit: int, codec: Codec) -> bytes:
     body, stored = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if google_crc32c.value(body) != int.from_bytes(stored, "little") or len(data) < CRC_BYTES:
         raise CorruptError("the crc32c checksum differs")
@@ -61,22 +61,22 @@ def append_crc32c(data: bytes) -> bytes:
     return data + checksum.to_bytes(CRC_BYTES, "little")
 
 
-def gzip(data: bytes, limit: int, packing: Codec) -> bytes:
+def unpack_gzip(data: bytes, limit: int, codec: Codec) -> bytes:
     stream = zlib.decompressobj(wbits=31)
     try:
         out = stream.decompress(data, limit + 1)
     except zlib.error as error:
         raise CorruptError("gzip cannot decompress it") from error
     if len(out) > limit:
-        raise CorruptError(f"gzip data hold more than the {limit} bytes declared")
+        raise CorruptError(f"gzip data have more than the {limit} bytes declared")
     if not stream.eof or stream.unused_data:
         raise CorruptError("gzip data are truncated or followed by other bytes")
     return out
 
 
-def blosc(data: bytes, limit: int, packing: Codec) -> bytes:
+def unpack_blosc(data: bytes, limit: int, codec: Codec) -> bytes:
     if len(data) < BLOSC_HEADER:
-        raise CorruptError(f"{len(data)} bytes are no blosc data")
+        raise CorruptError(f"{len(data)} bytes are too few for blosc data")
     size, stored = (int.from_bytes(data[k : k + 4], "little") for k in (4, 12))
     if size > limit:
         raise CorruptError(f"blosc data claim {size} bytes, {limit} were declared")
@@ -88,14 +88,14 @@ def blosc(data: bytes, limit: int, packing: Codec) -> bytes:
         raise CorruptError("blosc cannot decompress it") from error
 
 
-def zstd(data: bytes, limit: int, packing: Codec) -> bytes:
-    frame = _zstd_frame(data)
+def unpack_zstd(data: bytes, limit: int, codec: Codec) -> bytes:
+    frame = _parse_zstd_header(data)
     if frame.size is None:
         _check_unsized(data, frame, limit)
     elif frame.size > limit:
         raise CorruptError(f"the zstd frame claims {frame.size} bytes, {limit} were declared")
-    if packing.checksum and not frame.checksum:
-        raise CorruptError("the zstd frame has no checksum, its metadata promise one")
+    if codec.checksum and not frame.checksum:
+        raise CorruptError("the zstd frame has no checksum, its metadata declare one")
     try:
         return bytes(numcodecs.zstd.decompress(data))
     except (RuntimeError, ValueError) as error:
@@ -104,24 +104,24 @@ def zstd(data: bytes, limit: int, packing: Codec) -> bytes:
 
 UNPACKERS: dict[str, Callable[[bytes, int, Codec], bytes]] = {
     "crc32c": unpack_crc32c,
-    "gzip": gzip,
-    "blosc": blosc,
-    "zstd": zstd,
+    "gzip": unpack_gzip,
+    "blosc": unpack_blosc,
+    "zstd": unpack_zstd,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZstdFrame:
-    """What a zstd frame's header says.  RFC 8878, section 3.1.1.1."""
+    """The header of a zstd frame.  RFC 8878, section 3.1.1.1."""
 
     size: int | None  # bytes when decompressed
     checksum: bool
     body: int  # offset of the first block
 
 
-def _zstd_frame(data: bytes) -> ZstdFrame:
+def _parse_zstd_header(data: bytes) -> ZstdFrame:
     if len(data) < 6 or data[:4] != ZSTD_MAGIC:
-        raise CorruptError("no zstd frame")
+        raise CorruptError("not a zstd frame")
     single = data[4] >> 5 & 1
     at = 6 - single + (0, 1, 2, 4)[data[4] & 3]
     width = (single, 2, 4, 8)[data[4] >> 6]
@@ -132,7 +132,7 @@ def _zstd_frame(data: bytes) -> ZstdFrame:
 
 
 def _check_unsized(data: bytes, frame: ZstdFrame, limit: int) -> None:
-    """A frame that does not say its size: its block headers bound it.  One frame, nothing after."""
+    """Bounds the size of a frame from its block headers; nothing may follow it."""
     at, bound, last = frame.body, 0, False
     while not last:
         header = int.from_bytes(data[at : at + 3], "little")
@@ -142,6 +142,6 @@ def _check_unsized(data: bytes, frame: ZstdFrame, limit: int) -> None:
         if at > len(data):
             raise CorruptError("the zstd frame is truncated")
         if bound > 2 * limit + ZSTD_SLACK:
-            raise CorruptError(f"the zstd frame may hold {bound} bytes, {limit} were declared")
+            raise CorruptError(f"the zstd frame may have {bound} bytes, {limit} were declared")
     if at + (4 if frame.checksum else 0) != len(data):
         raise CorruptError("the zstd frame is truncated or followed by other bytes")

@@ -1,4 +1,4 @@
-"""An archive's small arrays, one row per case, read whole when it is opened."""
+"""The small arrays of an archive, one row per case, which are read when it is opened."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ SpecReader = Callable[[Store, str], tuple[bytes, ArraySpec] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnType:
-    """What a column may be: numpy kinds, and its shape after the case axis."""
+    """What a column may contain: numpy kinds, and its shape after the case axis."""
 
     kinds: str
     tail: tuple[int, ...] = ()
@@ -31,7 +31,7 @@ class ColumnType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What the archive says of its cases; None where it does not say."""
+    """The columns of an archive; None for those that it lacks."""
 
     case_id: tuple[str, ...] | None
     optimal_depth: npt.NDArray[np.int64] | None  # [N]
@@ -39,10 +39,10 @@ class Columns:
     extent: npt.NDArray[np.int64] | None  # [N, 2], px
     pixel_spacing_mm: npt.NDArray[np.float64] | None  # [N, 2]
     warnings: tuple[str, ...]
-    digest: str  # over metadata documents and values
+    digest: str  # SHA-256 of metadata and values
 
 
-def known_columns(depths: int) -> dict[str, ColumnType]:
+def column_types(depths: int) -> dict[str, ColumnType]:
     return {
         "case_id": ColumnType(kinds="OUSiu"),
         "optimal_depth": ColumnType(kinds="iu"),
@@ -53,18 +53,18 @@ def known_columns(depths: int) -> dict[str, ColumnType]:
 
 
 def read_columns(store: Store, spec_of: SpecReader, cases: int, depths: int) -> Columns:
-    """Raises BadMetadataError where a column contradicts the archive or cannot be decoded."""
+    """Raises BadMetadataError if a column does not fit the archive or cannot be decoded."""
     values: dict[str, Any] = {}
     warnings: list[str] = []
     digest = hashlib.sha256()
-    for name, column in known_columns(depths).items():
-        found = spec_of(store, name)
+    for name, column in column_types(depths).items():
+        array = spec_of(store, name)
         values[name] = None
-        if found is not None:
-            document, spec = found
+        if array is not None:
+            document, spec = array
             _check(name, spec, column, cases)
-            raw = _whole(ChunkedArray(store=store, name=name, spec=spec), warnings)
-            values[name] = _converted(name, raw)
+            raw = _read_all(ChunkedArray(store=store, name=name, spec=spec), warnings)
+            values[name] = _convert(name, raw)
             _add(digest, name.encode(), document, _plain_bytes(raw))
     return Columns(**values, warnings=tuple(warnings), digest=digest.hexdigest())
 
@@ -81,34 +81,36 @@ def _plain_bytes(raw: Values) -> bytes:
 def _check(name: str, spec: ArraySpec, column: ColumnType, cases: int) -> None:
     expected = (cases, *column.tail)
     if spec.shape != expected:
-        raise BadMetadataError(f"{name} is {spec.shape}, expected {expected} as depths has it")
+        raise BadMetadataError(f"{name} is {spec.shape}, expected {expected} to match depths")
     if spec.dtype.kind not in column.kinds or (name == "depth_present" and spec.itemsize > 1):
-        raise BadMetadataError(f"{name} has dtype {spec.dtype.str}, which it cannot have")
+        raise BadMetadataError(f"{name} has dtype {spec.dtype.str}, expected kind {column.kinds}")
     if cases * spec.itemsize > BYTES_LIMIT:
-        raise BadMetadataError(f"{name} takes over {BYTES_LIMIT} bytes")
+        raise BadMetadataError(f"{name} takes more than {BYTES_LIMIT} bytes")
 
 
-def _whole(array: ChunkedArray, warnings: list[str]) -> Values:
-    """All values; an absent chunk is its fill value, as zarr has it, with a warning."""
+def _read_all(array: ChunkedArray, warnings: list[str]) -> Values:
+    """All values; an absent chunk has the fill value, as in zarr, and gives a warning."""
     spec, absent = array.spec, 0
     out = np.full(spec.shape, _fill(array.name, spec), spec.dtype.newbyteorder("="))
     box = tuple(slice(0, n) for n in spec.shape)
     for coordinates in chunks_in(box, spec.chunks):
-        values = _chunk(array, coordinates)
+        values = _read_chunk(array, coordinates)
         absent += values is None
         if values is not None:
             into, part = intersect(box, coordinates, spec.chunks)
             out[into] = values[part]
     if absent:
-        warnings.append(f"{array.name}: {absent} chunks are absent and count as the fill value")
+        warnings.append(
+            f"{array.name}: {absent} chunks are absent; their values are the fill value"
+        )
     return out
 
 
-def _chunk(array: ChunkedArray, coordinates: tuple[int, ...]) -> Values | None:
+def _read_chunk(array: ChunkedArray, coordinates: tuple[int, ...]) -> Values | None:
     try:
         return array.chunk(coordinates)
     except UnsafeFileError as error:
-        raise BadMetadataError(f"{error}, expected a plain file") from error
+        raise BadMetadataError(f"{error}, expected a regular file") from error
     except CorruptError as error:
         raise BadMetadataError(f"{error}; repair the archive") from error
 
@@ -121,13 +123,15 @@ def _fill(name: str, spec: ArraySpec) -> object:
         with np.errstate(invalid="raise"):
             return np.array(0 if value is None else value).astype(spec.dtype).item()
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise BadMetadataError(f"{name} has fill value {spec.fill!r:.40}") from error
+        raise BadMetadataError(
+            f"{name} has fill value {spec.fill!r:.40}, which its dtype cannot have"
+        ) from error
 
 
-def _converted(name: str, raw: Values) -> object:
+def _convert(name: str, raw: Values) -> object:
     match name:
         case "case_id":
-            return _ids(raw)
+            return _parse_ids(raw)
         case "depth_present":
             return raw.view(np.uint8) != 0
         case "pixel_spacing_mm":
@@ -135,13 +139,13 @@ def _converted(name: str, raw: Values) -> object:
     return raw.astype(np.int64)
 
 
-def _ids(raw: Values) -> tuple[str, ...]:
-    """Names of the cases, all different: a name decides a case's noise."""
+def _parse_ids(raw: Values) -> tuple[str, ...]:
+    """The case ids.  They must be unique, because an id seeds the noise of its case."""
     try:
         ids = tuple(x.decode() if isinstance(x, bytes) else str(x) for x in raw.tolist())
         "".join(ids).encode()
     except ValueError as error:
-        raise BadMetadataError("case_id holds text that is no Unicode") from error
+        raise BadMetadataError("case_id has text that is not Unicode") from error
     if len(set(ids)) < len(ids):
         twice = next(x for x, n in Counter(ids).items() if n > 1)
         first = ids.index(twice)

@@ -1,4 +1,4 @@
-"""PNG and TIFF files as grey images, read with suspicion."""
+"""Reads PNG and TIFF files as grey images."""
 
 import re
 import warnings
@@ -23,56 +23,61 @@ DTYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a picture's header says: y, x px, and "u1" or "u2"."""
+    """What the header of an image file says: size in y, x px, and "u1" or "u2"."""
 
     extent: tuple[int, int]
     dtype: str
 
 
 def natural_order(path: Path) -> tuple[Any, ...]:
-    """Sorts depth_2 before depth_10."""
+    """A sort key that puts depth_2 before depth_10."""
     parts = re.split(r"([0-9]+)", path.name)
     return [int(x) if k % 2 else x for k, x in enumerate(parts)], path.name
 
 
 def read_header(path: Path) -> Header:
-    """Decodes nothing.  Raises ArchiveError where `path` is no grey PNG or TIFF of 8 or 16 bit."""
-    with _opened(path) as picture:
-        if picture.mode not in DTYPES:
+    """Reads only the header.  Raises ArchiveError unless it is a PNG or TIFF of 8 or 16 bit."""
+    with _open(path) as image:
+        if image.mode not in DTYPES:
             raise ArchiveError(
-                f"{path}: pixels are {picture.mode}, expected grey of 8 or 16 bit; convert it"
+                f"{path}: pixels are {image.mode}, expected grey of 8 or 16 bit; convert the image"
             )
-        if getattr(picture, "n_frames", 1) != 1:
-            raise ArchiveError(f"{path}: holds several pages, expected one; split it into files")
-        return Header(extent=(picture.height, picture.width), dtype=DTYPES[picture.mode])
+        if getattr(image, "n_frames", 1) != 1:
+            raise ArchiveError(f"{path}: has several pages, expected one; split it into files")
+        return Header(extent=(image.height, image.width), dtype=DTYPES[image.mode])
 
 
 def read_grey(path: Path) -> npt.NDArray[Any]:
-    """Grey values [y, x].  Colour is accepted where its channels are equal and it is opaque."""
-    with _opened(path) as picture:
-        if DTYPES.get(picture.mode) == "u2":
-            return np.asarray(picture).astype(np.uint16)
-        colour = np.asarray(picture.convert("RGBA"))
+    """Grey values [y, x].  A colour image is read if all its pixels are grey and opaque.
+
+    Raises ArchiveError.
+    """
+    with _open(path) as image:
+        if DTYPES.get(image.mode) == "u2":
+            return np.asarray(image).astype(np.uint16)
+        colour = np.asarray(image.convert("RGBA"))
     if not (colour[..., :3] == colour[..., :1]).all() or not (colour[..., 3] == 255).all():
-        raise ArchiveError(f"{path}: is coloured or transparent, expected grey; convert it to grey")
+        raise ArchiveError(f"{path}: is coloured or transparent, expected grey; convert the image")
     return np.ascontiguousarray(colour[..., 0])
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Pillow's own refusals, among them its limit on decompression bombs, become ArchiveError."""
+def _open(path: Path) -> Iterator[Image.Image]:
+    """Turns all errors of Pillow, such as a decompression bomb, into ArchiveError."""
     if not path.is_file():
-        raise ArchiveError(f"{path}: is no file, expected a PNG or TIFF image")
+        raise ArchiveError(f"{path}: is not a file, expected a PNG or TIFF image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(path, formats=("PNG", "TIFF")) as picture:
-                yield picture
+            with Image.open(path, formats=("PNG", "TIFF")) as image:
+                yield image
     except UnidentifiedImageError as error:
-        raise ArchiveError(f"{path}: is no PNG or TIFF image; convert it to one") from error
+        raise ArchiveError(f"{path}: is not a PNG or TIFF image; convert it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ArchiveError(f"{path}: has too many pixels to be a scan; refused") from error
+        raise ArchiveError(f"{path}: has too many pixels for a scan; scale it down") from error
     except McdiffError:
         raise
-    except Exception as error:  # hostile files make Pillow raise almost anything
-        raise ArchiveError(f"{path}: cannot be read as an image; copy or convert it") from error
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        raise ArchiveError(
+            f"{path}: cannot be read as an image; copy it again or convert it"
+        ) from error

@@ -1,4 +1,4 @@
-"""Turns depth images (PNG, TIFF) into an archive: plan from the headers, then case by case."""
+"""Makes an archive from image files: reads all headers first, then writes case by case."""
 
 import errno
 import secrets
@@ -31,7 +31,7 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """The pictures that make one case, shallow to deep, and what their headers agree on."""
+    """The images of one case, shallow to deep; their headers are equal."""
 
     name: str
     pictures: tuple[Path, ...]
@@ -40,13 +40,13 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewArchive:
-    """The archive to be: D depths on a grid that holds the largest scan."""
+    """The archive that an import writes: D depths, on a grid that fits the largest scan."""
 
     scans: tuple[Scan, ...]
     depths: int
     grid: tuple[int, int]  # y, x px
     dtype: str
-    spacing_mm: float | None  # per px, both axes
+    spacing_mm: float | None  # size of a px; None: unknown
 
 
 def import_images(
@@ -56,31 +56,33 @@ def import_images(
     spacing_mm: float | None = None,
     depths: int | None = None,
 ) -> NewArchive:
-    """Writes the new archive `output`; it appears under its name when it is complete.
+    """Writes a new archive, which gets the name `output` when it is complete.
 
-    A source is an image (a case of one depth), a folder of images (a case; natural order is
-    shallow to deep) or a folder of such folders.  With `depths`, cases get that many and those
-    they lack are marked absent.  Raises ArchiveError for unusable images, UsageError where
-    `output` exists, SpaceError where the disk is full.
+    sources: images (a case of one depth each), folders of images (a case each, sorted by name
+        from shallow to deep), or folders of such folders.
+    depths: of every case; those that a case lacks are marked as absent.
+    Raises ArchiveError for images that cannot be used, UsageError if `output` exists, SpaceError.
     """
     _check_output(output)
-    layout = plan_import(sources, spacing_mm, depths)
+    new = plan_import(sources, spacing_mm, depths)
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     try:
-        _write(partial, layout)
+        _write(partial, new)
         partial.rename(output)
     except OSError as error:
-        raise _explained(error, output) from error
+        raise _explain(error, output) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return layout
+    return new
 
 
 def plan_import(
     sources: Sequence[Path], spacing_mm: float | None = None, depths: int | None = None
 ) -> NewArchive:
-    """Reads the headers alone.  Raises ArchiveError."""
-    scans = tuple(_scan(name, files) for name, files in chain.from_iterable(map(_found, sources)))
+    """Reads the headers of all images.  Raises ArchiveError."""
+    scans = tuple(
+        _scan(name, files) for name, files in chain.from_iterable(map(_find_cases, sources))
+    )
     if not scans:
         raise ArchiveError("no images found; expected PNG or TIFF files, or folders of them")
     _check_names(scans)
@@ -99,11 +101,13 @@ def _check_output(output: Path) -> None:
     if output.exists() or output.is_symlink():
         raise UsageError(f"{output}: exists already, expected a new name; choose another --output")
     if not output.parent.is_dir():
-        raise UsageError(f"{output.parent}: no such folder; create it or choose another --output")
+        raise UsageError(
+            f"{output.parent}: there is no such folder; create it or choose another --output"
+        )
 
 
-def _found(source: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Cases of a source: name and pictures, natural order.  Hidden files are passed over."""
+def _find_cases(source: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Name and images of each case of a source, sorted by name.  Hidden files are ignored."""
     if not source.is_dir():
         yield source.stem, [source]
         return
@@ -113,21 +117,23 @@ def _found(source: Path) -> Iterator[tuple[str, list[Path]]]:
         yield source.resolve().name, _pictures(source, entries)
         return
     if len(folders) < len(entries):
-        raise ArchiveError(f"{source}: holds files beside folders, expected one or the other")
+        raise ArchiveError(f"{source}: has files and folders, expected only one of them")
     for folder in folders:
         inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural_order)
         yield folder.name, _pictures(folder, inside)
 
 
 def _pictures(folder: Path, entries: Iterable[Path]) -> list[Path]:
-    """The entries, all of them pictures: a file left out unnoticed would be a depth lost."""
+    """The entries of a case's folder.  Raises ArchiveError unless all of them are images."""
     pictures = list(entries)
     for other in (x for x in pictures if x.is_dir() or x.suffix.lower() not in SUFFIXES):
-        raise ArchiveError(f"{other}: expected only PNG or TIFF images in this folder; move it")
+        raise ArchiveError(
+            f"{other}: expected only PNG or TIFF images in this folder; move it away"
+        )
     if not 1 <= len(pictures) <= DEPTHS_LIMIT:
         raise ArchiveError(
-            f"{folder}: holds {len(pictures)} images, expected the 1 to {DEPTHS_LIMIT} depths of "
-            "one case; for cases of one depth give the files themselves"
+            f"{folder}: has {len(pictures)} images, expected the 1 to {DEPTHS_LIMIT} depths of one "
+            "case; for cases of one depth, name the files instead of the folder"
         )
     return pictures
 
@@ -138,7 +144,7 @@ def _scan(name: str, pictures: list[Path]) -> Scan:
         if header != headers[0]:
             raise ArchiveError(
                 f"{picture}: is {header.extent} px, {header.dtype}; expected "
-                f"{headers[0].extent} px, {headers[0].dtype} as the case's first image"
+                f"{headers[0].extent} px, {headers[0].dtype}, as the first image of the case"
             )
     if min(headers[0].extent) < SMALLEST:
         raise ArchiveError(f"{pictures[0]}: is {headers[0].extent} px, expected {SMALLEST} or more")
@@ -146,10 +152,10 @@ def _scan(name: str, pictures: list[Path]) -> Scan:
 
 
 def _check_names(scans: Sequence[Scan]) -> None:
-    twice = [x for x, n in Counter(scan.name for scan in scans).items() if n > 1]
-    if twice:
-        same = [str(x.pictures[0]) for x in scans if x.name == twice[0]]
-        raise ArchiveError(f"{same[0]} and {same[1]}: both would be case {twice[0]}; rename one")
+    repeated = [x for x, n in Counter(scan.name for scan in scans).items() if n > 1]
+    if repeated:
+        first, second, *_ = (x.pictures[0] for x in scans if x.name == repeated[0])
+        raise ArchiveError(f"{first} and {second}: both would be case {repeated[0]}; rename one")
     for scan in scans:
         if not scan.name.isprintable() or not _is_unicode(scan.name):
             raise ArchiveError(f"{scan.pictures[0]}: the name cannot be a case id; rename it")
@@ -165,37 +171,39 @@ def _check_dtypes(scans: Sequence[Scan]) -> None:
         if scan.header.dtype != first.header.dtype:
             raise ArchiveError(
                 f"{scan.pictures[0]}: is {scan.header.dtype}, {first.pictures[0]} is "
-                f"{first.header.dtype}; import 8 and 16 bit images into archives of their own"
+                f"{first.header.dtype}; import 8 and 16 bit images into separate archives"
             )
 
 
 def _depths(scans: Sequence[Scan], wanted: int | None) -> int:
     most = max(len(x.pictures) for x in scans)
     if wanted is not None and wanted < most:
-        raise ArchiveError(f"a case has {most} depths, expected at most {wanted}; raise --depths")
+        raise ArchiveError(
+            f"a case has {most} depths, expected at most {wanted}; give a larger --depths"
+        )
     return wanted or most
 
 
-def _write(path: Path, layout: NewArchive) -> None:
-    group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(layout)})
-    shape = (len(layout.scans), layout.depths, *layout.grid)
-    pixels = _array(group, "depths", layout.dtype, shape, 1)
-    for index, scan in enumerate(layout.scans):
-        pixels[index] = _stack(scan, layout)
-    for name, values in _facts(layout).items():
+def _write(path: Path, new: NewArchive) -> None:
+    group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(new)})
+    shape = (len(new.scans), new.depths, *new.grid)
+    pixels = _array(group, "depths", new.dtype, shape, 1)
+    for index, scan in enumerate(new.scans):
+        pixels[index] = _read_scan(scan, new)
+    for name, values in _columns(new).items():
         dtype = "string" if values.dtype == object else values.dtype.name
         _array(group, name, dtype, values.shape, 1024)[:] = values
 
 
-def _attributes(layout: NewArchive) -> dict[str, Any]:
-    facts: dict[str, Any] = {"schema": 1, "intensity_range": list(RANGES[layout.dtype])}
-    if layout.spacing_mm is not None:
-        facts["pixel_spacing_mm"] = [layout.spacing_mm, layout.spacing_mm]
-    return facts
+def _attributes(new: NewArchive) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"schema": 1, "intensity_range": list(RANGES[new.dtype])}
+    if new.spacing_mm is not None:
+        attributes["pixel_spacing_mm"] = [new.spacing_mm, new.spacing_mm]
+    return attributes
 
 
 def _array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Any:
-    """An empty array of `chunk` cases per chunk, checksummed, no chunk left out."""
+    """A new array of `chunk` cases per chunk, with checksums; empty chunks are written too."""
     return group.create_array(
         name,
         shape=shape,
@@ -208,26 +216,26 @@ def _array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chu
     )
 
 
-def _facts(layout: NewArchive) -> dict[str, npt.NDArray[Any]]:
-    present = [[k < len(x.pictures) for k in range(layout.depths)] for x in layout.scans]
-    extents = [x.header.extent for x in layout.scans]
+def _columns(new: NewArchive) -> dict[str, npt.NDArray[Any]]:
+    present = [[k < len(x.pictures) for k in range(new.depths)] for x in new.scans]
+    extents = [x.header.extent for x in new.scans]
     return {
-        "case_id": np.array([x.name for x in layout.scans], object),
+        "case_id": np.array([x.name for x in new.scans], object),
         "depth_present": np.array(present),
         "extent": np.array(extents, np.int32),
     }
 
 
-def _stack(scan: Scan, layout: NewArchive) -> npt.NDArray[Any]:
-    """[D, y, x] on the archive's grid, black around and where a depth is absent."""
-    out = np.zeros((layout.depths, *layout.grid), layout.dtype)
+def _read_scan(scan: Scan, new: NewArchive) -> npt.NDArray[Any]:
+    """Images [D, y, x] on the archive's grid; padding and absent depths are black."""
+    out = np.zeros((new.depths, *new.grid), new.dtype)
     for depth, picture in enumerate(scan.pictures):
         image = read_grey(picture)
         out[depth, : image.shape[0], : image.shape[1]] = image
     return out
 
 
-def _explained(error: OSError, output: Path) -> Exception:
+def _explain(error: OSError, output: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(f"{output}: no space left; free some or choose another --output")
     return UsageError(f"{output}: cannot be written ({error.strerror}); choose another --output")

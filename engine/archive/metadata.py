@@ -1,4 +1,4 @@
-"""Zarr's metadata documents, v2 and v3, read into what we need; everything else is refused."""
+"""Parses the metadata of zarr arrays, v2 and v3.  Refuses what the engine cannot read."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .codec_metadata import Json, compressor_v2, dtype_v2, endianness, named, pipeline
+from .codec_metadata import (
+    Json,
+    parse_codecs,
+    parse_compressor_v2,
+    parse_dtype_v2,
+    parse_endian,
+    parse_extension,
+)
 from .codecs import Codec
 from .store import BadMetadataError, Store
 
@@ -17,7 +24,7 @@ INDEX_LIMIT = 1 << 22  # chunks of a shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """How a shard file is laid out: whole `shape`, and where and how its index is stored."""
+    """Layout of a shard file: its shape, and where and how its index is stored."""
 
     shape: tuple[int, ...]
     at_end: bool = True
@@ -27,26 +34,26 @@ class Shards:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
-    """One array: shape, the chunk that is decoded at a time, and how its bytes are stored."""
+    """An array: its shape, its chunks, and how their bytes are stored."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
-    dtype: np.dtype[Any]  # as stored, byte order included; object: UTF-8 text of any length
+    dtype: np.dtype[Any]  # as stored, with its byte order; object: UTF-8 text of any length
     axes: tuple[int, ...]  # stored axis k is array axis axes[k]
-    packings: tuple[Codec, ...]
-    prefix: str  # of a chunk's key: "c" or ""
+    codecs: tuple[Codec, ...]
+    prefix: str  # of chunk keys: "c" or ""
     separator: str
-    fill: Any  # as in the document
+    fill: Any  # as in the metadata
     shards: Shards | None = None
 
     @property
     def files(self) -> tuple[int, ...]:
-        """Shape of what one file holds."""
+        """Shape of one file: a shard or a chunk."""
         return self.shards.shape if self.shards else self.chunks
 
     @property
     def chunk_bytes(self) -> int:
-        """Decoded size; for text, which has none, the most we take."""
+        """Size of a decoded chunk; for text, the most that is read."""
         return CHUNK_LIMIT // 16 if self.dtype == object else prod(self.chunks) * self.itemsize
 
     @property
@@ -55,17 +62,20 @@ class ArraySpec:
 
     @property
     def notices_damage(self) -> bool:
-        return any(x.notices_damage for x in self.packings)
+        return any(x.notices_damage for x in self.codecs)
 
     def key(self, coordinates: Iterable[int]) -> str:
-        """The file of a chunk or shard, under the array's folder."""
+        """Path of a chunk or shard in the array's folder."""
         parts = ([self.prefix] if self.prefix else []) + [str(k) for k in coordinates]
         return self.separator.join(parts) or "0"
 
 
 def read_array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
-    """An array's metadata document and what it says; None where there is no such array."""
-    for file, reader in (("zarr.json", spec_v3), (".zarray", spec_v2)):
+    """The metadata of an array, as bytes and parsed; None if there is no such array.
+
+    Raises BadMetadataError, OSError.
+    """
+    for file, reader in (("zarr.json", parse_v3), (".zarray", parse_v2)):
         found = store.document(f"{name}/{file}")
         if found is not None:
             try:
@@ -77,28 +87,28 @@ def read_array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
     return None
 
 
-def spec_v3(raw: Json) -> ArraySpec:
-    """From `zarr.json` of an array.  Raises BadMetadataError."""
+def parse_v3(raw: Json) -> ArraySpec:
+    """Parses `zarr.json` of an array.  Raises BadMetadataError, KeyError, TypeError."""
     _expect(raw, "zarr_format", 3)
     _expect(raw, "node_type", "array")
     _check_extensions(raw)
-    grid_name, grid = named(raw["chunk_grid"])
+    grid_name, grid = parse_extension(raw["chunk_grid"])
     if grid_name != "regular":
         raise BadMetadataError(f"chunk grid is {grid_name!r:.40}, expected 'regular'")
-    shape, files = _counts(raw, "shape", least=0), _counts(grid, "chunk_shape")
-    codecs = [named(x) for x in raw["codecs"]]
+    shape, files = _parse_counts(raw, "shape", least=0), _parse_counts(grid, "chunk_shape")
+    codecs = [parse_extension(x) for x in raw["codecs"]]
     shards, chunks = None, files
     if codecs and codecs[0][0] == "sharding_indexed":
-        shards, chunks, codecs = _sharding(codecs, files)
-    prefix, separator = _key_encoding(raw)
-    dtype, axes, packings = pipeline(codecs, raw["data_type"], len(chunks))
-    return _checked(
+        shards, chunks, codecs = _parse_sharding(codecs, files)
+    prefix, separator = _parse_key_encoding(raw)
+    dtype, axes, byte_codecs = parse_codecs(codecs, raw["data_type"], len(chunks))
+    return _check(
         ArraySpec(
             shape=shape,
             chunks=chunks,
             dtype=dtype,
             axes=axes,
-            packings=packings,
+            codecs=byte_codecs,
             prefix=prefix,
             separator=separator,
             fill=raw.get("fill_value"),
@@ -107,23 +117,23 @@ def spec_v3(raw: Json) -> ArraySpec:
     )
 
 
-def spec_v2(raw: Json) -> ArraySpec:
-    """From `.zarray`.  Raises BadMetadataError."""
+def parse_v2(raw: Json) -> ArraySpec:
+    """Parses `.zarray`.  Raises BadMetadataError, KeyError, TypeError."""
     _expect(raw, "zarr_format", 2)
     if raw.get("filters"):
         raise BadMetadataError("has filters, expected none")
     separator = raw.get("dimension_separator", ".")
     if separator not in (".", "/") or raw["order"] not in ("C", "F"):
         raise BadMetadataError("dimension_separator or order is unknown")
-    shape, chunks = _counts(raw, "shape", least=0), _counts(raw, "chunks")
+    shape, chunks = _parse_counts(raw, "shape", least=0), _parse_counts(raw, "chunks")
     axes = tuple(range(len(shape)))
-    return _checked(
+    return _check(
         ArraySpec(
             shape=shape,
             chunks=chunks,
-            dtype=dtype_v2(raw["dtype"]),
+            dtype=parse_dtype_v2(raw["dtype"]),
             axes=axes if raw["order"] == "C" else axes[::-1],
-            packings=compressor_v2(raw.get("compressor")),
+            codecs=parse_compressor_v2(raw.get("compressor")),
             prefix="",
             separator=separator,
             fill=raw.get("fill_value"),
@@ -131,14 +141,14 @@ def spec_v2(raw: Json) -> ArraySpec:
     )
 
 
-def _checked(spec: ArraySpec) -> ArraySpec:
+def _check(spec: ArraySpec) -> ArraySpec:
     ranks = {len(spec.shape), len(spec.chunks), len(spec.files), len(spec.axes)}
     if len(ranks) != 1:
         raise BadMetadataError(f"shape is {spec.shape}, chunks are {spec.chunks}: ranks differ")
     if spec.chunk_bytes > CHUNK_LIMIT:
         raise BadMetadataError(
-            f"a chunk of {spec.chunks} takes {spec.chunk_bytes} bytes, at most {CHUNK_LIMIT} are "
-            "read at a time; rechunk it to one case per chunk"
+            f"a chunk of {spec.chunks} takes {spec.chunk_bytes} bytes, the limit is {CHUNK_LIMIT}; "
+            "rechunk it to one case per chunk"
         )
     return spec
 
@@ -148,7 +158,7 @@ def _expect(raw: Json, field: str, value: object) -> None:
         raise BadMetadataError(f"{field} is {raw.get(field)!r:.40}, expected {value!r}")
 
 
-KNOWN_V3 = {
+FIELDS_V3 = {
     *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding"),
     *("fill_value", "codecs", "attributes", "storage_transformers", "dimension_names"),
 }
@@ -157,12 +167,12 @@ KNOWN_V3 = {
 def _check_extensions(raw: Json) -> None:
     if raw.get("storage_transformers"):
         raise BadMetadataError("has storage transformers, expected none")
-    for name in raw.keys() - KNOWN_V3:
+    for name in raw.keys() - FIELDS_V3:
         if not isinstance(raw[name], dict) or raw[name].get("must_understand", True):
             raise BadMetadataError(f"has an unknown extension {name!r:.40}")
 
 
-def _counts(raw: Json, field: str, least: int = 1) -> tuple[int, ...]:
+def _parse_counts(raw: Json, field: str, least: int = 1) -> tuple[int, ...]:
     values = raw[field]
     whole = isinstance(values, list) and all(type(x) is int and x >= least for x in values)
     if not whole or len(values) > 8:
@@ -170,8 +180,8 @@ def _counts(raw: Json, field: str, least: int = 1) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _key_encoding(raw: Json) -> tuple[str, str]:
-    name, configuration = named(raw["chunk_key_encoding"])
+def _parse_key_encoding(raw: Json) -> tuple[str, str]:
+    name, configuration = parse_extension(raw["chunk_key_encoding"])
     defaults = {"default": ("c", "/"), "v2": ("", ".")}
     if name not in defaults:
         raise BadMetadataError(f"chunk key encoding is {name!r:.40}, expected default or v2")
@@ -181,27 +191,27 @@ def _key_encoding(raw: Json) -> tuple[str, str]:
     return defaults[name][0], separator
 
 
-def _sharding(
+def _parse_sharding(
     codecs: list[tuple[str, Json]], shape: tuple[int, ...]
 ) -> tuple[Shards, tuple[int, ...], list[tuple[str, Json]]]:
-    """Layout, inner chunk and inner codecs of shards of `shape`."""
+    """Layout, chunk shape and codecs of shards of `shape`."""
     if len(codecs) != 1:
         raise BadMetadataError("has codecs beside sharding_indexed, expected none")
     raw = codecs[0][1]
-    inner = _counts(raw, "chunk_shape")
+    inner = _parse_counts(raw, "chunk_shape")
     whole = len(inner) == len(shape) and all(n % k == 0 for n, k in zip(shape, inner, strict=True))
     if not whole or prod(shape) // prod(inner) > INDEX_LIMIT:
-        raise BadMetadataError(f"shards of {shape} hold no whole number of chunks of {inner}")
-    endian, checksum = _index_codecs([named(x) for x in raw["index_codecs"]])
+        raise BadMetadataError(f"shards of {shape} do not have a whole number of chunks of {inner}")
+    endian, checksum = _parse_index_codecs([parse_extension(x) for x in raw["index_codecs"]])
     location = raw.get("index_location", "end")
     if location not in ("start", "end"):
         raise BadMetadataError("index_location is unknown, expected start or end")
     shards = Shards(shape=shape, at_end=location == "end", endian=endian, checksum=checksum)
-    return shards, inner, [named(x) for x in raw["codecs"]]
+    return shards, inner, [parse_extension(x) for x in raw["codecs"]]
 
 
-def _index_codecs(codecs: list[tuple[str, Json]]) -> tuple[str, bool]:
+def _parse_index_codecs(codecs: list[tuple[str, Json]]) -> tuple[str, bool]:
     names = [name for name, _ in codecs]
     if names not in (["bytes"], ["bytes", "crc32c"]):
         raise BadMetadataError(f"index codecs are {names!r:.80}, expected bytes and crc32c")
-    return endianness(codecs[0][1]), "crc32c" in names
+    return parse_endian(codecs[0][1]), "crc32c" in names

@@ -1,4 +1,4 @@
-"""Files under an archive's root, read with suspicion: regular, inside the root, nothing else."""
+"""Reads the files of an archive.  They must be regular files inside its root."""
 
 import json
 import os
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-JSON_LIMIT = 8 << 20  # bytes; honest metadata take a few thousand
+JSON_LIMIT = 8 << 20  # bytes; usual metadata take a few thousand
 
 
 class UnsafeFileError(ValueError):
-    """A key is a link, leads through one, or is no regular file (FIFO, device, folder)."""
+    """A path is or contains a link, or is not a regular file (but a FIFO, device or folder)."""
 
 
 class BadMetadataError(ValueError):
-    """A metadata document that cannot be used; the message is a clause, without the path."""
+    """Metadata cannot be used.  The message is a clause without the archive's path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """An open regular file; `size` in bytes, as it was when opened."""
+    """An open regular file; `size` is in bytes, when it was opened."""
 
     descriptor: int
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; fewer at the end of the file.  Raises OSError."""
+        """Reads `length` bytes from `offset`, fewer at the end of the file.  Raises OSError."""
         parts = []
         while length > 0 and (part := os.pread(self.descriptor, length, offset)):
             parts.append(part)
@@ -38,61 +38,64 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of keys ("depths/c/0/0").  Holds no file open, so it goes to threads and processes.
+    """A folder with a file for each key, such as "depths/c/0/0".
 
-    Keys come from our own names and integers, never from data.
+    Keeps no file open; safe in threads; can be pickled.  Keys are made of our own names and
+    integers, never of data.
     """
 
-    root: Path  # real path: a link to the root itself is the user's own choice
+    root: Path  # resolved: the user may give a link to the archive
 
     @contextmanager
-    def opened(self, key: str) -> Iterator[Blob | None]:
-        """The file under `key`, None where there is none.  Raises UnsafeFileError, OSError."""
-        descriptor = self._descriptor(key)
+    def open(self, key: str) -> Iterator[Blob | None]:
+        """Opens the file of `key`; None if there is none.  Raises UnsafeFileError, OSError."""
+        descriptor = self._open_descriptor(key)
         if descriptor is None:
             yield None
             return
         try:
-            yield Blob(descriptor=descriptor, size=_regular(os.fstat(descriptor), key).st_size)
+            yield Blob(
+                descriptor=descriptor, size=_check_regular(os.fstat(descriptor), key).st_size
+            )
         finally:
             os.close(descriptor)
 
-    def _descriptor(self, key: str) -> int | None:
-        """An open descriptor.  Never waits for a FIFO, never touches a device."""
-        path = os.path.join(self.root, key)  # noqa: PTH118 - chunk keys, thousands a second
+    def _open_descriptor(self, key: str) -> int | None:
+        """Never waits for a FIFO and never opens a device."""
+        path = os.path.join(self.root, key)  # noqa: PTH118 - faster, for thousands of chunks a second
         if os.path.realpath(path) != path:
             raise UnsafeFileError(f"{key} is a link or leads through one")
         try:
-            _regular(os.lstat(path), key)
+            _check_regular(os.lstat(path), key)
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def document(self, key: str) -> tuple[bytes, dict[str, Any]] | None:
-        """A JSON object and its bytes; None where absent.  Raises BadMetadataError, OSError."""
+        """A JSON object, as bytes and parsed; None if absent.  Raises BadMetadataError, OSError."""
         try:
-            with self.opened(key) as blob:
-                return None if blob is None else _parsed(blob, key)
+            with self.open(key) as blob:
+                return None if blob is None else _parse(blob, key)
         except UnsafeFileError as error:
-            raise BadMetadataError(f"{error}, expected a plain file") from error
+            raise BadMetadataError(f"{error}, expected a regular file") from error
 
 
-def _regular(status: os.stat_result, key: str) -> os.stat_result:
+def _check_regular(status: os.stat_result, key: str) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
-        raise UnsafeFileError(f"{key} is no regular file")
+        raise UnsafeFileError(f"{key} is not a regular file")
     return status
 
 
-def _parsed(blob: Blob, key: str) -> tuple[bytes, dict[str, Any]]:
+def _parse(blob: Blob, key: str) -> tuple[bytes, dict[str, Any]]:
     if blob.size > JSON_LIMIT:
         raise BadMetadataError(f"{key} is {blob.size} bytes, expected at most {JSON_LIMIT}")
     text = blob.read(0, blob.size)
     try:
         value = json.loads(text)
     except RecursionError as error:
-        raise BadMetadataError(f"{key} is nested too deep") from error
+        raise BadMetadataError(f"{key} is nested too deeply") from error
     except ValueError as error:
-        raise BadMetadataError(f"{key} is no JSON") from error
+        raise BadMetadataError(f"{key} is not JSON") from error
     if not isinstance(value, dict):
         raise BadMetadataError(f"{key} is a JSON {type(value).__name__}, expected an object")
     return text, value

@@ -1,6 +1,4 @@
-"""Batches of one fixed shape, so that a case's bytes never depend on its batch (P4), and the
-conditions that a batch's depths become, once, for every step.
-"""
+"""Batches of one fixed shape, so that the bytes of a case do not depend on its batch (P4)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,29 +15,29 @@ T = TypeVar("T")
 
 
 def batches(cases: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Groups of `size` in order; the last may be short."""
+    """Groups of `size`, in order; the last may be shorter."""
     source = iter(cases)
     while batch := list(islice(source, size)):
         yield batch
 
 
 def pad(batch: Sequence[T], size: int) -> list[T]:
-    """`batch` filled up to `size` by repeating its last case."""
+    """Fills `batch` up to `size` by repeating its last case."""
     return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def strips(batch: Sequence[FramedCase]) -> Image:
-    """[B, 1, H, W], 1 where the scan is."""
+    """[B, 1, H, W]: 1 inside the scan, 0 outside."""
     return np.stack([case.strip for case in batch])[:, None].astype(np.float32)
 
 
 def scans(batch: Sequence[FramedCase]) -> Image:
-    """[B, 1, H, W]: the optimal depth of each, the second observation of its image."""
+    """[B, 1, H, W]: the optimal depth of each case, a second observation of its image."""
     return np.stack([case.depths[case.optimal] for case in batch])[:, None]
 
 
 def condition(plan: Plan, batch: Sequence[FramedCase]) -> Conditioning:
-    """`batch` is full: as many cases as the plan was made for."""
+    """Runs the conditioner once for a batch that has exactly as many cases as the plan takes."""
     assert len(batch) == plan.batch, "pad the batch first"
     depths = np.stack([case.depths for case in batch])
     weights = np.stack([case.weights for case in batch])

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: `contract.json`, written by export, read and checked by engine."""
+"""The contract of a bundle, `contract.json`: written by export, read and checked by engine."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parents[1] / "bundles" / "small"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One input or output of a graph; "batch" and "depths" are the free dimensions."""
+    """An input or output of a graph; the free dimensions are "batch" and "depths"."""
 
     name: str
     dtype: str
@@ -28,6 +28,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
+    """An ONNX file of the bundle."""
+
     file: str
     sha256: str
     inputs: tuple[Tensor, ...]
@@ -36,31 +38,31 @@ class Graph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Half:
-    """The same graphs in float16 for GPUs, solver arithmetic and images in float32."""
+    """The graphs for GPUs: networks in float16, solver arithmetic and images in float32."""
 
     conditioner: Graph
     denoiser: Graph
-    parity: dict[str, Any] = field(default_factory=dict)  # against float32, as measured
+    parity: dict[str, Any] = field(default_factory=dict)  # measured against float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """A way down, with the fidelity of its samples to 1000-step DDIM's, as measured."""
+    """A solver and a ladder, with the measured PSNR of its samples to those of 1000-step DDIM."""
 
     solver: str
     ladder: tuple[float, ...]
-    nfe: int
+    nfe: int  # network evaluations
     psnr_median_db: float
     psnr_min_db: float
     cases: int
-    temperature: float = 1.0  # what x_T is multiplied by; at 0 a run draws no noise at all
-    weights: tuple[tuple[float, float, float], ...] = ()  # a, b, c of each step, where fitted
-    figures: dict[str, Any] = field(default_factory=dict)  # of the result that a run keeps
+    temperature: float = 1.0  # scale of the starting noise; 0: no noise
+    weights: tuple[tuple[float, float, float], ...] = ()  # a, b, c of each step, if fitted
+    figures: dict[str, Any] = field(default_factory=dict)  # measured on the results of a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """Everything the engine has to know of a model.
+    """Everything that the engine has to know about a model.
 
     Graph `conditioner`: depths [B, D, H, W], weights [B, D], strip [B, 1, H, W]
         -> label [B, H, W] u1, conditions (one or more tensors).
@@ -80,11 +82,11 @@ class Contract:
     half: Half | None = None
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
-    gate: Gate | None = None  # None: no case is flagged
+    gate: Gate | None = None  # None: cases are not flagged
     licence: str = ""
-    ladders: tuple[Sampler, ...] = ()  # for other numbers of evaluations
-    optimal_share: float = 0.0  # of the fusion weights, to the optimal depth before the others
-    scores: tuple[dict[str, Any], ...] = ()  # of every way down that was tried, and the reference
+    ladders: tuple[Sampler, ...] = ()  # alternatives with other numbers of evaluations
+    optimal_share: float = 0.0  # part of the fusion weights that the optimal depth gets first
+    scores: tuple[dict[str, Any], ...] = ()  # of all samplers measured, and of the reference
     schema: int = SCHEMA
 
     @property
@@ -94,45 +96,48 @@ class Contract:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Names of the tensors that go from the conditioner to every step."""
+        """Names of the tensors that the conditioner passes to the denoiser."""
         return tuple(x.name for x in self.conditioner.outputs if x.name != "label")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A contract that was read, and the files it answers for, hashes checked."""
+    """A bundle folder that was read; the hashes of its files are checked."""
 
     contract: Contract
     root: Path
-    sha256: str  # of contract.json, which holds the hashes of the rest
+    sha256: str  # of contract.json, which has the hashes of the other files
 
     def graph(self, name: str, *, half: bool = False) -> Path:
-        """Path of `conditioner` or `denoiser`.  Raises BundleError where there is none in half."""
+        """Path of "conditioner" or "denoiser".  Raises BundleError if there is none in float16."""
         if half and self.contract.half is None:
-            raise BundleError(f"{self.root}: has no graphs in float16; export the bundle again")
+            raise BundleError(
+                f"{self.root}: has no float16 graphs for GPUs; export the bundle again"
+            )
         graph: Graph = getattr(self.contract.half if half else self.contract, name)
         return self.root / graph.file
 
 
 def write_contract(contract: Contract, root: Path) -> Path:
+    """Writes contract.json into `root` and returns its path."""
     path = root / "contract.json"
     path.write_text(json.dumps(asdict(contract), indent=1) + "\n")
     return path
 
 
 def load_bundle(root: Path) -> Bundle:
-    """Reads and checks a bundle folder.  Raises BundleError, naming the file and both hashes."""
+    """Reads a bundle folder and checks its files.  Raises BundleError."""
     path = root / "contract.json"
     try:
         text = path.read_bytes()
         raw = json.loads(text)
     except OSError as error:
         raise BundleError(
-            f"{path}: cannot be read ({error.strerror}); expected a bundle folder, as written by "
-            "`mcdiff-batch export`"
+            f"{path}: cannot be read ({error.strerror}); expected a bundle folder such as "
+            "`mcdiff-batch export` writes"
         ) from error
     except ValueError as error:
-        raise BundleError(f"{path}: is no JSON ({error}); export the bundle again") from error
+        raise BundleError(f"{path}: is not JSON ({error}); export the bundle again") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
         raise BundleError(f"{path}: schema is {found}, expected {SCHEMA}; export the bundle again")
@@ -151,14 +156,16 @@ def load_bundle(root: Path) -> Bundle:
 def _check_file(root: Path, graph: Graph) -> None:
     path = root / graph.file
     if Path(graph.file).name != graph.file:
-        raise BundleError(f"{root}: graph {graph.file!r} lies outside the bundle; refused")
+        raise BundleError(
+            f"{root}: graph {graph.file!r} is outside the bundle, expected a file in it"
+        )
     if not path.is_file():
-        raise BundleError(f"{path}: is missing; the contract names it; copy the whole bundle")
+        raise BundleError(f"{path}: is missing, but the contract names it; copy the whole bundle")
     found = file_sha256(path)
     if found != graph.sha256:
         raise BundleError(
             f"{path}: SHA-256 is {found[:12]}..., expected {graph.sha256[:12]}...; "
-            "the file was changed or damaged: copy or export the bundle again"
+            "the file was changed or damaged; copy or export the bundle again"
         )
 
 
@@ -166,9 +173,9 @@ def _check_frame(path: Path, contract: Contract) -> None:
     expected = (contract.frame.height, contract.frame.width)
     for graph in contract.graphs:
         for tensor in graph.inputs:
-            framed = tensor.name in ("depths", "x", "strip", "scan")
-            if framed and tensor.shape[2:] != expected:
+            on_frame = tensor.name in ("depths", "x", "strip", "scan")
+            if on_frame and tensor.shape[2:] != expected:
                 raise BundleError(
-                    f"{path}: {tensor.name} is {tensor.shape[2:]} px, the contract's frame is "
+                    f"{path}: {tensor.name} is {tensor.shape[2:]} px, but the contract's frame is "
                     f"{expected} px; export the bundle again"
                 )

@@ -1,4 +1,4 @@
-"""From a case as stored to a case on the model's frame, read ahead in the background."""
+"""Puts cases on the model's frame, and reads them ahead in the background."""
 
 import math
 from collections import deque
@@ -19,14 +19,14 @@ from .contract import Contract
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramedCase:
-    """One scan on the frame, ready for a batch; every case of an archive has the same D."""
+    """A case on the frame, ready for a batch.  D is the same for all cases of an archive."""
 
     index: int
-    key: str = field(repr=False)  # names its noise
-    depths: Image  # [D, H, W] in [-1, 1]; -1 outside the scan and where a depth is absent
-    weights: npt.NDArray[np.float32]  # [D], sum 1, 0 where a depth is absent
-    strip: Mask  # [H, W], px the scan covers
-    optimal: int  # the archive's, else the highest-weighted depth present
+    key: str = field(repr=False)  # seeds its noise
+    depths: Image  # [D, H, W] in [-1, 1]; -1 outside the scan and for absent depths
+    weights: npt.NDArray[np.float32]  # [D], sum 1; 0 for absent depths
+    strip: Mask  # [H, W], px inside the scan
+    optimal: int  # the archive's, else the present depth with the highest weight
     spacing_mm: tuple[float, float]  # of frame px, y, x; NaN where unknown
     placement: Placement
     extent: tuple[int, int]  # y, x px as stored
@@ -34,7 +34,7 @@ class FramedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A case whose data are bad; for the ledger."""
+    """A case whose data are bad."""
 
     index: int
     reason: str
@@ -42,7 +42,7 @@ class Failure:
 
 
 class LoadError(Exception):
-    """Case `index` could not be loaded, for a reason that is not its data: `__cause__` says why."""
+    """Case `index` could not be loaded, but its data may be good; see `__cause__`."""
 
     def __init__(self, index: int) -> None:
         super().__init__(f"case {index} could not be loaded")
@@ -50,26 +50,26 @@ class LoadError(Exception):
 
 
 def check_depths(archive: Archive, contract: Contract) -> None:
-    """One depth always works; else there must be as many as the model has weights for."""
+    """Raises ArchiveError unless the archive has 1 depth or as many as the model."""
     expected = len(contract.depth_weights)
     if archive.depths not in (1, expected):
         raise ArchiveError(
             f"the archive has {archive.depths} depths, the model {contract.name} expects "
-            f"{expected} (or 1); mark missing ones absent with `import --depths {expected}`"
+            f"{expected} (or 1); if some are missing, import with --depths {expected}"
         )
 
 
 def frame_case(case: Case, contract: Contract) -> FramedCase:
-    """Standardises a case.  Raises CaseError where nothing of it is left on the frame."""
+    """Scales a case to the frame.  Raises CaseError if it is black there."""
     frame, extent = contract.frame, (case.depths.shape[1], case.depths.shape[2])
     depths = to_frame(standardise(case), frame, black=-1.0)
     strip = scan_strip(depths[case.present])
     if not strip.any():
-        raise CaseError("constant", "every depth present is black on the frame")
+        raise CaseError("constant", "all depths are black on the frame")
     weights = fusion_weights(
         contract.depth_weights, case.present, case.optimal, contract.optimal_share
     )
-    where = place(extent, frame)
+    placement = place(extent, frame)
     return FramedCase(
         index=case.index,
         key=case.key,
@@ -77,14 +77,14 @@ def frame_case(case: Case, contract: Contract) -> FramedCase:
         weights=weights,
         strip=strip,
         optimal=int(np.argmax(weights)) if case.optimal is None else case.optimal,
-        spacing_mm=(case.spacing_mm[0] / where.scale, case.spacing_mm[1] / where.scale),
-        placement=where,
+        spacing_mm=(case.spacing_mm[0] / placement.scale, case.spacing_mm[1] / placement.scale),
+        placement=placement,
         extent=extent,
     )
 
 
 def standardise(case: Case) -> Image:
-    """Depths [D, y, x] in [-1, 1], clipped; -1 where a depth is absent."""
+    """Scales depths [D, y, x] to [-1, 1] and clips them; absent depths are -1."""
     low, high = case.intensity_range
     out = np.full(case.depths.shape, -1, np.float32)
     for depth in np.flatnonzero(case.present):
@@ -99,19 +99,20 @@ def fusion_weights(
     optimal: int | None,
     optimal_share: float,
 ) -> npt.NDArray[np.float32]:
-    """Eq. 5's weights of the depths present, [D], sum 1; equal where they would all be 0.
+    """The weights of eq. 5, [D], sum 1; 0 for absent depths, equal if all weights would be 0.
 
-    `optimal_share` of the sum goes to the optimal depth (None: the highest-weighted one) first.
-    The paper has no such share: fused by fixed weights alone, the features do not say which depth
-    the result is to look like.  1 gives its optimal-depth ablation.
+    optimal: the optimal depth; None: the one with the highest weight.
+    optimal_share: the part of the sum that the optimal depth gets before the others.  The paper
+        has none; with fixed weights alone, the fused features do not show which depth the result
+        should look like.  A share of 1 is the paper's ablation "optimal depth".
     """
-    known = np.asarray(weights if len(present) > 1 else (1.0,), np.float64)
-    assert known.shape == present.shape, "check_depths was not asked"
-    kept = np.where(present, known, 0.0)
-    if not (math.isfinite(kept.sum()) and kept.sum() > 0):
-        kept = present.astype(np.float64)
-    shares = (1 - optimal_share) * kept / kept.sum()
-    shares[int(np.argmax(kept)) if optimal is None else optimal] += optimal_share
+    full = np.asarray(weights if len(present) > 1 else (1.0,), np.float64)
+    assert full.shape == present.shape, "call check_depths first"
+    masked = np.where(present, full, 0.0)
+    if not (math.isfinite(masked.sum()) and masked.sum() > 0):
+        masked = present.astype(np.float64)
+    shares = (1 - optimal_share) * masked / masked.sum()
+    shares[int(np.argmax(masked)) if optimal is None else optimal] += optimal_share
     return np.asarray(shares, np.float32)
 
 
@@ -121,28 +122,28 @@ def prefetch(
     lookahead: int = 4,
     threads: int = 1,
 ) -> Iterator[FramedCase | Failure]:
-    """Loads cases in the background and yields them in order, at most `lookahead` ahead.
+    """Loads cases in the background, at most `lookahead` ahead, and yields them in order.
 
-    A CaseError comes out as a Failure in its place; anything else raises LoadError and ends it.
-    Closing the iterator waits for the loads under way and drops the rest.
+    A CaseError becomes a Failure; any other error becomes a LoadError, which ends the iterator.
+    Closing the iterator waits for the loads that have started and cancels the others.
     """
     source = iter(indices)
     with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
-        submit = lambda index: pool.submit(_loaded, load, index)
+        submit = lambda index: pool.submit(_load, load, index)
         waiting: deque[Future[FramedCase | Failure]] = deque(
             map(submit, islice(source, max(1, lookahead)))
         )
         try:
             while waiting:
-                loaded = waiting.popleft().result()
+                case = waiting.popleft().result()
                 waiting.extend(map(submit, islice(source, 1)))
-                yield loaded
+                yield case
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _loaded(load: Callable[[int], FramedCase], index: int) -> FramedCase | Failure:
+def _load(load: Callable[[int], FramedCase], index: int) -> FramedCase | Failure:
     try:
         return load(index)
     except CaseError as error:

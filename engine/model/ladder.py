@@ -1,4 +1,4 @@
-"""Which way down a run takes: the bundle's recommendation, one fitted to it, or a published one."""
+"""Chooses the solver and the ladder of a run: the bundle's own, or published ones."""
 
 from collections.abc import Sequence
 
@@ -8,61 +8,66 @@ from . import schedule
 from .contract import Contract, Sampler
 from .solver import FITTED, Rung, rungs
 
-DRAWN = 10  # evaluations a draw, at least: one or two come to the posterior mean, without a spread
-UNFITTED = 32  # evaluations where nothing was fitted: far on the safe side
+DRAWS_NFE = 10  # least evaluations per draw: with one or two, all draws are nearly the mean
+UNFITTED_NFE = 32  # evaluations if the bundle has no fitted ladder: more than enough
 Way = tuple[str, tuple[float, ...]]  # solver, ladder
 
 
 def recommended_rungs(contract: Contract) -> list[Rung]:
-    """The walk of the contract's sampler."""
+    """The rungs of the bundle's recommended sampler."""
     return find_rungs(contract, contract.sampler.solver, contract.sampler.ladder)
 
 
 def find_rungs(contract: Contract, solver: str, ladder: Sequence[float]) -> list[Rung]:
-    """The rungs of a way; fitted weights are looked up in the contract."""
-    for known in _known(contract):
-        if (solver, tuple(ladder)) == (known.solver, known.ladder):
-            return sampler_rungs(contract, known)
+    """The rungs of a solver and a ladder.  Fitted weights come from the contract."""
+    for sampler in _samplers(contract):
+        if (solver, tuple(ladder)) == (sampler.solver, sampler.ladder):
+            return sampler_rungs(contract, sampler)
     return rungs(solver, contract.schedule, ladder)
 
 
 def sampler_rungs(contract: Contract, sampler: Sampler) -> list[Rung]:
-    """As `walk`, of a sampler that need not be in the contract."""
+    """The rungs of a sampler, which may be missing from the contract."""
     return rungs(sampler.solver, contract.schedule, sampler.ladder, sampler.weights)
 
 
 def count_evaluations(contract: Contract, draws: int) -> int:
-    """As many as recommended; of several draws enough for them to differ (SCIENCE.md)."""
-    return contract.sampler.nfe if draws == 1 else max(DRAWN, contract.sampler.nfe)
+    """Network evaluations per draw: the recommended number, or enough for draws to differ.
+
+    See train/README.md.
+    """
+    return contract.sampler.nfe if draws == 1 else max(DRAWS_NFE, contract.sampler.nfe)
 
 
 def choose_default(contract: Contract, temperature: float, draws: int = 1) -> Way:
-    """The recommendation, unless it was fitted to another temperature or is too short for draws."""
+    """The recommended sampler, if it suits this temperature and this number of draws."""
     sampler, count = contract.sampler, count_evaluations(contract, draws)
     if count != sampler.nfe:
         return choose(contract, temperature, None, count)
     if sampler.solver != FITTED or sampler.temperature == temperature:
         return sampler.solver, sampler.ladder
-    return choose(contract, temperature, None, UNFITTED)
+    return choose(contract, temperature, None, UNFITTED_NFE)
 
 
 def choose(contract: Contract, temperature: float, solver: str | None, steps: int | None) -> Way:
-    """Exactly `steps` evaluations (None: as many as recommended), by `solver` where it is given.
+    """A solver and a ladder of exactly `steps` evaluations.
 
-    A ladder of the contract, where it has one for them; every step of the schedule, where DDIM is
-    asked for as many; else uniform in log-SNR.  Fitted ladders hold at their own temperature only.
-    Raises UsageError where a fitted one is asked for and there is none.
+    solver: None for the best that the bundle has.  steps: None for the recommended number.
+    The ladder is one of the contract; else, for DDIM with as many evaluations as the schedule has
+    steps, every step; else uniform in log-SNR.  A fitted ladder is used only at its temperature.
+    Raises UsageError if the solver is "fitted" and the contract has no such ladder.
     """
     count = contract.sampler.nfe if steps is None else steps
-    fitting = [x for x in _known(contract) if x.solver != FITTED or x.temperature == temperature]
-    for known in fitting:
-        if known.nfe == count and solver in (None, known.solver):
-            return known.solver, known.ladder
+    samplers = _samplers(contract)
+    usable = [x for x in samplers if x.solver != FITTED or x.temperature == temperature]
+    for sampler in usable:
+        if sampler.nfe == count and solver in (None, sampler.solver):
+            return sampler.solver, sampler.ladder
     if solver == FITTED:
-        there = ", ".join(str(x.nfe) for x in fitting if x.solver == FITTED) or "none"
+        fitted = ", ".join(str(x.nfe) for x in usable if x.solver == FITTED) or "none"
         raise UsageError(
-            f"--sampler fitted: nothing is fitted for {count} evaluations at temperature "
-            f"{temperature:g} (there is: {there}); use --steps with one of those, or --sampler ddim"
+            f"--sampler fitted: this bundle has no fitted ladder of {count} steps at temperature "
+            f"{temperature:g}, only of: {fitted}; use --steps with one of those, or --sampler ddim"
         )
     name = solver or _published(contract, temperature)
     if (name, count) == ("ddim", contract.schedule.steps):
@@ -71,12 +76,12 @@ def choose(contract: Contract, temperature: float, solver: str | None, steps: in
 
 
 def _published(contract: Contract, temperature: float) -> str:
-    """Without noise a walk is stiff and the second order rings (export/steps.py)."""
+    """DDIM without starting noise, where second-order steps oscillate; see export/steps.py."""
     if not temperature:
         return "ddim"
     solver = contract.sampler.solver
     return "dpmpp_2m" if solver == FITTED else solver
 
 
-def _known(contract: Contract) -> tuple[Sampler, ...]:
+def _samplers(contract: Contract) -> tuple[Sampler, ...]:
     return (contract.sampler, *contract.ladders)

@@ -1,4 +1,4 @@
-"""The starting noise of a case, from its name alone."""
+"""The starting noise of a case."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 def gaussian(
     seed: int, case: str, shape: tuple[int, ...], draw: int = 0
 ) -> npt.NDArray[np.float32]:
-    """Noise that depends on (seed, case, draw) alone: never on batch, order or device (P4)."""
+    """Noise that depends only on (seed, case, draw), not on batch, order or device (P4)."""
     name = f"{seed}/{draw}/{case}".encode()
     key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest())
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the engine asks of a compiled model, whoever runs it."""
+"""The protocol of a plan: a bundle that a backend has loaded on a device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from .solver import Rung
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """What a case's depths come to; `conditions` is the plan's own and stays where it computes."""
+    """What the conditioner makes of a batch's depths."""
 
-    conditions: object
+    conditions: object  # in the plan's own form, on its device
     label: Labels  # [B, H, W]
 
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """A tensor that stays where it was computed, until numpy asks for it."""
+    """A tensor on a device, which is copied only when numpy needs it."""
 
     handle: Any
     fetch: Callable[[], Image]
@@ -32,7 +32,7 @@ class OnDevice:
 
 
 def step_inputs(rung: Rung) -> dict[str, Image]:
-    """A rung as the denoiser's inputs."""
+    """The inputs of the denoiser that depend on the rung."""
     scalars = [rung.signal, rung.noise, rung.a, rung.b, rung.c]
     return {"t": np.array([rung.t], np.float32), "coefficients": np.array(scalars, np.float32)}
 
@@ -41,31 +41,36 @@ class Plan(Protocol):
     """A bundle, loaded on one device for one batch size."""
 
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """Cases in a batch."""
+        ...
 
     def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
-        """depths [B, D, H, W] in [-1, 1], weights [B, D]; strip of 0 and 1 and scan, the optimal
-        depth, [B, 1, H, W], are for the steps too."""
+        """Runs the conditioner, once per batch.
+
+        depths: [B, D, H, W] in [-1, 1]; weights: [B, D].
+        strip: [B, 1, H, W], 0 or 1; scan: [B, 1, H, W], the optimal depth.  Steps use both too.
+        """
         ...
 
     def relabel(self, images: Image, strip: Image) -> Labels:
-        """Label map [B, H, W] of single images [B, 1, H, W]."""
+        """Label maps [B, H, W] of images [B, 1, H, W]."""
         ...
 
     def step(
         self, x: Image, previous: Image, rung: Rung, conditioned: Conditioning
     ) -> tuple[Image, Image]:
-        """One solver step: next x and x0-hat, both [B, 1, H, W].
+        """One solver step.  Returns the next x and x0-hat, both [B, 1, H, W].
 
-        What it returns may stay on the device until numpy asks for it, and is good until the next
-        call; x and previous may be that.
+        The results may stay on the device, and are valid until the next call, which may take them
+        as `x` and `previous`.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Where a worker computes, as the user names it: "cpu:0", "cuda:1"."""
+    """Where a worker computes.  As text, "cpu:0" or "cuda:1"."""
 
     kind: str
     index: int
@@ -74,4 +79,4 @@ class Device:
         return f"{self.kind}:{self.index}"
 
 
-PlanMaker = Callable[[Device, int], Plan]  # (device, batch); picklable, called inside the worker
+PlanMaker = Callable[[Device, int], Plan]  # (device, batch); pickled, and called in the worker

@@ -19,9 +19,9 @@ def sample(
     ladder: Sequence[Rung],
     tick: Callable[[], None] = lambda: None,
 ) -> Image:
-    """Deterministic reverse process, eq. 3 for DDIM.  [B, 1, H, W]: noise in, image out.
+    """Deterministic reverse process; for DDIM, eq. 3.  noise and result: [B, 1, H, W].
 
-    Between steps x stays where the plan computes.
+    Between steps, x stays on the device of the plan.  tick: called after every step.
     """
     x, x0 = noise, np.zeros_like(noise)
     for rung in ladder:
@@ -33,10 +33,10 @@ def sample(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """What several starting noises come to; [B, 1, H, W] in units of [-1, 1]."""
+    """Statistics of the draws of a batch, [B, 1, H, W], intensities in [-1, 1]."""
 
-    mean: Image  # of the samples
-    spread: Image | None  # standard deviation (n - 1); None of one
+    mean: Image
+    spread: Image | None  # standard deviation (n - 1); None for one draw
 
 
 def sample_draws(
@@ -47,9 +47,10 @@ def sample_draws(
     *,
     tick: Callable[[], None] = lambda: None,
 ) -> Draws:
-    """`sample`, clipped, from each of `noises` in turn.
+    """Samples from each of `noises`, clips to [-1, 1], and returns mean and spread.
 
-    Holds two sums, however many draws there are, in float64, so that the mean of one is that one.
+    Memory does not grow with the number of draws.  Sums are in float64, so that the mean of one
+    draw is exactly that draw.
     """
     count, total, squares = 0, *np.zeros((2, 1))
     for noise in noises:

@@ -1,7 +1,7 @@
-"""Solvers as coefficients: one step is x' = a x + b x0-hat + c x0-hat_prev, whatever the solver.
+"""Solvers as coefficients: every step is x' = a x + b x0-hat + c x0-hat_prev.
 
-The coefficients depend on the ladder alone, so they are worked out once per run, in float64; the
-step itself, with x0-hat clamped to [-1, 1] and eps recomputed from it, is inside the denoiser.
+The coefficients depend only on the ladder, so they are computed once per run, in float64.  The step
+itself is in the denoiser graph, with x0-hat clamped to [-1, 1] and eps recomputed from it.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from mcdiff_batch.engine.errors import BundleError, UsageError
 
 from .schedule import Schedule, half_log_snr
 
-FITTED = "fitted"  # the solver whose weights are a bundle's own (export/steps.py)
+FITTED = "fitted"  # a solver whose weights come from the bundle (export/steps.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One network evaluation: where it looks, and how it moves."""
+    """One network evaluation: its time, and the coefficients of its step."""
 
     t: float  # time of the evaluation, 0 < t <= T
     signal: float  # sqrt(alpha_t)
@@ -76,17 +76,17 @@ def rungs(
     ladder: Sequence[float],
     weights: Sequence[tuple[float, float, float]] = (),
 ) -> list[Rung]:
-    """The whole walk down, from ladder[0] to a clean image (alpha_0 = 1).
+    """The rungs from ladder[0] to a clean image (alpha_0 = 1).
 
-    weights: a, b, c of each step; solver FITTED has no others.
+    weights: a, b, c of each step, for the solver FITTED.  Raises UsageError, BundleError.
     """
     if solver not in (*SOLVERS, FITTED):
-        known = ", ".join((*SOLVERS, FITTED))
-        raise UsageError(f"sampler {solver!r} is unknown; expected one of {known}")
+        names = ", ".join((*SOLVERS, FITTED))
+        raise UsageError(f"--sampler {solver!r} is unknown, expected one of {names}")
     if not ladder or np.any(np.diff(ladder) >= 0) or not 0 < ladder[-1] < ladder[0] + 1:
-        raise UsageError(f"ladder {list(ladder)} must fall strictly and stay above 0")
+        raise UsageError(f"ladder {list(ladder)} must decrease at every step and stay above 0")
     if ladder[0] > schedule.steps:
-        raise UsageError(f"ladder starts at t = {ladder[0]}, the schedule ends at {schedule.steps}")
+        raise UsageError(f"ladder starts at t = {ladder[0]}, but the schedule has {schedule.steps}")
     alphas = [*(float(alpha) for alpha in schedule.alpha_at(ladder)), 1.0]
     if solver == FITTED:
         return _fitted_rungs(ladder, alphas, weights)
@@ -98,7 +98,7 @@ def _fitted_rungs(
 ) -> list[Rung]:
     if len(weights) != len(times):
         raise BundleError(
-            f"a fitted ladder of {len(times)} times has {len(weights)} weights; "
+            f"a fitted ladder of {len(times)} times has {len(weights)} weights, expected as many; "
             "run `mcdiff-batch fit-steps` again"
         )
     return [

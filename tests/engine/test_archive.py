@@ -1,4 +1,4 @@
-"""Archives as honest writers make them: every layout is read as zarr reads it."""
+"""Archives in every layout that zarr writes are read as zarr reads them."""
 
 import pickle
 import subprocess
@@ -88,7 +88,7 @@ def columns() -> dict[str, Any]:
     }
 
 
-def test_a_case_is_cropped_and_carries_what_the_columns_say(tmp_path: Path) -> None:
+def test_a_case_is_cropped_and_has_the_values_of_the_columns(tmp_path: Path) -> None:
     images = pictures()
     archive = open_archive(write_archive(tmp_path / "a.zarr", images, columns=columns()))
     first, second = archive.read(0), archive.read(1)
@@ -142,7 +142,9 @@ def test_one_spacing_stands_for_both_axes(tmp_path: Path) -> None:
     assert open_archive(path).read(0).spacing_mm == (0.18, 0.18)
 
 
-def test_chunks_of_several_cases_are_warned_about_and_decoded_once_in_a_row(tmp_path: Path) -> None:
+def test_chunks_of_several_cases_give_a_warning_and_are_decoded_once_in_a_row(
+    tmp_path: Path,
+) -> None:
     images = pictures(cases=4)
     path = write_archive(tmp_path / "a", images, chunks=(2, 5, 40, 16))
     archive = open_archive(path)
@@ -155,7 +157,7 @@ def test_chunks_of_several_cases_are_warned_about_and_decoded_once_in_a_row(tmp_
         archive.read(1)
 
 
-def test_codecs_without_checksum_are_warned_about(tmp_path: Path) -> None:
+def test_codecs_without_checksum_give_a_warning(tmp_path: Path) -> None:
     for name, storage, warned in (
         ("a", {}, False),
         ("b", {"compressors": ZstdCodec()}, True),
@@ -167,7 +169,7 @@ def test_codecs_without_checksum_are_warned_about(tmp_path: Path) -> None:
         assert any("checksum" in x for x in archive.warnings) == warned
 
 
-def test_an_absent_chunk_of_a_column_is_its_fill_value_and_said(tmp_path: Path) -> None:
+def test_an_absent_chunk_of_a_column_is_its_fill_value_and_gives_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     write_archive(path, pictures(), columns={"optimal_depth": np.array([3, 3, 3], "i4")})
     (path / "optimal_depth/c/0").unlink()
@@ -176,7 +178,7 @@ def test_an_absent_chunk_of_a_column_is_its_fill_value_and_said(tmp_path: Path) 
     assert any("optimal_depth" in x for x in archive.warnings)
 
 
-def test_consolidated_metadata_are_not_believed(tmp_path: Path) -> None:
+def test_consolidated_metadata_are_ignored(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "a.zarr", pictures())
 
     def lie(document: dict[str, Any]) -> None:
@@ -187,7 +189,7 @@ def test_consolidated_metadata_are_not_believed(tmp_path: Path) -> None:
     assert open_archive(path).cases == 3
 
 
-def test_the_identity_follows_all_but_the_pixels(tmp_path: Path) -> None:
+def test_the_identity_depends_on_everything_but_the_pixels(tmp_path: Path) -> None:
     def identity(name: str, **changes: Any) -> str:
         given = columns() | changes.pop("columns", {})
         path = write_archive(tmp_path / name, pictures(), columns=given, **changes)
@@ -203,7 +205,7 @@ def test_the_identity_follows_all_but_the_pixels(tmp_path: Path) -> None:
     assert len({same, *other}) == 6
 
 
-def test_an_archive_goes_to_threads_and_to_spawned_processes(tmp_path: Path) -> None:
+def test_an_archive_works_in_threads_and_in_spawned_processes(tmp_path: Path) -> None:
     images = pictures(cases=8)
     archive = open_archive(write_archive(tmp_path / "a", images, chunks=(2, 1, 40, 16)))
     archive.read(0)
@@ -217,12 +219,12 @@ def test_an_archive_goes_to_threads_and_to_spawned_processes(tmp_path: Path) -> 
     assert int(spawned.stdout) == images[5].sum()
 
 
-def test_a_link_to_the_archive_itself_is_the_users_choice(tmp_path: Path) -> None:
+def test_a_link_to_the_archive_itself_is_followed(tmp_path: Path) -> None:
     write_archive(tmp_path / "a.zarr", pictures())
     (tmp_path / "link.zarr").symlink_to(tmp_path / "a.zarr")
     assert open_archive(tmp_path / "link.zarr").read(0).index == 0
 
 
-def test_no_id_shows_in_a_printed_archive_or_case(tmp_path: Path) -> None:
+def test_the_repr_of_an_archive_or_case_shows_no_id(tmp_path: Path) -> None:
     archive = open_archive(write_archive(tmp_path / "a", pictures(), columns=columns()))
     assert "anna" not in repr(archive) + repr(archive.read(0))

@@ -1,4 +1,4 @@
-"""`check` tells what is wrong with an archive, by index, and changes nothing."""
+"""`check` reports the problems of an archive and changes nothing."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ def test_a_good_archive_passes(
     path = write_archive(tmp_path / "a.zarr", pictures(), attributes={"pixel_spacing_mm": 0.2})
     before = snapshot(path)
     assert command(monkeypatch, "check", path) == 0
-    said = capsys.readouterr().out
-    assert "3 cases of 5 depths, u1, 40 x 16 px" in said
-    assert "zstd with checksum" in said
-    assert "3 usable, 0 not" in said
-    assert "warning" not in said
+    printed = capsys.readouterr().out
+    assert "3 cases of 5 depths, u1, 40 x 16 px" in printed
+    assert "zstd with checksum" in printed
+    assert "3 usable, 0 not" in printed
+    assert "warning" not in printed
     assert snapshot(path) == before  # P6
 
 
@@ -33,16 +33,16 @@ def test_bad_cases_are_named_by_index_and_end_in_3(
     put_chunk(path, 1, b"junk")
     chunk(path, 3).unlink()
     assert command(monkeypatch, "check", path) == 3
-    said = capsys.readouterr()
-    assert "case 1: corrupt: " in said.out
-    assert "case 3: missing: " in said.out
-    assert "2 usable, 2 not" in said.out
-    assert "PHI" not in said.out + said.err  # P10
+    printed = capsys.readouterr()
+    assert "case 1: corrupt: " in printed.out
+    assert "case 3: missing: " in printed.out
+    assert "2 usable, 2 not" in printed.out
+    assert "PHI" not in printed.out + printed.err  # P10
     assert command(monkeypatch, "check", path, "--show-ids") == 3
-    said = capsys.readouterr()
-    assert "case 3 (PHI-dora): missing" in said.out
-    assert all(x.isprintable() for x in said.out.split("\n"))
-    assert said.out.count("\n") == 6  # the id's own line break is escaped
+    printed = capsys.readouterr()
+    assert "case 3 (PHI-dora): missing" in printed.out
+    assert all(x.isprintable() for x in printed.out.split("\n"))
+    assert printed.out.count("\n") == 6  # the id's own line break is escaped
 
 
 def test_json_lists_everything(
@@ -70,21 +70,21 @@ def test_an_unusable_archive_ends_in_4(
     assert "expected u1, u2, f2 or f4" in capsys.readouterr().err
 
 
-def test_suspicious_but_usable_archives_are_warned_about(
+def test_suspicious_but_usable_archives_give_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = pictures(dtype="u2") // 16  # 12 bit data that do not say so
+    images = pictures(dtype="u2") // 16  # 12 bit data without an intensity_range
     images[1, 3] = images[1, 2]
     path = write_archive(tmp_path / "a.zarr", images, compressors=None)
     assert command(monkeypatch, "check", path) == 0
-    said = capsys.readouterr().out
-    assert "warning: the brightest px is at 6% of the intensity range" in said
-    assert "warning: 1 cases show the same image at two depths; the first is case 1" in said
-    assert "warning: depths: codec none without checksum" in said
-    assert "warning: pixel spacing is unknown" in said
+    printed = capsys.readouterr().out
+    assert "warning: the brightest px is at 6% of the intensity range" in printed
+    assert "warning: 1 cases show the same image at two depths; the first is case 1" in printed
+    assert "warning: depths: codec none without checksum" in printed
+    assert "warning: pixel spacing is unknown" in printed
 
 
-def test_a_case_that_cannot_be_read_now_is_told_from_bad_data(
+def test_a_case_that_cannot_be_read_is_not_reported_as_bad_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_archive(tmp_path / "a.zarr", pictures())

@@ -1,4 +1,4 @@
-"""Damaged and hostile chunks: that case fails, for a reason its data determine, and no other."""
+"""Damaged and hostile chunks: only their case fails, for a reason that depends on its data."""
 
 import gzip
 import os
@@ -42,7 +42,7 @@ def damaged(tmp_path: Path, **storage: Any) -> Path:
     return write_archive(tmp_path / "a.zarr", pictures(), **storage)
 
 
-def test_a_missing_chunk_fails_its_case_alone_and_is_never_black(tmp_path: Path) -> None:
+def test_a_missing_chunk_fails_only_its_case_and_is_never_black(tmp_path: Path) -> None:
     path = damaged(tmp_path)
     chunk(path, 1).unlink()
     assert reason(path, 1) == "missing"
@@ -50,7 +50,7 @@ def test_a_missing_chunk_fails_its_case_alone_and_is_never_black(tmp_path: Path)
         np.testing.assert_array_equal(open_archive(path).read(index).depths, pictures()[index])
 
 
-def test_one_missing_tile_or_depth_is_missing_unless_nobody_needs_it(tmp_path: Path) -> None:
+def test_a_missing_tile_fails_a_case_unless_the_case_does_not_need_it(tmp_path: Path) -> None:
     extent = np.array([[20, 16], [40, 16], [40, 16]], "i4")
     present = np.array([[0, 1, 1, 1, 1], [1] * 5, [1] * 5], bool)
     columns = {"extent": extent, "depth_present": present}
@@ -128,7 +128,7 @@ def test_a_linked_chunk_is_refused(tmp_path: Path, case: str) -> None:
     assert reason(path, 1) == "link"
 
 
-def test_a_pipe_or_folder_in_a_chunks_place_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_a_pipe_or_folder_instead_of_a_chunk_is_refused_without_waiting(tmp_path: Path) -> None:
     path = damaged(tmp_path)
     for index in (0, 1):
         chunk(path, index).unlink()
@@ -137,9 +137,7 @@ def test_a_pipe_or_folder_in_a_chunks_place_is_refused_without_waiting(tmp_path:
     assert reason(path, 0) == reason(path, 1) == "link"
 
 
-def test_an_io_error_is_not_the_datas_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_io_error_does_not_fail_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = damaged(tmp_path)
     archive = open_archive(path)
 
@@ -196,10 +194,10 @@ def test_a_bomb_is_corrupt(tmp_path: Path, bombs: dict[str, Any], name: str) -> 
 def test_bombs_cost_no_memory(bombs: dict[str, Any]) -> None:
     code = (
         "import resource, sys\n"
-        "from mcdiff_batch.engine.archive.codecs import CorruptError, Packing, unpack\n"
+        "from mcdiff_batch.engine.archive.codecs import CorruptError, Codec, unpack\n"
         "data = sys.stdin.buffer.read()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: unpack(data, (Packing(name=sys.argv[1]),), 3200)\n"
+        "try: unpack(data, (Codec(name=sys.argv[1]),), 3200)\n"
         "except CorruptError: pass\n"
         "else: sys.exit(1)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

@@ -1,4 +1,4 @@
-"""PNG and TIFF images become an archive, or a clear refusal and nothing at all."""
+"""`import` makes an archive of PNG and TIFF images, or refuses and leaves nothing."""
 
 import errno
 import struct
@@ -59,14 +59,14 @@ def test_files_of_different_sizes_are_padded_to_one_grid(tmp_path: Path) -> None
 def test_a_folder_is_a_case_with_depths_in_natural_order(tmp_path: Path) -> None:
     for k in (1, 2, 10):
         save(tmp_path / "anna" / f"depth_{k}.png", grey(k))
-    (tmp_path / "anna" / ".hidden").write_text("passed over")
+    (tmp_path / "anna" / ".hidden").write_text("ignored")
     import_images([tmp_path / "anna"], tmp_path / "out.zarr")
     case = open_archive(tmp_path / "out.zarr").read(0)
     assert case.key == "anna"
     np.testing.assert_array_equal(case.depths, [grey(1), grey(2), grey(10)])
 
 
-def test_a_folder_of_folders_is_a_case_each_and_lacking_depths_are_absent(tmp_path: Path) -> None:
+def test_every_folder_in_a_folder_is_a_case_and_depths_it_lacks_are_absent(tmp_path: Path) -> None:
     for case, depths in (("b2", 3), ("b10", 1), ("a", 2)):
         for k in range(depths):
             save(tmp_path / "all" / case / f"{k}.png", grey(k))
@@ -77,7 +77,7 @@ def test_a_folder_of_folders_is_a_case_each_and_lacking_depths_are_absent(tmp_pa
     assert present == [[True, True, False], [True, True, True], [True, False, False]]
 
 
-def test_more_depths_than_found_can_be_asked_for(tmp_path: Path) -> None:
+def test_cases_can_have_more_depths_than_images(tmp_path: Path) -> None:
     for k in range(2):
         save(tmp_path / "anna" / f"{k}.png", grey(k))
     import_images([tmp_path / "anna"], tmp_path / "five.zarr", depths=5)
@@ -97,7 +97,7 @@ def test_importing_twice_makes_the_same_bytes_and_touches_no_source(tmp_path: Pa
     assert snapshot(tmp_path / "all") == before
 
 
-def test_the_archive_is_what_the_design_says(tmp_path: Path) -> None:
+def test_the_archive_is_zarr_v3_with_one_checksummed_chunk_per_case(tmp_path: Path) -> None:
     save(tmp_path / "black.png", np.zeros((9, 9), "u1"))
     import_images([tmp_path / "black.png"], tmp_path / "out.zarr", spacing_mm=0.18)
     group = zarr.open_group(tmp_path / "out.zarr", mode="r")
@@ -111,7 +111,7 @@ def test_the_archive_is_what_the_design_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
-def test_colour_images_that_are_grey_are_taken(tmp_path: Path, mode: str) -> None:
+def test_colour_images_with_grey_pixels_are_accepted(tmp_path: Path, mode: str) -> None:
     Image.fromarray(grey()).convert(mode).save(tmp_path / "a.png")
     import_images([tmp_path / "a.png"], tmp_path / "out.zarr")
     np.testing.assert_array_equal(open_archive(tmp_path / "out.zarr").read(0).depths[0], grey())
@@ -146,7 +146,7 @@ def bomb(path: Path) -> None:
 
 
 def warned_bomb(path: Path) -> None:
-    """Between Pillow's warning and its error."""
+    """So large that Pillow warns, but raises no error."""
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0)
     path.write_bytes(png((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10_000)))))
 
@@ -168,9 +168,9 @@ REFUSED: dict[str, Any] = {
     "warned bomb": (warned_bomb, "too many pixels"),
     "truncated": (truncated, "cannot be read"),
     "pages": (pages, "pages"),
-    "text": (lambda x: x.write_text("not an image"), "no PNG or TIFF"),
-    "empty": (lambda x: x.write_bytes(b""), "no PNG or TIFF"),
-    "a jpeg": (lambda x: Image.fromarray(grey()).save(x, format="JPEG"), "no PNG or TIFF"),
+    "text": (lambda x: x.write_text("not an image"), "not a PNG or TIFF"),
+    "empty": (lambda x: x.write_bytes(b""), "not a PNG or TIFF"),
+    "a jpeg": (lambda x: Image.fromarray(grey()).save(x, format="JPEG"), "not a PNG or TIFF"),
     "floats": (lambda x: Image.fromarray(grey().astype("f4")).save(x, "TIFF"), "pixels are F"),
     "one bit": (lambda x: Image.fromarray(grey()).convert("1").save(x), "pixels are 1"),
     "tiny": (lambda x: save(x, grey(size=(7, 30))), "expected 8"),
@@ -180,17 +180,17 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_hostile_or_unfit_image_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
-    make, said = REFUSED[name]
+    make, message = REFUSED[name]
     (tmp_path / "in").mkdir()
     make(tmp_path / "in" / "a.png")
-    with pytest.raises(ArchiveError, match=said) as caught:
+    with pytest.raises(ArchiveError, match=message) as caught:
         import_images([tmp_path / "in" / "a.png"], tmp_path / "out.zarr")
     assert "a.png" in str(caught.value)
     assert [x.name for x in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_damaged_image_ends_in_anything_but_a_refusal(tmp_path: Path, seed: int) -> None:
+def test_a_damaged_image_is_imported_or_refused(tmp_path: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     path = save(tmp_path / f"a.{('png', 'tif')[seed % 2]}", grey())
     data = bytearray(path.read_bytes())
@@ -207,8 +207,8 @@ def test_no_damaged_image_ends_in_anything_but_a_refusal(tmp_path: Path, seed: i
 
 
 def test_contradictions_between_images_are_refused(tmp_path: Path) -> None:
-    def refused(said: str, *sources: str) -> None:
-        with pytest.raises(ArchiveError, match=said):
+    def refused(message: str, *sources: str) -> None:
+        with pytest.raises(ArchiveError, match=message):
             import_images([tmp_path / x for x in sources], tmp_path / "out.zarr")
 
     save(tmp_path / "a.png", grey())
@@ -224,10 +224,10 @@ def test_contradictions_between_images_are_refused(tmp_path: Path) -> None:
     refused("both would be case a", "a.png", "a")
     refused("8 and 16 bit", "a.png", "deep.png")
     refused("expected .*30, 12", "sizes")
-    refused("beside folders", "mixed")
+    refused("files and folders", "mixed")
     refused("notes.txt", "noted")
-    refused("holds 0 images", "empty")
-    refused("is no file", "none.png")
+    refused("has 0 images", "empty")
+    refused("is not a file", "none.png")
     save(tmp_path / "\x1b[31mred.png", grey())
     refused("rename", "\x1b[31mred.png")
     assert not (tmp_path / "out.zarr").exists()
@@ -249,13 +249,13 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(importer, "_facts", full)
+    monkeypatch.setattr(importer, "_columns", full)
     with pytest.raises(SpaceError):
         import_images([source], tmp_path / "out.zarr")
     assert [x.name for x in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_the_command_imports_and_tells(
+def test_the_command_imports_and_prints_a_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = save(tmp_path / "a.png", grey())

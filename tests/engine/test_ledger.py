@@ -1,4 +1,4 @@
-"""Records, and the primitive that makes a file whole or absent."""
+"""Ledger records, and files that are complete or absent."""
 
 import errno
 import os
@@ -40,15 +40,15 @@ RECORDS = st.builds(
 
 
 def record(**more: object) -> Record:
-    known = {"unit": 3, "first": 6, "count": 2, "shards": {}}
+    fields = {"unit": 3, "first": 6, "count": 2, "shards": {}}
     cases = (Entry(case=6, status="done"), Entry(case=7, status="failed", reason="nan"))
-    return Record(**{**known, "cases": cases, **more})  # type: ignore[arg-type]
+    return Record(**{**fields, "cases": cases, **more})  # type: ignore[arg-type]
 
 
 @given(RECORDS)
-def test_a_record_is_read_as_it_was_written(found: Record) -> None:
-    data = ledger.encode(found)
-    assert ledger.decode(data) == found
+def test_a_record_is_read_as_it_was_written(written: Record) -> None:
+    data = ledger.encode(written)
+    assert ledger.decode(data) == written
     assert ledger.encode(ledger.decode(data)) == data
 
 
@@ -69,6 +69,13 @@ def test_a_torn_record_counts_as_not_done(tmp_path: Path, data: bytes) -> None:
     assert list(ledger.read_heads(tmp_path)) == []
 
 
+def test_a_record_with_a_misspelled_field_counts_as_not_done() -> None:
+    with pytest.raises(DamagedRecord, match="qality"):
+        ledger.decode(ledger.encode(record()).replace(b"quality", b"qality", 1))
+    with pytest.raises(DamagedRecord, match="flaged"):
+        ledger.decode(ledger.encode(record()).replace(b"flagged", b"flaged", 1))
+
+
 def test_units_are_listed_by_number(tmp_path: Path) -> None:
     for unit in (10, 2, 1_000_000):
         ledger.write(tmp_path, record(unit=unit))
@@ -84,7 +91,7 @@ def test_incidents_are_appended(tmp_path: Path) -> None:
     assert '"case":0' in lines[1]
 
 
-def test_a_durable_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_durable_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     durable.write(tmp_path, "a/b/c", b"one")
     durable.write(tmp_path, "a/b/c", b"two")
     assert (tmp_path / "a/b/c").read_bytes() == b"two"
@@ -126,7 +133,7 @@ def test_a_failed_fsync_is_never_taken_for_success(
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_deleted(tmp_path: Path) -> None:
     durable.write(tmp_path, "x", b"kept")
     (tmp_path / durable.SCRATCH / "77-x").write_bytes(b"half")
     durable.clear_scratch(tmp_path)

@@ -1,4 +1,4 @@
-"""Our solvers against diffusers' schedulers on the same ladder (a dev dependency only)."""
+"""Our solvers give the same images as the schedulers of diffusers (a dev dependency)."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 
 
 def eps(x, alpha):
-    """What a perfect network says of x_t."""
+    """The output of a perfect network at x_t."""
     return x * np.sqrt(1 - alpha) / (alpha * SPREAD**2 + 1 - alpha)
 
 
@@ -28,7 +28,7 @@ def ours(solver):
 
 
 def theirs(scheduler, times):
-    """Their t counts from 0, ours from 1: alphas_cumprod[t - 1] is our alpha_t."""
+    """diffusers counts t from 0, we from 1: alphas_cumprod[t - 1] is our alpha_t."""
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     for t in times:
         alpha = float(scheduler.alphas_cumprod[t])
@@ -45,7 +45,7 @@ def test_dpmpp_2m_walks_as_diffusers_does():
 
 
 def test_ddim_walks_as_diffusers_does():
-    """Theirs knows evenly spaced times only."""
+    """diffusers supports only evenly spaced times."""
     scheduler = DDIMScheduler(
         **COSINE, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing"
     )

@@ -1,4 +1,4 @@
-"""Depths and columns that are stored well and yet are no scan: which fail a case, which pass."""
+"""Which values of pixels and columns fail a case, and which pass."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,10 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from tests.support.crafting import pictures, reason, write_archive
 
 
-def spoiled(tmp_path: Path, change: Callable[[Any], object], dtype: str = "f4", **more: Any) -> str:
-    """Reason that case 1 fails for after `change` to its depths [D, y, x]; the others are fine."""
+def failure_after(
+    tmp_path: Path, change: Callable[[Any], object], dtype: str = "f4", **more: Any
+) -> str:
+    """Why case 1 fails after `change` to its depths [D, y, x]; the other cases are good."""
     images = pictures(dtype=dtype)
     change(images[1])
     path = write_archive(tmp_path / "a.zarr", images, **more)
@@ -30,17 +32,17 @@ def _put(where: Any, value: float) -> Callable[[Any], object]:
 def test_one_nan_or_infinity_in_one_depth_fails_a_case(
     tmp_path: Path, dtype: str, value: float
 ) -> None:
-    assert spoiled(tmp_path, _put((3, 7, 7), value), dtype) == "nan"
+    assert failure_after(tmp_path, _put((3, 7, 7), value), dtype) == "nan"
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5])
 def test_one_constant_depth_fails_a_case(tmp_path: Path, value: float) -> None:
-    assert spoiled(tmp_path, _put(2, value)) == "constant"
+    assert failure_after(tmp_path, _put(2, value)) == "constant"
 
 
 @pytest.mark.parametrize("value", [-0.6, 1.6, 255, -3e38])
 def test_values_far_outside_the_intensity_range_fail_a_case(tmp_path: Path, value: float) -> None:
-    assert spoiled(tmp_path, _put((0, 0, 0), value)) == "range"
+    assert failure_after(tmp_path, _put((0, 0, 0), value)) == "range"
 
 
 def test_values_a_little_outside_and_subnormal_ones_pass(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""P10: what names a patient stays where it was."""
+"""P10: ids, paths and attributes that may name a patient stay out of the output."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def name_cases(group: zarr.Group, names: list[str]) -> None:
 
 
 def source(folder: Path) -> Path:
-    """Ids and attributes that name patients; case 1 is damaged."""
+    """An archive with ids and attributes that name patients; case 1 is damaged."""
     path = archive(folder / "CANARY-ward" / "night.zarr", 4)
     group = zarr.open_group(path, mode="r+")
     name_cases(group, [f"CANARY-{i}" for i in range(4)])
@@ -48,7 +48,7 @@ def test_p10_ids_are_shown_on_request_only_and_escaped(tmp_path):
     assert sorted(leaks(output)) == ["index.html", "report.json"]
 
 
-def test_p4_a_case_id_names_its_noise_whatever_its_place_in_the_archive(tmp_path):
+def test_p4_noise_depends_on_the_case_id_and_not_on_its_place_in_the_archive(tmp_path):
     first = archive(tmp_path / "first.zarr", 3)
     pixels = zarr.open_array(first / "depths", mode="r")[:]
     for name, order in (("as", (0, 1, 2)), ("turned", (2, 0, 1))):

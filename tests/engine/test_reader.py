@@ -27,7 +27,7 @@ def case(
     depths: int = 5, size: tuple[int, int] = (64, 32), dtype: str = "u1", **changes: object
 ) -> Case:
     images = pictures(cases=1, depths=depths, size=size, dtype=dtype)[0]
-    images[:, :, :4] = 0  # black margin, which is no part of the strip
+    images[:, :, :4] = 0  # black margin, outside the strip
     limits = {"u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(dtype, (0.0, 1.0))
     made = Case(
         index=7,
@@ -52,7 +52,7 @@ def test_a_case_is_averaged_onto_the_frame_between_minus_one_and_one() -> None:
     assert framed.strip[:, 2:].all()
 
 
-def test_all_dtypes_of_one_picture_come_to_one_framed_case() -> None:
+def test_all_dtypes_give_the_same_framed_case() -> None:
     expected = frame_case(case(), contract()).depths
     for dtype in ("u2", "f2", "f4"):
         framed = frame_case(case(dtype=dtype), contract()).depths
@@ -82,7 +82,7 @@ def test_the_strip_is_that_of_the_depths_present() -> None:
     assert not frame_case(replace(bright, present=present), contract()).strip.all()
 
 
-def test_depths_without_weight_share_alike() -> None:
+def test_depths_without_weight_get_equal_shares() -> None:
     weights = (0.0, 0.0, 0.0, 0.5, 0.5)
     present = np.array([True, True, False, False, False])
     framed = frame_case(case(present=present), contract(depth_weights=weights))
@@ -92,13 +92,13 @@ def test_depths_without_weight_share_alike() -> None:
 def test_the_optimal_depth_takes_its_share_of_the_weights_first() -> None:
     present = np.array([True, True, False, True, True])
     for share, optimal in ((0.0, 4), (0.5, 4), (1.0, 0)):
-        told = replace(contract(), optimal_share=share)
-        weights = frame_case(case(present=present, optimal=optimal), told).weights
+        model = replace(contract(), optimal_share=share)
+        weights = frame_case(case(present=present, optimal=optimal), model).weights
         others = np.where(present, WEIGHTS, 0) / sum(np.where(present, WEIGHTS, 0))
         expected = (1 - share) * others + share * np.eye(5)[optimal]
         np.testing.assert_allclose(weights, expected, atol=1e-7)
-    unsaid = frame_case(case(), replace(contract(), optimal_share=1.0))
-    assert unsaid.weights.tolist() == np.eye(5)[unsaid.optimal].tolist()
+    unmarked = frame_case(case(), replace(contract(), optimal_share=1.0))
+    assert unmarked.weights.tolist() == np.eye(5)[unmarked.optimal].tolist()
 
 
 def test_the_archives_optimal_depth_wins_over_the_weights() -> None:
@@ -191,7 +191,7 @@ def test_nothing_is_read_further_ahead_than_asked() -> None:
     assert readers() == []
 
 
-def test_framed_cases_are_let_go() -> None:
+def test_framed_cases_are_freed() -> None:
     most, alive = 0, []
     made = frame_case(case(), contract())
 

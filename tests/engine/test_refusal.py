@@ -1,4 +1,4 @@
-"""Archives that cannot be used at all: ArchiveError, exit 4, before anything is decoded."""
+"""Archives that cannot be used are refused with ArchiveError (exit 4) before decoding."""
 
 import os
 from collections.abc import Callable
@@ -26,10 +26,10 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     assert "no such" in refusal(tmp_path / "none.zarr")
     (tmp_path / "file").write_text("text")
-    assert "no folder" in refusal(tmp_path / "file")
+    assert "not a folder" in refusal(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert "no zarr group" in refusal(tmp_path / "empty")
     path = write_archive(tmp_path / "a.zarr", pictures())
@@ -37,7 +37,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     assert "no zarr group" in refusal(path / "depths" / "c")
 
 
-def test_lost_metadata_are_refused(tmp_path: Path) -> None:
+def test_missing_metadata_are_refused(tmp_path: Path) -> None:
     for zarr_format, root, array in ((3, "zarr.json", "zarr.json"), (2, ".zgroup", ".zarray")):
         path = write_archive(tmp_path / f"v{zarr_format}", pictures(), zarr_format=zarr_format)
         (path / "depths" / array).unlink()
@@ -125,10 +125,10 @@ BAD_V3: dict[str, tuple[Callable[[Json], object], str]] = {
 
 @pytest.mark.parametrize("name", BAD_V3)
 def test_bad_v3_metadata_are_refused(tmp_path: Path, name: str) -> None:
-    change, said = BAD_V3[name]
+    change, message = BAD_V3[name]
     path = raw_archive(tmp_path / "a", SHAPE, [BYTES])
     edit(path / "depths" / "zarr.json", change)
-    assert said in refusal(path)
+    assert message in refusal(path)
 
 
 BAD_V2: dict[str, tuple[Callable[[Json], object], str]] = {
@@ -153,10 +153,10 @@ BAD_V2: dict[str, tuple[Callable[[Json], object], str]] = {
 
 @pytest.mark.parametrize("name", BAD_V2)
 def test_bad_v2_metadata_are_refused(tmp_path: Path, name: str) -> None:
-    change, said = BAD_V2[name]
+    change, message = BAD_V2[name]
     path = write_archive(tmp_path / "a", pictures(), zarr_format=2)
     edit(path / "depths" / ".zarray", change)
-    assert said in refusal(path)
+    assert message in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_metadata_that_are_links_or_pipes_are_refused(tmp_path: Path) -> None:
     assert "link" in refusal(path)
     (path / "depths" / "zarr.json").unlink()
     os.mkfifo(path / "depths" / "zarr.json")
-    assert "no regular file" in refusal(path)
+    assert "not a regular file" in refusal(path)
 
 
 BAD_COLUMNS: dict[str, tuple[Any, str]] = {
@@ -202,11 +202,11 @@ BAD_COLUMNS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD_COLUMNS)
 def test_columns_that_contradict_the_archive_are_refused(tmp_path: Path, name: str) -> None:
-    values, said = BAD_COLUMNS[name]
+    values, expected = BAD_COLUMNS[name]
     path = write_archive(tmp_path / "a", pictures(), columns={name: values})
     message = refusal(path)
-    assert said in message
-    assert "same" not in message or "case_id" in message  # the id itself stays untold
+    assert expected in message
+    assert "same" not in message or "case_id" in message  # the id itself is not shown
 
 
 @pytest.mark.parametrize("fill", ["NaN", "x", [], {}, 1e300, 10**30])
@@ -251,7 +251,7 @@ BAD_ATTRIBUTES: list[object] = [
 
 
 @pytest.mark.parametrize("attribute", BAD_ATTRIBUTES, ids=lambda x: str(x)[:40])
-def test_attributes_that_mean_nothing_are_refused(tmp_path: Path, attribute: object) -> None:
+def test_wrong_attributes_are_refused(tmp_path: Path, attribute: object) -> None:
     path = raw_archive(tmp_path / "a", SHAPE, [BYTES])
     edit(path / "zarr.json", _set("attributes", {"mcdiff": attribute}))
     assert "mcdiff" in refusal(path)

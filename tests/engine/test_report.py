@@ -286,7 +286,7 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     entries = [failed(0, HOSTILE, HOSTILE), failed(1, "corrupt", "<b>" * MEBIBYTE), done(2)]
     words = {"name": HOSTILE, "training": {HOSTILE: {"note": HOSTILE}}, "classes": [HOSTILE] * 4}
     made = output(tmp_path / "hostile", entries, 3, **words)
-    ledger.report(made, Incident(kind=HOSTILE, detail=HOSTILE * 9999, device=HOSTILE))
+    ledger.append_incident(made, Incident(kind=HOSTILE, detail=HOSTILE * 9999, device=HOSTILE))
     line = {"began": 0, "device": HOSTILE, "at": 1, "counts": {"done": 1, "failed": 0}, "unit": 0}
     line |= {"lanes": {HOSTILE: {HOSTILE: 1}}, "from": 0, "to": 1, "tail": 0, "batches": [1]}
     line |= {"gaps": [[HOSTILE, 0, 1]], "cases": [1]}
@@ -390,7 +390,7 @@ def test_ten_thousand_cases_take_less_than_10_mb(large: Path) -> None:
 
 def test_a_damaged_record_is_counted_and_its_cases_are_open(large: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(large, tmp_path / "copy")
-    (copy / ledger.name(3)).write_text("{")
+    (copy / ledger.file_name(3)).write_text("{")
     report = collect(copy)
     assert report.cases.damaged_records == 1
     assert report.cases.open == 500

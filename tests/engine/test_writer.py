@@ -1,4 +1,4 @@
-"""Shards and columns: byte for byte what zarr would write, and read back by zarr."""
+"""Shards and columns have the bytes that zarr would write, and zarr reads them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_a_shard_has_the_same_bytes_in_any_thread_and_order() -> None:
         assert set(pool.map(shard, [chosen, turned] * 8)) == {shard(chosen)}
 
 
-def test_a_unit_without_a_case_has_no_shard(tmp_path: Path) -> None:
+def test_a_unit_without_done_cases_has_no_shard(tmp_path: Path) -> None:
     assert shards.encode_shard({}, SIZE) is None
     shards.commit(tmp_path, 0, {"enhanced": b"stale"})
     assert shards.commit(tmp_path, 0, {"enhanced": None}) == {}

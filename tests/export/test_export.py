@@ -126,7 +126,7 @@ def flip(folder):
         (flip, "SHA-256"),
         (lambda x: (x / "denoiser.onnx").unlink(), "is missing"),
         (lambda x: (x / "contract.json").unlink(), "cannot be read"),
-        (lambda x: (x / "contract.json").write_text("{"), "is no JSON"),
+        (lambda x: (x / "contract.json").write_text("{"), "is not JSON"),
         (edited(schema=99), "schema is 99"),
         (edited(frame={"height": 128, "width": 32}), "frame is"),
         (edited(sampler=None), "missing or wrong"),

@@ -78,7 +78,7 @@ def test_a_ladder_fitted_without_noise_is_not_used_with_it(source: Path, tmp_pat
 
 
 def test_an_absent_fitted_count_is_refused_and_the_others_are_named(source, tmp_path) -> None:
-    with pytest.raises(UsageError, match=r"5 evaluations .*there is: 4, 6"):
+    with pytest.raises(UsageError, match=r"of 5 steps .*only of: 4, 6"):
         settings(source, tmp_path / "out", solver=FITTED, steps=5)
 
 

@@ -1,4 +1,4 @@
-"""Archives, honest and hostile, and a contract without a model, for tests to read."""
+"""Makes good and damaged archives, and a contract without a model, for tests."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 def pictures(
     cases: int = 3, depths: int = 5, size: tuple[int, int] = (40, 16), dtype: str = "u1"
 ) -> npt.NDArray[Any]:
-    """Stacks [case, depth, y, x], all different, over the dtype's default range."""
+    """Random images [case, depth, y, x] over the default range of the dtype."""
     values = np.random.default_rng(0).integers(0, 256, (cases, depths, *size))
     kind = np.dtype(dtype)
     scaled = values / 255 if kind.kind == "f" else values * (257 if kind.itemsize == 2 else 1)
@@ -43,7 +43,10 @@ def write_archive(
     columns: dict[str, npt.NDArray[Any]] | None = None,
     **storage: Any,
 ) -> Path:
-    """A group with `depths` and columns; `storage` goes to zarr, by default one case per chunk."""
+    """Writes `depths` and columns with zarr.
+
+    storage: arguments for zarr; by default, one case per chunk.
+    """
     group = zarr.create_group(
         path, zarr_format=zarr_format, attributes={"mcdiff": attributes} if attributes else {}
     )
@@ -75,12 +78,15 @@ def edit(path: Path, change: Callable[[Json], object]) -> None:
 
 
 def chunk(archive: Path, index: int) -> Path:
-    """The file of one case, in an archive of `write_archive`."""
+    """The file of a case in an archive that `write_archive` made."""
     return archive / "depths" / "c" / str(index) / "0" / "0" / "0"
 
 
 def raw_archive(path: Path, shape: tuple[int, ...], codecs: list[Json], **fields: Any) -> Path:
-    """A v3 group whose `depths` has metadata only: u1, one case per chunk, unless `fields` say."""
+    """Writes only metadata: a v3 group with `depths`, u1, one case per chunk.
+
+    fields: changes to the metadata of `depths`.
+    """
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     array = {
         "zarr_format": 3,
@@ -105,7 +111,7 @@ def put_chunk(archive: Path, index: int, data: bytes) -> None:
 
 
 def reason(archive: Path, index: int) -> str:
-    """The reason that a case of the archive fails for."""
+    """The reason why a case fails."""
     with pytest.raises(CaseError) as caught:
         open_archive(archive).read(index)
     assert str(archive) not in str(caught.value)  # P1, P10: no paths in the ledger
@@ -113,14 +119,14 @@ def reason(archive: Path, index: int) -> str:
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
-    """Every file under `root` and its bytes."""
+    """The bytes of every file under `root`."""
     return {str(x.relative_to(root)): x.read_bytes() for x in root.rglob("*") if x.is_file()}
 
 
 def contract(
     *, height: int = 32, width: int = 16, depth_weights: tuple[float, ...] = WEIGHTS
 ) -> Contract:
-    """A small model's contract; its graphs exist in name only."""
+    """The contract of a small model, whose graphs do not exist."""
     image = Tensor(name="x", dtype="float32", shape=("batch", 1, height, width))
     graph = Graph(file="none.onnx", sha256="", inputs=(image,), outputs=(image,))
     return Contract(
@@ -138,7 +144,7 @@ def contract(
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Exit code of `mcdiff-batch words...`, run in this process."""
+    """Runs `mcdiff-batch words...` in this process and returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["mcdiff-batch", *map(str, words)])
     with pytest.raises(SystemExit) as end:
         main()
