@@ -13,7 +13,11 @@ from .ort import REFERENCE
 from .ort_cuda import OnnxRuntimeCuda
 from .plan_cache import TensorRT
 
-BACKENDS: tuple[Backend, ...] = (TensorRT(), OnnxRuntimeCuda(), REFERENCE)  # the best first
+BACKENDS: tuple[Backend, ...] = (  # a run uses the first that serves its devices
+    TensorRT(),
+    OnnxRuntimeCuda(),
+    REFERENCE,
+)
 
 
 def backends_on(gpu: Gpu | None) -> tuple[Backend, ...]:
