@@ -10,6 +10,8 @@ from mcdiff_batch.engine.text import make_printable
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.backends.backend import Backend
+    from mcdiff_batch.engine.model.contract import Bundle
+    from mcdiff_batch.engine.model.plan import Device
     from mcdiff_batch.engine.run.enhance import Summary
     from mcdiff_batch.engine.run.job import Job, ResolvedJob
 
@@ -145,8 +147,8 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
 def _job(
     archive: Path,
     output: Path,
-    bundle: Any,
-    chosen: Any,
+    bundle: "Bundle",
+    chosen: "tuple[Device, ...]",
     backend: "Backend",
     options: dict[str, Any],
 ) -> "Job":

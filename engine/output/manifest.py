@@ -12,7 +12,7 @@ from mcdiff_batch.engine.files import from_json
 
 from . import arrays, durable, ledger, shards
 from .arrays import Files
-from .ledger import Entry, Record
+from .ledger import Entry
 from .runs import MANIFEST
 from .shards import Layout
 
@@ -26,14 +26,10 @@ class Manifest:
     schema: Literal[1] = 1
 
 
-def read_records(root: Path) -> Iterator[Record]:
-    """The records of all units, in order.  Raises DamagedRecord."""
-    return (ledger.read(root, unit) for unit in ledger.list_units(root))
-
-
 def read_entries(root: Path) -> Iterator[Entry]:
     """The entries of all cases, in order.  Raises DamagedRecord."""
-    return (entry for record in read_records(root) for entry in record.cases)
+    for unit in ledger.list_units(root):
+        yield from ledger.read(root, unit).cases
 
 
 def complete(root: Path, layout: Layout) -> None:

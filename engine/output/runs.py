@@ -70,10 +70,10 @@ class HeldLock:
         self.descriptor = descriptor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _inherited, (DupFd(self.descriptor),)
+        return _rebuild, (DupFd(self.descriptor),)
 
 
-def _inherited(handle: Any) -> HeldLock:
+def _rebuild(handle: Any) -> HeldLock:
     return HeldLock(handle.detach())
 
 
@@ -94,7 +94,7 @@ def lock(root: Path) -> Iterator[HeldLock]:
 
 def _acquire(root: Path, descriptor: int) -> None:
     end = time.monotonic() + LOCK_WAIT
-    while not _try(descriptor, fcntl.LOCK_EX):
+    while not _try_lock(descriptor, fcntl.LOCK_EX):
         if time.monotonic() > end:
             raise OutputLockedError(
                 f"{root}: another run is writing here; wait until it ends (see `mcdiff-batch "
@@ -103,7 +103,7 @@ def _acquire(root: Path, descriptor: int) -> None:
         time.sleep(0.05)
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -118,7 +118,7 @@ def is_running(root: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try(descriptor, fcntl.LOCK_SH)
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mcdiff_batch.engine.image.columns import CNR
-from mcdiff_batch.engine.model.ladder import DRAWN
+from mcdiff_batch.engine.model.ladder import DRAWS_NFE
 from mcdiff_batch.engine.report.document import (
     FailedCase,
     Failures,
@@ -129,7 +129,7 @@ def _lede(report: Report) -> Iterator[Markup]:
             "{} draws per case. Several draws use {} evaluations or more unless --steps says "
             "otherwise: with fewer they are nearly one image.",
             figure(report.gallery.draws),
-            DRAWN,
+            DRAWS_NFE,
         )
     if report.cases.skipped:
         yield html("{} cases were not selected.", figure(report.cases.skipped))
