@@ -1,4 +1,4 @@
-"""The grid a bundle works on: standardising an image to it, and going back."""
+"""The frame is the grid that a bundle works on; here images go to it and come back."""
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -15,15 +15,15 @@ Pixels = npt.NDArray[np.uint8]  # grey levels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Height and width in px; intensities run from -1 (black) to 1."""
+    """A grid of px; intensities on it run from -1 (black) to 1."""
 
-    height: int
+    height: int  # px
     width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where an image lies on the frame: frame px = offset + scale * image px, aspect kept."""
+    """Where an image lies on the frame, aspect unchanged: frame px = offset + scale * image px."""
 
     scale: float
     top: int  # px of the frame
@@ -36,7 +36,7 @@ class Placement:
 
 
 def place(extent: tuple[int, int], frame: Frame) -> Placement:
-    """The largest centred placement of an image of `extent` (y, x) px on the frame."""
+    """Places an image of `extent` (y, x) px on the frame, centred and as large as it fits."""
     scale = min(frame.height / extent[0], frame.width / extent[1])
     height = min(frame.height, max(1, round(extent[0] * scale)))
     width = min(frame.width, max(1, round(extent[1] * scale)))
@@ -46,7 +46,7 @@ def place(extent: tuple[int, int], frame: Frame) -> Placement:
 
 @lru_cache(maxsize=64)
 def area_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
-    """[target, source] weights of area averaging: each target px is the mean of what it covers."""
+    """[target, source] weights of area averaging: a target px is the mean of the px it covers."""
     edges = np.linspace(0, source, target + 1)
     first = np.floor(edges[:-1]).astype(int)
     last = np.minimum(np.ceil(edges[1:]).astype(int), source)
@@ -59,7 +59,7 @@ def area_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
 
 @lru_cache(maxsize=64)
 def linear_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
-    """[target, source] weights of linear interpolation between px centres, clamped at the ends."""
+    """[target, source] weights of linear interpolation between px centres, constant at the ends."""
     centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     low = np.minimum(np.floor(centre).astype(int), max(source - 2, 0))
     high = np.minimum(low + 1, source - 1)
@@ -70,7 +70,7 @@ def linear_weights(source: int, target: int) -> sparse.csr_array[np.float32]:
 
 
 def to_frame(image: npt.NDArray[np.generic], frame: Frame, black: float) -> Image:
-    """Area-averages [..., y, x] onto the frame [..., H, W], in the image's units, black around."""
+    """Averages an image [..., y, x] by area onto the frame [..., H, W]; `black` fills the rest."""
     where = place((image.shape[-2], image.shape[-1]), frame)
     rows = area_weights(image.shape[-2], where.height)
     cols = area_weights(image.shape[-1], where.width)
@@ -82,7 +82,7 @@ def to_frame(image: npt.NDArray[np.generic], frame: Frame, black: float) -> Imag
 
 
 def from_frame(image: npt.NDArray[np.generic], extent: tuple[int, int]) -> Image:
-    """The part of a frame image [H, W] that held an image of `extent`, back on that extent."""
+    """Brings a frame image [H, W] back to the `extent` (y, x) px of the image it was made of."""
     where = place(extent, Frame(height=image.shape[0], width=image.shape[1]))
     inner = image[where.top : where.top + where.height, where.left : where.left + where.width]
     rows = linear_weights(where.height, extent[0])
@@ -91,7 +91,7 @@ def from_frame(image: npt.NDArray[np.generic], extent: tuple[int, int]) -> Image
 
 
 def nearest_to_frame(labels: npt.NDArray[np.uint8], frame: Frame) -> npt.NDArray[np.uint8]:
-    """A label map [y, x] on the frame [H, W]: each px takes the label at its centre, 0 around."""
+    """Puts a label map [y, x] on the frame [H, W]: a px gets the label at its centre, else 0."""
     where = place((labels.shape[0], labels.shape[1]), frame)
     out = np.zeros((frame.height, frame.width), np.uint8)
     rows = ((np.arange(where.height) + 0.5) * labels.shape[0] / where.height).astype(int)
@@ -105,7 +105,7 @@ def nearest_to_frame(labels: npt.NDArray[np.uint8], frame: Frame) -> npt.NDArray
 def nearest_from_frame(
     labels: npt.NDArray[np.uint8], extent: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
-    """A frame's label map [H, W] back on an image of `extent` px."""
+    """Brings a label map on the frame [H, W] back to `extent` (y, x) px."""
     where = place(extent, Frame(height=labels.shape[0], width=labels.shape[1]))
     rows = where.top + ((np.arange(extent[0]) + 0.5) * where.height / extent[0]).astype(int)
     cols = where.left + ((np.arange(extent[1]) + 0.5) * where.width / extent[1]).astype(int)
@@ -114,10 +114,10 @@ def nearest_from_frame(
 
 
 def scan_strip(depths: Image, black: float = -1.0) -> Mask:
-    """The px the scan covers, [H, W], from standardised depths [D, H, W].
+    """The px that the scan covers, [H, W], from standardised depths [D, H, W].
 
-    Between the first and the last px of a row that any depth hit; rows lost altogether (scan noise,
-    dropout up to 5 % of the height) are bridged by their neighbours.
+    In each row they lie between the first and the last px that is not black in every depth.  Lost
+    rows (scan noise, dropout up to 5 % of the height) are closed from their neighbours.
     """
     hit: Mask = np.asarray((depths > black + 1e-3).any(axis=0))
     behind, ahead = (np.maximum.accumulate(x, axis=1) for x in (hit, hit[:, ::-1]))
@@ -130,12 +130,12 @@ def scan_strip(depths: Image, black: float = -1.0) -> Mask:
 
 
 def grey(image: Image, strip: Mask) -> Pixels:
-    """[-1, 1] to 0-255, black outside the strip."""
+    """Grey levels 0-255 of an image in [-1, 1]; 0 outside the strip."""
     levels = np.rint((np.clip(image, -1, 1) + 1) * np.float32(127.5))
     return np.where(strip, levels, 0).astype(np.uint8)
 
 
 def spread_grey(spread: Image, strip: Mask) -> Pixels:
-    """Standard deviation of [-1, 1] in grey levels of 0-255, saturating; 0 outside the strip."""
+    """Grey levels of a standard deviation of [-1, 1], at most 255; 0 outside the strip."""
     levels = np.minimum(np.rint(spread * np.float32(127.5)), 255)
     return np.where(strip, levels, 0).astype(np.uint8)

@@ -21,7 +21,7 @@ from .columns import (
 )
 from .frame import Image, Labels, Mask
 from .metrics import FALLBACK_SPACING_MM, contrast, mean_dice, regions
-from .spine import levels_changed, read_spine
+from .spine import compare_levels, read_spine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def measure_spines(
 ) -> dict[str, float]:
     """Vertebral levels and ultrasound curve angles, by the label maps [H, W]."""
     old, new = read_spine(before, spacing_mm), read_spine(after, spacing_mm)
-    lost, invented = levels_changed(old, new)
+    lost, invented = compare_levels(old, new)
     return {
         **LEVELS.pair(len(old.levels), len(new.levels)),
         LOST.name: lost,

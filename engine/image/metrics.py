@@ -1,9 +1,8 @@
-"""How good an image is, by a label map: the paper's SNR and CNR, and label agreement.
+"""Measures of image quality: SNR and CNR of the paper (eq. 12 and 13), PSNR, Dice, ROC area.
 
-Eq. 12 and 13 are ratios here.  Their logarithm is a choice, and has its name wherever it is shown:
-the paper's "20 ln" beside the paper's figures, decibels of 20 log10 everywhere else.  Two images
-are compared on one grid, the frame's, to which both were area-averaged, so that an identity
-"enhancement" scores a gain of exactly 0.
+SNR and CNR are ratios here.  Their logarithm is named wherever it is shown: "20 ln" beside the
+paper's figures, decibels of 20 log10 everywhere else.  Two images are compared on one grid, the
+frame, so an enhancement that changes nothing has a gain of exactly 0.
 """
 
 import numpy as np
@@ -11,9 +10,9 @@ from scipy import ndimage
 
 from .frame import Image, Labels, Mask
 
-BONE_MARGIN_MM = 1.0  # left out around the bone
-RING_MM = 4.5  # from there on, b
-FALLBACK_SPACING_MM = 1.8  # of a frame px, where an archive does not say
+BONE_MARGIN_MM = 1.0  # around the bone, in neither region
+RING_MM = 4.5  # width of the background region, beyond the margin
+FALLBACK_SPACING_MM = 1.8  # of a frame px, where the archive gives none
 
 
 def snr_ratio(image: Image, signal: Mask, background: Mask) -> float:
@@ -22,43 +21,43 @@ def snr_ratio(image: Image, signal: Mask, background: Mask) -> float:
 
 
 def cnr_ratio(image: Image, signal: Mask, background: Mask) -> float:
-    """Eq. 13 before its logarithm: |mu_s - mu_b| / sqrt(sigma_s^2 + sigma_b^2).  As `snr_ratio`."""
+    """Eq. 13 before its logarithm: |mu_s - mu_b| / sqrt(sigma_s^2 + sigma_b^2)."""
     contrast = abs(_mean(image, signal) - _mean(image, background))
     return _ratio(contrast, float(np.hypot(_std(image, signal), _std(image, background))))
 
 
 def log10_db(ratio: float) -> float:
-    """20 log10, decibels as everybody else has them."""
+    """20 log10, the usual decibel."""
     return float(20 * np.log10(ratio))
 
 
 def ln_db(ratio: float) -> float:
-    """20 ln, what the paper's tables call dB: 2.3 times 20 log10 (SCIENCE.md has the evidence)."""
+    """20 ln, which the paper's tables call dB: 2.3 times 20 log10 (see train/README.md)."""
     return float(20 * np.log(ratio))
 
 
 def contrast(image: Image, s: Mask, b: Mask) -> dict[str, float]:
-    """Eq. 13 and 12 of image [H, W] in [0, 1]: in the paper's 20 ln, and in dB of 20 log10."""
+    """CNR and SNR of an image [H, W] in [0, 1], each as 20 ln and as 20 log10."""
     ratios = {"cnr": cnr_ratio(image, s, b), "snr": snr_ratio(image, s, b)}
     logarithms = {"ln": ln_db, "log10": log10_db}
     return {f"{name}_{log}": of(x) for log, of in logarithms.items() for name, x in ratios.items()}
 
 
 def roc_area(image: Image, s: Mask, b: Mask) -> float:
-    """Chance that a px of b is brighter than one of s, a tie counting half: 0.5 tells nothing."""
+    """Probability that a px of b is brighter than one of s; ties count half, 0.5 is no contrast."""
     dark, bright = np.sort(image[s]), image[b]
     below = np.searchsorted(dark, bright, "left") + np.searchsorted(dark, bright, "right")
     return float(below.mean() / (2 * len(dark)))
 
 
 def psnr(image: Image, reference: Image, where: Mask, data_range: float = 1.0) -> float:
-    """Peak signal-to-noise ratio inside `where`, dB; infinite for equal images."""
+    """Peak signal-to-noise ratio inside `where`, dB of 20 log10; infinite for equal images."""
     error = float(np.mean(np.square(image[where] - reference[where], dtype=np.float64)))
     return float(20 * np.log10(data_range) - 10 * np.log10(error)) if error else float("inf")
 
 
 def dice(a: Labels, b: Labels, classes: int = 4) -> list[float]:
-    """Dice of each class but the background; NaN for a class that neither map has."""
+    """Dice of each class except the background; NaN for a class in neither map."""
     scores = []
     for label in range(1, classes):
         size = np.count_nonzero(a == label) + np.count_nonzero(b == label)
@@ -68,7 +67,7 @@ def dice(a: Labels, b: Labels, classes: int = 4) -> list[float]:
 
 
 def mean_dice(a: Labels, b: Labels, classes: int = 4) -> float:
-    """Mean over the classes that either map has; 1 where neither has any."""
+    """Mean Dice over the classes in either map; 1 where there are none."""
     scores = [x for x in dice(a, b, classes) if not np.isnan(x)]
     return float(np.mean(scores)) if scores else 1.0
 
@@ -76,9 +75,9 @@ def mean_dice(a: Labels, b: Labels, classes: int = 4) -> float:
 def regions(
     bone: Mask, strip: Mask, spacing_mm: float, ring_mm: float = RING_MM
 ) -> tuple[Mask, Mask]:
-    """(s, b) of eq. 12 and 13: the bone, and the ring around it that begins 1 mm from it.
+    """The regions (s, b) of eq. 12 and 13: the bone, and a ring that begins 1 mm from it.
 
-    Both inside the strip, which as a whole would not do for b: it holds the dark midline.
+    Both lie inside the strip.  The whole strip cannot be b, because its midline is dark.
     """
     if not bone.any():
         return bone, bone

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mcdiff_batch.engine.image.frame import Frame, nearest_to_frame, place
-from mcdiff_batch.engine.image.spine import levels_changed, read_spine, spine_of_landmarks
+from mcdiff_batch.engine.image.spine import compare_levels, read_spine, spine_of_landmarks
 from mcdiff_batch.train.phantom.case import SPACING_MM, phantom
 
 TILTS = (0, 4, 8, 12, 10, 5, 0, -5, -9, -12, -8, -2, 6, 12, 14, 11, 5)  # 12 pairs, 5 lumps
@@ -66,7 +66,7 @@ def test_lumps_and_processes_that_touch_are_levels_of_their_own():
     touching[10:160, 30:34] |= touching[10:160, 20:24]  # nothing: both are the gap in the middle
     for column in (20, 21, 42, 43):
         touching[20:160, column] = 1
-    assert levels_changed(read_spine(touching, SPACING), spine) == (0, 0)
+    assert compare_levels(read_spine(touching, SPACING), spine) == (0, 0)
 
 
 def test_pieces_of_a_process_are_one_and_specks_are_none():
@@ -77,14 +77,14 @@ def test_pieces_of_a_process_are_one_and_specks_are_none():
     specks = rng.random(label.shape) < 0.01
     label[specks] = rng.integers(0, 4, specks.sum())
     spine = read_spine(label, SPACING)
-    assert levels_changed(whole, spine) == (0, 0)
+    assert compare_levels(whole, spine) == (0, 0)
     assert spine.thoracic_deg == pytest.approx(whole.thoracic_deg, abs=3)
 
 
 def test_a_level_that_goes_is_lost_and_one_that_comes_is_invented():
     whole, less = read_spine(painted(), SPACING), read_spine(painted(lose=(4, 14)), SPACING)
-    assert levels_changed(whole, less) == (2, 0)
-    assert levels_changed(less, whole) == (0, 2)
+    assert compare_levels(whole, less) == (2, 0)
+    assert compare_levels(less, whole) == (0, 2)
     assert less.confidence < whole.confidence - 0.1
 
 
@@ -92,7 +92,7 @@ def test_a_pair_where_a_lump_was_is_one_lost_and_one_invented():
     spine = read_spine(painted(), SPACING)
     first, *rest = spine.levels
     other = replace(spine, levels=(replace(first, label=3), *rest))
-    assert levels_changed(spine, other) == (1, 1)
+    assert compare_levels(spine, other) == (1, 1)
 
 
 def test_one_of_a_pair_alone_is_no_level_and_costs_confidence():
@@ -135,7 +135,7 @@ def test_the_true_spine_of_a_phantom_is_read_from_its_label_map():
         found = read_spine(nearest_to_frame(case.label, frame), spacing)
         assert [true.thoracic_deg, true.lumbar_deg] == pytest.approx(case.angles_deg, abs=0.01)
         errors.append([found.thoracic_deg - true.thoracic_deg, found.lumbar_deg - true.lumbar_deg])
-        changed += sum(levels_changed(true, found))
+        changed += sum(compare_levels(true, found))
     assert (np.abs(errors).mean(axis=0) < 3.4).all()  # six cases; 1.1 and 1.7 degrees over 200
     assert changed <= 1
 
@@ -145,4 +145,4 @@ def test_processes_grown_into_one_without_a_waist_are_two():
     whole = read_spine(label, SPACING)
     rows = round(78 / 1.8), round(102 / 1.8)
     label[rows[0] : rows[1], 17:25] = 1
-    assert levels_changed(whole, read_spine(label, SPACING)) == (0, 0)
+    assert compare_levels(whole, read_spine(label, SPACING)) == (0, 0)

@@ -18,7 +18,7 @@ from mcdiff_batch.engine.image.frame import (
     to_frame,
 )
 from mcdiff_batch.engine.image.metrics import contrast, mean_dice, psnr, regions
-from mcdiff_batch.engine.image.spine import Spine, levels_changed, read_spine, spine_of_landmarks
+from mcdiff_batch.engine.image.spine import Spine, compare_levels, read_spine, spine_of_landmarks
 from mcdiff_batch.engine.model.contract import Contract
 from mcdiff_batch.engine.model.framing import FramedCase, frame_case
 from mcdiff_batch.train.segmenters.rater import Rater
@@ -120,7 +120,7 @@ def read_image(subject: Subject, image: Image, rater: Rater) -> Scores:
     extent = subject.case.extent
     label = rater.read(_on_frame(rater.frame, image, extent))
     true_spine, spine = _true_spine(subject, rater.frame), _spine(subject, label, rater.frame)
-    lost, invented = levels_changed(true_spine, spine)
+    lost, invented = compare_levels(true_spine, spine)
     angles = (spine.thoracic_deg, spine.lumbar_deg)
     off = [abs(a - b) for a, b in zip(angles, subject.truth.angles_deg, strict=True)]
     return {
