@@ -15,10 +15,13 @@ T = TypeVar("T")
 def from_json(raw: object, kind: type[T]) -> T:
     """A value of `kind`, such as a dataclass, from what `json.loads` returns.
 
-    Raises ValueError where a field is missing, unknown or of another type, and names it.
+    Raises ValueError if a field is missing, unknown or of another type; the message names it.
     """
     value = msgspec.convert(raw, kind)
-    written = msgspec.json.decode(msgspec.json.encode(value))
+    try:
+        written = msgspec.json.decode(msgspec.json.encode(value))
+    except OverflowError as error:  # an integer of more than 64 bits
+        raise ValueError(str(error)) from error
     if written != raw:  # a fast comparison, equal for nearly every document
         _check_fields(raw, written, "$")
     return value

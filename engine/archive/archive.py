@@ -152,7 +152,7 @@ def _check_image(image: npt.NDArray[Any], depth: int, limits: tuple[float, float
     """image [y, x].  Raises CaseError where it cannot be an image."""
     low, high = float(image.min()), float(image.max())  # NaN where any px is
     if not math.isfinite(low + high):
-        raise CaseError("nan", f"depth {depth} holds NaN or infinity")
+        raise CaseError("nan", f"depth {depth} has NaN or infinity")
     if low == high:
         raise CaseError("constant", f"depth {depth} is {low:g} everywhere")
     slack = SLACK * (limits[1] - limits[0])

@@ -39,7 +39,7 @@ def read_attribute(store: Store) -> Json:
         single = store.document(".zarray") is not None
         raise BadMetadataError("is a single array, not a group" if single else "is no zarr group")
     if root is not None and root[1].get("node_type") != "group":
-        raise BadMetadataError("is a single array, expected a group that holds `depths`")
+        raise BadMetadataError("is a single array, expected a group with an array `depths`")
     v2 = store.document(".zattrs") if root is None else None
     stored = root[1].get("attributes", {}) if root is not None else v2[1] if v2 else {}
     attribute = stored.get("mcdiff", {}) if isinstance(stored, dict) else None

@@ -76,10 +76,10 @@ def read_array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
     Raises BadMetadataError, OSError.
     """
     for file, reader in (("zarr.json", parse_v3), (".zarray", parse_v2)):
-        found = store.document(f"{name}/{file}")
-        if found is not None:
+        document = store.document(f"{name}/{file}")
+        if document is not None:
             try:
-                return found[0], reader(found[1])
+                return document[0], reader(document[1])
             except (KeyError, TypeError) as error:
                 raise BadMetadataError(f"{name}/{file}: {error} is missing or wrong") from error
             except BadMetadataError as error:

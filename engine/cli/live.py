@@ -18,7 +18,7 @@ Row = tuple[RenderableType, ...]
 def table(at: Progress | None) -> RenderableType:
     """A row for the whole run, a row for each device, a line for the machine and for each GPU.
 
-    at: None before the run has said anything.
+    at: None before the first report of the run.
     """
     if at is None or not at.elapsed:
         return Text("starting")

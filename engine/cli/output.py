@@ -24,11 +24,11 @@ def status(output: Path, as_json: bool, watch: bool) -> int:
     """
     if watch:
         _follow(output, "json" if as_json else "auto")
-    found = read_status(output)
+    counts = read_status(output)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(counts))
     else:
-        click.echo(" · ".join(f"{name} {value}" for name, value in found.items()))
+        click.echo(" · ".join(f"{name} {value}" for name, value in counts.items()))
     return 0
 
 

@@ -23,8 +23,8 @@ class Damage:
     cases: tuple[int, ...] = ()  # whose pixels are lost; none where all of them can be read
 
     def __str__(self) -> str:
-        named = f": case {', '.join(map(str, self.cases))}" if self.cases else ""
-        return f"{self.name} {self.what}{named}"
+        cases = f": case {', '.join(map(str, self.cases))}" if self.cases else ""
+        return f"{self.name} {self.what}{cases}"
 
 
 def find_damage(root: Path, part: int = 1, parts: int = 1) -> Iterator[Damage]:
@@ -34,11 +34,11 @@ def find_damage(root: Path, part: int = 1, parts: int = 1) -> Iterator[Damage]:
     """
     for unit in ledger.list_units(root):
         if unit % parts == part - 1:
-            yield from _unit_damages(root, unit)
-    yield from _manifest_damages(root)
+            yield from _find_unit_damage(root, unit)
+    yield from _find_manifest_damage(root)
 
 
-def _unit_damages(root: Path, unit: int) -> Iterator[Damage]:
+def _find_unit_damage(root: Path, unit: int) -> Iterator[Damage]:
     try:
         record = ledger.read(root, unit)
     except DamagedRecord:
@@ -47,12 +47,12 @@ def _unit_damages(root: Path, unit: int) -> Iterator[Damage]:
     for array, shard in record.shards.items():
         name = shards.shard_name(array, unit)
         if not (root / name).is_file():
-            yield Damage(name=name, what="is missing", cases=_done(record))
+            yield Damage(name=name, what="is missing", cases=_done_cases(record))
         elif file_sha256(root / name) != shard.sha256:
             yield Damage(name=name, what="was changed", cases=_damaged_cases(root, record))
 
 
-def _done(record: Record) -> tuple[int, ...]:
+def _done_cases(record: Record) -> tuple[int, ...]:
     return tuple(entry.case for entry in record.cases if entry.status == DONE)
 
 
@@ -60,16 +60,18 @@ def _damaged_cases(root: Path, record: Record) -> tuple[int, ...]:
     group = zarr.open_group(root / shards.FOLDER, mode="r")
     pixels = {entry.case: entry.pixels for entry in record.cases}
     names = [name for name in shards.IMAGES if name in record.shards]
-    return tuple(case for case in _done(record) if _pixels(group, names, case) != pixels[case])
+    return tuple(
+        case for case in _done_cases(record) if _hash_case(group, names, case) != pixels[case]
+    )
 
 
-def _pixels(group: zarr.Group, names: Sequence[str], case: int) -> str:
+def _hash_case(group: zarr.Group, names: Sequence[str], case: int) -> str:
     """SHA-256 of a case's images; "" where one cannot be decoded."""
     try:
         images = [_array(group, name)[case] for name in names]
     except Exception:  # zarr and its codecs raise any of many errors
         return ""
-    return shards.hash_pixels(images)  # type: ignore[arg-type]
+    return shards.hash_hash_case(images)  # type: ignore[arg-type]
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:  # type: ignore[type-arg]
@@ -78,7 +80,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:  # type: ignore[type-arg
     return array
 
 
-def _manifest_damages(root: Path) -> Iterator[Damage]:
+def _find_manifest_damage(root: Path) -> Iterator[Damage]:
     """Damage to other files than shards: the hash of a shard is in its record."""
     if not (root / MANIFEST).is_file():
         return

@@ -59,7 +59,9 @@ def test_the_first_line_of_a_record_is_all_that_resume_reads(tmp_path: Path) -> 
     assert head.counts == {"done": 1, "failed": 1, "skipped": 0, "open": 0}
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'"x"', b"\xff\x00", b"null\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"{}", b'"x"', b"\xff\x00", b"null\n", b"[" + b"9" * 99 + b"]"]
+)
 def test_a_torn_record_counts_as_not_done(tmp_path: Path, data: bytes) -> None:
     durable.write(tmp_path, ledger.file_name(3), data)
     with pytest.raises(DamagedRecord):
