@@ -15,7 +15,7 @@ import zarr
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.errors import CaseError, Exit, FingerprintError, SpaceError, UsageError
-from mcdiff_batch.engine.output import ledger, runs
+from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.manifest import read_entries
 from mcdiff_batch.engine.output.units import Unit
 from mcdiff_batch.engine.run import worker
@@ -171,15 +171,12 @@ def test_a_changed_option_is_named_and_changes_nothing(
     assert committed(whole) == before
 
 
-def test_another_archive_or_library_is_another_run(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_archive_or_library_is_another_run(tmp_path: Path, whole: Path) -> None:
     other = archive(tmp_path / "other.zarr", CASES + 1)
     with pytest.raises(FingerprintError, match="archive was"):
         resolve(job(other, whole))
-    monkeypatch.setattr(runs, "software", lambda: {"zarr": "0"})
     with pytest.raises(FingerprintError, match="software was"):
-        resolve(job(whole.parent / "night.zarr", whole))
+        resolve(job(whole.parent / "night.zarr", whole, versions={"zarr": "0"}))
 
 
 def test_choices_of_the_first_run_win_when_nothing_is_said(source: Path, tmp_path: Path) -> None:
@@ -202,17 +199,14 @@ def test_steps_are_exact(source: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(source: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="no run's"):
+    with pytest.raises(UsageError, match="files that no run has written"):
         enhance(job(source, tmp_path), FakeMaker())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_too_little_space_is_said_before_the_start(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mcdiff_batch.engine.run.enhance.bytes_needed", lambda *_: 1 << 62)
+def test_too_little_space_ends_the_run_before_its_start(source: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="MiB are free"):
-        inline(job(source, tmp_path / "out"))
+        inline(job(source, tmp_path / "out", unit_size=10**15))
     assert not (tmp_path / "out/run.json").exists()
 
 
