@@ -1,4 +1,4 @@
-"""A bench from end to end: physics, parts, table, gate, document."""
+"""A bench from end to end: cost and ceiling, parts, table, judgements, document."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ import click
 
 from mcdiff_batch.bench.common import physics
 from mcdiff_batch.bench.common.ceilings import ceilings, surroundings
-from mcdiff_batch.bench.common.percentiles import PERCENTS, needed
+from mcdiff_batch.bench.common.percentiles import PERCENTS, samples_needed
 from mcdiff_batch.bench.common.workload import SEED, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.errors import SpaceError, UsageError, VerificationError
@@ -26,20 +26,20 @@ from mcdiff_batch.train.phantom.archive import write_phantoms
 
 from .requirements import (
     Baseline,
+    Judgement,
     Requirement,
-    Verdict,
-    baseline,
     capacity,
-    compared,
+    compare,
     facts,
-    judged,
-    requirements,
-    tolerance,
+    judge,
+    parse_requirements,
+    parse_tolerance,
+    read_baseline,
 )
 
-ALSO = ("onnx", "torch", "diffusers", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
-CASE_BYTES = 1_500_000  # of a phantom on disk, at most
-GIVES = {
+PACKAGES = ("onnx", "torch", "diffusers", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+CASE_BYTES = 1_500_000  # largest size of a phantom on disk
+MEASURES_OF = {
     "latency": (*(f"p{x}_latency_ms" for x in PERCENTS), "cold_start_s"),
     "throughput": ("cases_per_hour", "devices_over_one", "memory_mib"),
     "io": ("host_cases_per_s",),
@@ -51,13 +51,13 @@ Measure = Callable[[Workload, Json], Json]  # (subject, documents of the parts b
 
 
 def say(text: str) -> None:
-    """Progress goes to stderr: stdout is the result."""
+    """Prints progress on stderr, because stdout is the result."""
     click.echo(f"  ... {text}", err=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a command measures.  `module` tells the figures for the gate and the table."""
+    """A part of a bench.  `module` has `measures` for the judgement and `as_text` for the table."""
 
     name: str
     module: ModuleType
@@ -65,56 +65,61 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    asked: Sequence[Requirement]
-    before: Baseline | None
-    allowed: float  # share that a measure may be worse than before
+class Criteria:
+    """What a machine has to reach: requirements, a baseline, a number of cases in some hours."""
+
+    requirements: Sequence[Requirement]
+    baseline: Baseline | None
+    tolerance: float  # share by which a measure may be worse than the baseline
     cases: int | None
     hours: float | None
 
     @property
-    def wanted(self) -> set[str]:
-        return {x.measure for x in self.asked} | set(self.before.measures if self.before else ())
+    def measures(self) -> set[str]:
+        """The measures that are judged."""
+        before = self.baseline.measures if self.baseline else {}
+        return {x.measure for x in self.requirements} | set(before)
 
     @property
     def samples(self) -> int:
-        """The fewest that the percentiles asked for can be told from."""
-        return max((needed(x) for x in PERCENTS if f"p{x}_latency_ms" in self.wanted), default=1)
+        """The fewest samples that support the percentiles among the measures."""
+        needed = (samples_needed(x) for x in PERCENTS if f"p{x}_latency_ms" in self.measures)
+        return max(needed, default=1)
 
-    def verdicts(self, document: Json) -> list[Verdict]:
+    def judge(self, document: Json) -> list[Judgement]:
+        """One judgement per criterion.  document: of this bench."""
         measures, unknown = document["measures"], document["unknown"]
-        out = judged(self.asked, measures, unknown)
-        if self.before is not None:
-            out += compared(self.before.measures, measures, unknown, self.allowed)
+        judgements = judge(self.requirements, measures, unknown)
+        if self.baseline is not None:
+            judgements += compare(self.baseline.measures, measures, unknown, self.tolerance)
         if self.cases is not None and self.hours is not None:
             best = document["parts"]["throughput"]["best"]
-            told = capacity(
+            room = capacity(
                 self.cases,
                 self.hours,
                 start_s=best["start_s"]["median"],
                 cases_per_hour=best["cases_per_hour"]["median"],
                 where=document["parts"]["throughput"]["where"],
             )
-            out.append(told.verdict)
-        return out
+            judgements.append(room.judgement)
+        return judgements
 
 
-def gate(options: Mapping[str, Any], parts: Sequence[str]) -> Gate:
-    """From the command line, before anything is measured.  Raises UsageError."""
-    asked = requirements(options["require"]) if options["require"] else []
-    given = {x for part in parts for x in GIVES.get(part, ())}
-    for x in asked:
-        if x.measure not in given:
-            raise UsageError(f"--require: {x.measure} is not measured by this command; use `bench`")
+def read_criteria(options: Mapping[str, Any], parts: Sequence[str]) -> Criteria:
+    """Reads the criteria from the options, before anything is measured.  Raises UsageError."""
+    requirements = parse_requirements(options["require"]) if options["require"] else []
+    measured = {x for part in parts for x in MEASURES_OF.get(part, ())}
+    for x in requirements:
+        if x.measure not in measured:
+            raise UsageError(f"--require: this command does not measure {x.measure}; use `bench`")
     if (options["cases"] is None) != (options["hours"] is None):
-        raise UsageError("--cases and --hours: one needs the other; expected both or none")
+        raise UsageError("--cases and --hours: give both or none")
     if options["cases"] is not None and "throughput" not in parts:
-        raise UsageError("--cases: the rate is not measured by this command; use `bench`")
-    before = baseline(options["against"]) if options["against"] else None
-    return Gate(
-        asked=asked,
-        before=before,
-        allowed=tolerance(options["tolerance"]),
+        raise UsageError("--cases: this command does not measure the rate; use `bench`")
+    return Criteria(
+        requirements=requirements,
+        baseline=read_baseline(options["against"]) if options["against"] else None,
+        tolerance=parse_tolerance(options["tolerance"]),
         cases=options["cases"],
         hours=options["hours"],
     )
@@ -122,7 +127,7 @@ def gate(options: Mapping[str, Any], parts: Sequence[str]) -> Gate:
 
 @contextmanager
 def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
-    """Over the user's archive, or `cases` phantoms, every one another.  Raises SpaceError."""
+    """The workload: the user's archive, or so many different phantoms.  Raises SpaceError."""
     with tempfile.TemporaryDirectory(dir=options["scratch"], prefix="mcdiff-bench-") as name:
         scratch = Path(name)
         bundle = load_bundle(options["bundle"] or SHIPPED)
@@ -130,22 +135,24 @@ def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
         found = Workload(
             bundle=bundle, path=path, scratch=scratch, devices=options["devices"] or "auto"
         )
-        devices(found.devices)  # what is wrong is said first
+        devices(found.devices)  # raises for a wrong --devices before phantoms are drawn
         if options["archive"] is None:
             if shutil.disk_usage(scratch).free < cases * CASE_BYTES:
                 raise SpaceError(
-                    f"{scratch.parent}: has no room for {cases} phantoms, up to "
+                    f"{scratch.parent}: has no room for {cases} phantoms, which take up to "
                     f"{cases * CASE_BYTES >> 20} MiB; use another --scratch, or fewer --samples"
                 )
-            say(f"drawing {cases} phantoms, every one another")
+            say(f"drawing {cases} different phantoms")
             write_phantoms(path, cases=cases, seed=SEED)
         yield found
 
 
-def carry_out(workload: Workload, parts: Sequence[Part], asked: Gate, output: Path | None) -> None:
-    """Prints physics, table, verdicts and, last, the document on one line.
+def carry_out(
+    workload: Workload, parts: Sequence[Part], criteria: Criteria, output: Path | None
+) -> None:
+    """Measures all parts; prints cost, table, judgements and, last, the document on one line.
 
-    Raises VerificationError where a requirement is not met.
+    Raises VerificationError if a criterion is not met.
     """
     start = time.monotonic()
     document = _head(workload)
@@ -157,25 +164,25 @@ def carry_out(workload: Workload, parts: Sequence[Part], asked: Gate, output: Pa
         document["measures"] |= known
         document["unknown"] |= unknown
         tables += ["", *part.module.as_text(found)]
-        document["surroundings"]["ceilings"] += _meanwhile(workload, part.name)
+        document["surroundings"]["ceilings"] += _ceilings_after(workload, part.name)
     document["surroundings"]["after"] = surroundings()
     tables += physics.steadiness(document["surroundings"]["ceilings"])
     document["seconds"] = round(time.monotonic() - start, 1)
-    notes = asked.before.differences(facts(document)) if asked.before else []
-    verdicts = asked.verdicts(document)
-    document["gate"] = [{"met": x.met, "text": x.text} for x in verdicts]
-    click.echo("\n".join([*tables, "", *notes, *map(str, verdicts)]))
+    baseline, judgements = criteria.baseline, criteria.judge(document)
+    notes = baseline.differences(facts(document)) if baseline else []
+    document["gate"] = [{"met": x.met, "text": x.text} for x in judgements]
+    click.echo("\n".join([*tables, "", *notes, *map(str, judgements)]))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(document, indent=1) + "\n")
     click.echo(json.dumps(document))
-    failing = [x.text for x in verdicts if not x.met]
+    failing = [x.text for x in judgements if not x.met]
     if failing:
-        raise VerificationError(f"not fit to be deployed: {'; '.join(failing)}")
+        raise VerificationError(f"not fit for deployment: {'; '.join(failing)}")
 
 
-def _meanwhile(workload: Workload, part: str) -> list[Json]:
-    """The ceilings again, behind a part: what others took of the machine shows in them."""
+def _ceilings_after(workload: Workload, part: str) -> list[Json]:
+    """Measures the ceilings again after a part; they fall if other programs load the machine."""
     top = ceilings(workload.device, 0.3)
     return [top.as_dict(part)] if top else []
 
@@ -188,21 +195,23 @@ def _installed(package: str) -> bool:
 
 
 def _head(workload: Workload) -> Json:
-    """What is known before anything is measured; printed at once."""
+    """Prints the cost of a case and the ceilings; the document before any part."""
     before, top = surroundings(), ceilings(workload.device)
-    told = physics.physics(workload.bundle, top, physics.costs(workload.bundle, workload.device, 1))
+    facts_of_case = physics.physics(
+        workload.bundle, top, physics.costs(workload.bundle, workload.device, 1)
+    )
     place = describe_devices(devices(workload.devices))
-    for line in physics.as_text(told, workload.bundle, top, place, before):
+    for line in physics.as_text(facts_of_case, workload.bundle, top, place, before):
         click.echo(line)
     return {
         "what": "bench",
         "schema": 1,
-        "machine": machine(tuple(name for name in ALSO if _installed(name))),
+        "machine": machine(tuple(name for name in PACKAGES if _installed(name))),
         "surroundings": {"before": before, "ceilings": [top.as_dict("start")] if top else []},
         "bundle": {"name": workload.bundle.contract.name, "sha256": workload.bundle.sha256},
         "where": place,
         "cases": workload.archive.cases,
-        "physics": told,
+        "physics": facts_of_case,
         "parts": {},
         "measures": {},
         "unknown": {},

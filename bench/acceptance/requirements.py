@@ -1,4 +1,4 @@
-"""Whether a machine may be deployed: requirements, an earlier bench as baseline, and capacity."""
+"""Whether a machine may be deployed: requirements, an earlier bench as baseline, capacity."""
 
 import json
 import math
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mcdiff_batch.bench.common.percentiles import PERCENTS
-from mcdiff_batch.bench.common.physics import quiet
+from mcdiff_batch.bench.common.physics import is_quiet
 from mcdiff_batch.engine.errors import UsageError
 
-LOWER, HIGHER = "<=", ">="  # what is good
+LOWER, HIGHER = "<=", ">="  # which values are better
 MEASURES = {
     **{f"p{percent}_latency_ms": LOWER for percent in PERCENTS},
     "cold_start_s": LOWER,
@@ -29,6 +29,8 @@ NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
+    """A measure and its bound, such as p95_latency_ms<=400."""
+
     measure: str
     bound: float
 
@@ -37,7 +39,9 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Judgement:
+    """Whether one criterion is met, in words."""
+
     met: bool
     text: str
 
@@ -45,61 +49,65 @@ class Verdict:
         return f"{'met  ' if self.met else 'FAILS'}  {self.text}"
 
 
-def requirements(text: str) -> list[Requirement]:
-    """ "p95_latency_ms<=400, cases_per_hour>=1800".  Raises UsageError."""
-    return [_requirement(part.strip()) for part in text.split(",")]
+def parse_requirements(text: str) -> list[Requirement]:
+    """Parses "p95_latency_ms<=400, cases_per_hour>=1800".  Raises UsageError."""
+    return [_parse_requirement(part.strip()) for part in text.split(",")]
 
 
-def _requirement(text: str) -> Requirement:
-    found = re.fullmatch(rf"(\w+) *([<>]=) *({NUMBER})", text)
-    if not found:
-        raise UsageError(f"--require: {text!r} is none; expected such as p95_latency_ms<=400")
-    measure, sign, bound = found.groups()
+def _parse_requirement(text: str) -> Requirement:
+    match = re.fullmatch(rf"(\w+) *([<>]=) *({NUMBER})", text)
+    if not match:
+        raise UsageError(
+            f"--require: {text!r} is not a requirement; write for example p95_latency_ms<=400"
+        )
+    measure, sign, bound = match.groups()
     if measure not in MEASURES:
-        known = ", ".join(f"{name}{better}" for name, better in MEASURES.items())
-        raise UsageError(f"--require: {measure!r} is not measured; expected one of {known}")
+        measures = ", ".join(f"{name}{better}" for name, better in MEASURES.items())
+        raise UsageError(f"--require: {measure!r} is not a measure; expected one of {measures}")
     if sign != MEASURES[measure]:
         raise UsageError(
-            f"--require: {text!r} would pass the worse machine; write {measure}{MEASURES[measure]}"
+            f"--require: {text!r} would pass a worse machine; write {measure}{MEASURES[measure]}"
         )
     return Requirement(measure=measure, bound=float(bound))
 
 
-def judged(
-    asked: Sequence[Requirement], measures: Mapping[str, float], unknown: Mapping[str, str]
-) -> list[Verdict]:
-    """What was not measured is not met; `unknown` says why it was not."""
-    return [_judged(x, measures.get(x.measure), unknown.get(x.measure)) for x in asked]
+def judge(
+    requirements: Sequence[Requirement], measures: Mapping[str, float], unknown: Mapping[str, str]
+) -> list[Judgement]:
+    """Judges each requirement; one whose measure is absent is not met, and `unknown` says why."""
+    return [_judge(x, measures.get(x.measure), unknown.get(x.measure)) for x in requirements]
 
 
-def _judged(asked: Requirement, found: float | None, why: str | None) -> Verdict:
-    if found is None:
-        return Verdict(met=False, text=f"{asked}: not measured, {why or 'by this command'}")
-    met = _no_worse(asked.measure, found, asked.bound)
-    return Verdict(met=met, text=f"{asked}: {found:.6g}")
+def _judge(requirement: Requirement, value: float | None, why: str | None) -> Judgement:
+    if value is None:
+        return Judgement(met=False, text=f"{requirement}: not measured, {why or 'by this command'}")
+    met = _no_worse(requirement.measure, value, requirement.bound)
+    return Judgement(met=met, text=f"{requirement}: {value:.6g}")
 
 
-def _no_worse(measure: str, found: float, bound: float) -> bool:
-    return found <= bound if MEASURES[measure] == LOWER else found >= bound
+def _no_worse(measure: str, value: float, bound: float) -> bool:
+    return value <= bound if MEASURES[measure] == LOWER else value >= bound
 
 
-def tolerance(text: str) -> float:
-    """ "5%" as 0.05.  Raises UsageError."""
-    found = re.fullmatch(rf"({NUMBER}) *%", text.strip())
-    if not found or not 0 <= float(found[1]) < 100:
-        raise UsageError(f"--tolerance: {text!r} is none; expected 0% to under 100%, such as 5%")
-    return float(found[1]) / 100
+def parse_tolerance(text: str) -> float:
+    """Parses "5%" to 0.05.  Raises UsageError."""
+    match = re.fullmatch(rf"({NUMBER}) *%", text.strip())
+    if not match or not 0 <= float(match[1]) < 100:
+        raise UsageError(
+            f"--tolerance: {text!r} is not a percentage from 0% to below 100%; write for example 5%"
+        )
+    return float(match[1]) / 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """An earlier bench."""
+    """The measures of an earlier bench, and the facts under which they are comparable."""
 
     measures: dict[str, float]
-    facts: dict[str, str]  # that should be the same now
+    facts: dict[str, str]
 
     def differences(self, now: Mapping[str, str]) -> list[str]:
-        """What the figures are not comparable for, if anything."""
+        """One note on each fact that differs now."""
         pairs = ((name, self.facts.get(name, "unknown"), x) for name, x in now.items())
         return [
             f"note: {name} of the baseline is {was}, now {x}" for name, was, x in pairs if was != x
@@ -107,9 +115,9 @@ class Baseline:
 
 
 def facts(document: Mapping[str, Any]) -> dict[str, str]:
-    """Of a bench's document.  Raises KeyError, TypeError."""
+    """The facts of a bench's document.  Raises KeyError, TypeError."""
     bundle, machine = document["bundle"], document["machine"]
-    steady = quiet(document.get("surroundings", {}).get("ceilings", []))
+    steady = is_quiet(document.get("surroundings", {}).get("ceilings", []))
     return {
         "cpu": str(machine["cpu"]),
         "where": str(document["where"]),
@@ -118,44 +126,49 @@ def facts(document: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def baseline(path: Path) -> Baseline:
-    """From a document of an earlier bench.  Raises UsageError."""
+def read_baseline(path: Path) -> Baseline:
+    """Reads the document of an earlier bench.  Raises UsageError."""
     try:
-        told = json.loads(path.read_bytes())
-        measures, same = told["measures"], facts(told)
-        kept = {name: float(measures[name]) for name in MEASURES if name in measures}
+        document = json.loads(path.read_bytes())
+        measures, conditions = document["measures"], facts(document)
+        values = {name: float(measures[name]) for name in MEASURES if name in measures}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"--against {path}: is no result of a bench ({error}); expected a file that `bench "
+            f"--against {path}: is not a result of a bench ({error}); give a file that `bench "
             "--output` wrote"
         ) from error
-    if not kept or not all(math.isfinite(x) for x in kept.values()):
-        raise UsageError(f"--against {path}: holds no measure that is known here; measure again")
-    return Baseline(measures=kept, facts=same)
+    if not values or not all(math.isfinite(x) for x in values.values()):
+        raise UsageError(f"--against {path}: holds no known measure; measure again")
+    return Baseline(measures=values, facts=conditions)
 
 
-def compared(
+def compare(
     before: Mapping[str, float],
     measures: Mapping[str, float],
     unknown: Mapping[str, str],
     allowed: float,
-) -> list[Verdict]:
-    """A measure worse than before by more than a share of `allowed` fails, and so does one that
-    this run meant to take and could not.  Those of parts that were not run are left out."""
+) -> list[Judgement]:
+    """Compares the measures with those of an earlier bench.
+
+    A measure fails if it is worse by more than the share `allowed`, or if this bench could not take
+    it.  Measures of parts that did not run are left out.
+    """
     bounds = {LOWER: 1 + allowed, HIGHER: 1 - allowed}
-    out = []
+    judgements = []
     for name in (x for x in before if x in measures or x in unknown):
-        asked = Requirement(measure=name, bound=before[name] * bounds[MEASURES[name]])
-        verdict = _judged(asked, measures.get(name), unknown.get(name))
-        out.append(Verdict(met=verdict.met, text=f"{verdict.text} (was {before[name]:.6g})"))
-    if not out:
+        requirement = Requirement(measure=name, bound=before[name] * bounds[MEASURES[name]])
+        judgement = _judge(requirement, measures.get(name), unknown.get(name))
+        judgements.append(
+            Judgement(met=judgement.met, text=f"{judgement.text} (was {before[name]:.6g})")
+        )
+    if not judgements:
         raise UsageError("--against: the baseline has no measure in common with this command")
-    return out
+    return judgements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """Whether a night is long enough."""
+    """Whether a number of cases fits in some hours."""
 
     cases: int
     hours: float
@@ -163,20 +176,20 @@ class Capacity:
     where: str  # "2 x NVIDIA RTX A6000"
 
     @property
-    def verdict(self) -> Verdict:
+    def judgement(self) -> Judgement:
         share = self.hours_needed / self.hours
-        asked = f"{self.cases:,} cases"
+        cases = f"{self.cases:,} cases"
         if share <= 1:
-            text = f"{asked} fit in {self.hours:g} h on {self.where} with {1 - share:.0%} to spare"
+            text = f"{cases} fit in {self.hours:g} h on {self.where} with {1 - share:.0%} to spare"
         else:
-            text = f"{asked} do not fit in {self.hours:g} h on {self.where}: they take "
+            text = f"{cases} do not fit in {self.hours:g} h on {self.where}: they take "
             text += f"{self.hours_needed:.1f} h, {share:.1f} times as long"
-        return Verdict(met=share <= 1, text=text.replace("%", " %"))
+        return Judgement(met=share <= 1, text=text.replace("%", " %"))
 
 
 def capacity(
     cases: int, hours: float, *, start_s: float, cases_per_hour: float, where: str
 ) -> Capacity:
-    """`cases_per_hour` once running, after `start_s` seconds."""
+    """The capacity of a machine that does `cases_per_hour` after `start_s` seconds."""
     taken = start_s / 3600 + cases / cases_per_hour
     return Capacity(cases=cases, hours=hours, hours_needed=taken, where=where)

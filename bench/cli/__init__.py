@@ -1,4 +1,4 @@
-"""The command `bench`; each part is imported when it is asked for."""
+"""The command `bench`; each subcommand imports its own modules."""
 
 import json
 from pathlib import Path
@@ -7,29 +7,30 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mcdiff_batch.bench.acceptance.cli import COMMANDS, judging, whole
+from mcdiff_batch.bench.acceptance.cli import COMMANDS, judging_options, run_acceptance
 from mcdiff_batch.bench.studies.picture_cli import picture
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILED = click.Path(file_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 OUTPUT = click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="write the JSON there too"
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="also write the JSON here"
 )
 
 
 @click.group(invoke_without_command=True)
-@judging
+@judging_options
 @click.pass_context
 def bench(context: click.Context, /, **options: Any) -> None:
     """Measure; the last line printed is one JSON document with hardware and versions.
 
-    With no command: may this machine be deployed?  Latency, throughput, io, step and fidelity
-    together; exit code 8 where --require, --against or --cases in --hours is not met.
+    Without a command it answers whether this machine may be deployed: it measures latency,
+    throughput, io, step and fidelity. The exit code is 8 if --require, --against or --cases in
+    --hours is not met.
     """
     if context.invoked_subcommand is None:
-        whole(options)
+        run_acceptance(options)
     elif any(context.get_parameter_source(x) == ParameterSource.COMMANDLINE for x in options):
-        raise click.UsageError(f"write options after the command: {context.invoked_subcommand}")
+        raise click.UsageError(f"write options after the command {context.invoked_subcommand}")
 
 
 for command in (*COMMANDS, picture):
@@ -38,11 +39,16 @@ for command in (*COMMANDS, picture):
 
 @bench.command()
 @click.option(
-    "--cases", type=click.IntRange(min=1), multiple=True, default=(100, 5000), show_default=True
+    "--cases",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(100, 5000),
+    show_default=True,
+    help="number of cases of a run; may be repeated",
 )
 @OUTPUT
 def memory(cases: tuple[int, ...], output: Path | None) -> None:
-    """Peak resident memory of a run for several numbers of cases, on a fake plan."""
+    """Measure the peak memory of runs of several lengths, with a plan that has no model."""
     from mcdiff_batch.bench.measures import memory
 
     found = memory.measure(cases)
@@ -53,22 +59,22 @@ def memory(cases: tuple[int, ...], output: Path | None) -> None:
 @click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True)
 @OUTPUT
 def startup(repeats: int, output: Path | None) -> None:
-    """Time of `--help`, a new process each time."""
+    """Measure the time of `--help`, each time in a new process."""
     from mcdiff_batch.bench.measures import startup
 
     _say(startup.measure(repeats), output)
 
 
-def _say(found: dict[str, object], output: Path | None) -> None:
-    """A row a line for a person, then the JSON."""
-    rows = found["runs"]
+def _say(document: dict[str, object], output: Path | None) -> None:
+    """Prints one line per row for a person, then the JSON."""
+    rows = document["runs"]
     assert isinstance(rows, list)
     for row in rows:
         click.echo("  ".join(f"{key} {value}" for key, value in row.items()))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(found, indent=1) + "\n")
-    click.echo(json.dumps(found))
+        output.write_text(json.dumps(document, indent=1) + "\n")
+    click.echo(json.dumps(document))
 
 
 @bench.command()
@@ -77,18 +83,18 @@ def _say(found: dict[str, object], output: Path | None) -> None:
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="a PNG of twelve of them, and of a case of each grade depth by depth",
+    help="also write a PNG of twelve phantoms, and of one case of each grade depth by depth",
 )
 @click.option(
     "--beside",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="a real image of about 0.18 mm/px, at a random place among them",
+    help="a real image of about 0.18 mm/px, put at a random place among them",
 )
 @OUTPUT
 def phantom(
     cases: int, seed: int, sheet: Path | None, beside: Path | None, output: Path | None
 ) -> None:
-    """Phantoms against what is known of real images, target by target."""
+    """Compare phantoms with what is known of real images, target by target."""
     from mcdiff_batch.bench.studies import calibration
 
     if sheet is not None:
@@ -98,17 +104,22 @@ def phantom(
 
 @bench.command()
 @click.option("--data", type=FOLDER, required=True, help="phantoms to train on")
-@click.option("--held-out", type=FOLDER, required=True, help="phantoms to score, truth and all")
+@click.option(
+    "--held-out", type=FOLDER, required=True, help="phantoms to score against their truth"
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option(
     "--steps",
     type=click.IntRange(min=40),
     default=400,
     show_default=True,
-    help="of stage III in each arm; other stages take parts of as many",
+    help="steps of stage III in each arm; the other stages take a part of them",
 )
 @click.option(
-    "--from", "source", type=FOLDER, help="bundle or training that the shared stages start from"
+    "--from",
+    "source",
+    type=FOLDER,
+    help="bundle or training folder from which the common stages start",
 )
 @click.option(
     "--rater",
@@ -123,12 +134,11 @@ def experiments(
     source: Path | None,
     rater: Path | None,
 ) -> None:
-    """Settle the questions of training; the same command again goes on where it stopped."""
-    from mcdiff_batch.bench.studies.experiments import Bench, as_text
-    from mcdiff_batch.bench.studies.experiments import experiments as settle
+    """Compare settings of training; the same command again continues where it stopped."""
+    from mcdiff_batch.bench.studies.experiments import Options, as_text, run_experiments
     from mcdiff_batch.train.segmenters.rater import SHIPPED
 
-    chosen = Bench(
+    options = Options(
         data=data,
         held_out=held_out,
         output=output,
@@ -137,25 +147,37 @@ def experiments(
         steps=steps,
         say=lambda text: click.echo(text, err=True),
     )
-    click.echo(as_text(document := settle(chosen)))
+    click.echo(as_text(document := run_experiments(options)))
     click.echo(json.dumps(document))
 
 
 @bench.command()
-@click.option("--data", type=FOLDER, required=True, help="held-out phantoms, truth and all")
-@click.option("--bundle", type=FOLDER, help="default: the shipped one")
-@click.option("--cases", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--data", type=FOLDER, required=True, help="held-out phantoms with their truth")
+@click.option("--bundle", type=FOLDER, help="default: the shipped bundle")
+@click.option(
+    "--cases",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="number of cases of --data to use",
+)
 @click.option(
     "--evaluations",
     type=click.IntRange(2, 200),
     multiple=True,
     default=(6, 8, 10, 20),
     show_default=True,
-    help="of the published solvers; may be repeated",
+    help="number of evaluations of the published solvers; may be repeated",
 )
-@click.option("--work", type=FILED, required=True, help="folder for references and rows")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="a PNG")
-@click.option("--times/--no-times", default=True, help="say seconds: not where others compute too")
+@click.option("--work", type=NEW_FOLDER, required=True, help="folder for references and rows")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="also write a PNG here"
+)
+@click.option(
+    "--times/--no-times",
+    default=True,
+    help="report seconds; leave them out if other programs load the machine",
+)
 @OUTPUT
 def fidelity(
     data: Path,
@@ -167,12 +189,15 @@ def fidelity(
     times: bool,
     output: Path | None,
 ) -> None:
-    """Few evaluations against 1000-step DDIM, by solver and ladder; resumes where it stopped."""
-    from mcdiff_batch.bench.studies.fidelity import Bench, draw, measure
+    """Compare few evaluations with 1000-step DDIM, by solver and ladder.
+
+    The same command again continues where it stopped.
+    """
+    from mcdiff_batch.bench.studies.fidelity import Options, draw, measure
     from mcdiff_batch.engine.model.contract import SHIPPED
 
     work.mkdir(parents=True, exist_ok=True)
-    chosen = Bench(
+    options = Options(
         bundle=bundle or SHIPPED,
         data=data,
         cases=cases,
@@ -181,7 +206,7 @@ def fidelity(
         times=times,
         say=lambda text: click.echo(text, err=True),
     )
-    document = measure(chosen)
+    document = measure(options)
     if plot is not None:
         draw(document, plot)
     _say(document, output)

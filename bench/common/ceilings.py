@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured beside what is measured: products and copies."""
+"""The ceilings of this machine: the rates of a matrix product and of a copy."""
 
 import os
 import time
@@ -15,13 +15,13 @@ from mcdiff_batch.engine.backends.gpus import gpus
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import cores
 
-SIDE, GPU_SIDE = 1536, 8192  # of the matrices
-MIB = 64  # of an array copied, past any cache of a core
+SIDE, GPU_SIDE = 1536, 8192  # side of the matrices
+MIB = 64  # size of a copied array, larger than a core's caches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """The best of several tries: a ceiling is what is possible."""
+    """The best of several tries, because a ceiling is what is possible."""
 
     flops_per_s: float  # matrix product
     bytes_per_s: float  # read and written, copying
@@ -49,7 +49,7 @@ class Ceilings:
 
 
 def ceilings(device: Device, seconds: float = 0.5) -> Ceilings | None:
-    """On every core this process may use, or on a GPU, for which PyTorch is asked; None without."""
+    """Measures on every core of this process, or on a GPU by PyTorch; None without PyTorch."""
     if device.kind != "cpu":
         return _of_gpu(device, seconds) if find_spec("torch") else None
     where = f"float32, {cores()} cores"
@@ -93,7 +93,7 @@ def _copy(seconds: float) -> float:
 
 
 def _best(work: Callable[[], object], seconds: float) -> float:
-    """Seconds of the fastest of as many calls as fit, three or more."""
+    """The seconds of the fastest call, of as many as fit into `seconds`, at least three."""
     work()
     taken: list[float] = []
     end = time.perf_counter() + seconds
@@ -105,7 +105,7 @@ def _best(work: Callable[[], object], seconds: float) -> float:
 
 
 def surroundings() -> dict[str, Any]:
-    """What a figure was measured under; clocks in MHz, None where the machine does not tell."""
+    """The load, clock (MHz; None if unknown) and GPUs under which figures are measured."""
     return {
         "load": round(os.getloadavg()[0], 2),
         "clock_mhz": _clock(),
@@ -114,7 +114,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def _clock() -> float | None:
-    """Mean of the cores, now."""
+    """The mean clock of the cores, now."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    found = [float(x.partition(":")[2]) for x in lines if x.startswith("cpu MHz")]
-    return round(sum(found) / len(found)) if found else None
+    clocks = [float(x.partition(":")[2]) for x in lines if x.startswith("cpu MHz")]
+    return round(sum(clocks) / len(clocks)) if clocks else None

@@ -1,4 +1,4 @@
-"""What a bundle's graphs cost, counted from the ONNX files.  Needs the package onnx."""
+"""The cost of a bundle's graphs, counted from the ONNX files.  Needs the package onnx."""
 
 import math
 from collections.abc import Mapping
@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-FREE = ("Reshape", "Shape", "Squeeze", "Unsqueeze", "Identity")  # no px is read or written
+FREE = ("Reshape", "Shape", "Squeeze", "Unsqueeze", "Identity")  # these move no data
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One convolution or matrix product; what else there is can be fused to it."""
+    """One convolution or matrix product; other operators can be fused to it."""
 
     flops: int
-    bytes: int  # of its inputs, weights and output, each once
+    bytes: int  # its inputs, weights and output, each once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """One run of a graph."""
+    """The cost of one run of a graph."""
 
     layers: tuple[Layer, ...]
-    bytes_unfused: int  # where every operator reads and writes memory
+    bytes_unfused: int  # if every operator reads and writes memory
 
     @property
     def flops(self) -> int:
-        """A multiply-add is two; activations and norms are not counted."""
+        """A multiply-add counts as two; activations and norms do not count."""
         return sum(x.flops for x in self.layers)
 
     @property
@@ -38,12 +38,15 @@ class Cost:
         return sum(x.bytes for x in self.layers)
 
     def roofline_s(self, flops_per_s: float, bytes_per_s: float) -> float:
-        """Layer by layer, the slower of computing and moving; all else fused (Williams 2009)."""
+        """The roofline (Williams 2009): per layer the slower of computing and moving data."""
         return sum(max(x.flops / flops_per_s, x.bytes / bytes_per_s) for x in self.layers)
 
 
 def graph_cost(path: Path, sizes: Mapping[str, int]) -> Cost:
-    """`sizes` of the graph's free dimensions: batch, depths.  Raises KeyError for one unnamed."""
+    """Counts a graph.  sizes: of its free dimensions, batch and depths.
+
+    Raises KeyError if the size of one is absent.
+    """
     import onnx
 
     model = onnx.load(str(path))
@@ -53,26 +56,26 @@ def graph_cost(path: Path, sizes: Mapping[str, int]) -> Cost:
             if dim.dim_param:
                 dim.dim_value = sizes[dim.dim_param]
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    known = _tensors(graph)
-    shapes = {name: shape for name, (shape, _) in known.items()}
-    size = lambda names: sum(math.prod(known[x][0]) * known[x][1] for x in {*names} if x)
+    tensors = _tensors(graph)
+    shapes = {name: shape for name, (shape, _) in tensors.items()}
+    size = lambda names: sum(math.prod(tensors[x][0]) * tensors[x][1] for x in {*names} if x)
     moved = {i: size((*node.input, *node.output)) for i, node in enumerate(graph.node)}
     layers = tuple(
         Layer(flops=_flops(node, shapes), bytes=moved[i])
         for i, node in enumerate(graph.node)
         if node.op_type in PRODUCTS
     )
-    held = {x.name for x in graph.initializer}  # what hangs on these alone is done at load
+    constants = {x.name for x in graph.initializer}  # operators on these alone run at load
     every = (
         moved[i]
         for i, node in enumerate(graph.node)
-        if node.op_type not in FREE and not held.issuperset(node.input)
+        if node.op_type not in FREE and not constants.issuperset(node.input)
     )
     return Cost(layers=layers, bytes_unfused=sum(every))
 
 
 def _tensors(graph: Any) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Shape and bytes an element of every tensor."""
+    """The shape and the bytes per element of every tensor."""
     import onnx
 
     itemsize = lambda kind: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize
@@ -85,8 +88,8 @@ def _tensors(graph: Any) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def _flops(node: Any, shapes: Shapes) -> int:
-    made, first, second = (shapes[x] for x in (node.output[0], *node.input[:2]))
+    output, first, second = (shapes[x] for x in (node.output[0], *node.input[:2]))
     if node.op_type == "Conv":
-        return 2 * math.prod(made) * math.prod(second[1:])
+        return 2 * math.prod(output) * math.prod(second[1:])
     turned = any(x.name == "transA" and x.i for x in node.attribute)
-    return 2 * math.prod(made) * first[-2 if turned else -1]
+    return 2 * math.prod(output) * first[-2 if turned else -1]

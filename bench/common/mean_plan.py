@@ -1,4 +1,4 @@
-"""A plan that needs no model: what is measured with it is everything around the model."""
+"""A plan without a model, to measure everything around the model."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def weighted_mean(depths: Image, weights: Image) -> Image:
 
 
 def labels(images: Image) -> Labels:
-    """Dark px are bone: 1, 2, 3 by brightness; [B, H, W] from [B, 1, H, W]."""
+    """A label map [B, H, W] of images [B, 1, H, W]: dark px are bone, 1 to 3 by brightness."""
     found: Labels = np.digitize(-images[:, 0], [0.2, 0.4, 0.6, 0.8]).astype(np.uint8) % 4
     return found
 
@@ -58,13 +58,13 @@ def estimate(mean: Image, x: Image) -> Image:
 
 
 def combined(x: Image, previous: Image, x0: Image, rung: Rung) -> Image:
-    """The next x: a x + b x0-hat + c x0-hat of the step before."""
+    """The next x: a x + b x0-hat + c times the x0-hat of the previous step."""
     after: Image = np.float32(rung.a) * x + np.float32(rung.b) * x0 + np.float32(rung.c) * previous
     return after
 
 
 def contract(frame: Frame, depths: int = 5) -> Contract:
-    """A contract with no files behind it."""
+    """A contract without files."""
     schedule = Schedule()
     ladder = log_snr_ladder(schedule, STEPS)
     none = Graph(file="", sha256="", inputs=(), outputs=())

@@ -1,9 +1,9 @@
-"""Percentiles that their number of samples can answer for, and the spread of repeats.
+"""Percentiles that their number of samples supports, and the spread of repeats.
 
 The estimate is MLPerf Inference's for a single stream (loadgen: early_stopping.cc, results.cc;
-confidence 0.99, tolerance 0).  t is the most of n samples for which "t or fewer exceed the true
-percentile" has a chance below 1 %; the estimate is the t-th slowest sample, and a percentile that
-does not even allow t = 1 is refused.
+confidence 0.99, tolerance 0).  Let t be the largest number for which "t or fewer of n samples
+exceed the true percentile" has a chance below 1 %.  The estimate is the t-th slowest sample.  A
+percentile that does not allow t = 1 is refused.
 """
 
 from bisect import bisect_left
@@ -17,12 +17,12 @@ from scipy import special
 
 CONFIDENCE = 0.99
 PERCENTS = (50, 90, 95, 99)
-MOST = 1 << 20  # samples, beyond any percentile of PERCENTS
+MOST = 1 << 20  # samples; more than any percentile of PERCENTS needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Percentile:
-    """Both values are None where `samples` are fewer than `needed`; units of the samples."""
+    """A percentile in the unit of the samples; both values are None if samples < needed."""
 
     percent: float
     samples: int
@@ -31,15 +31,15 @@ class Percentile:
     estimate: float | None  # with 99 % confidence, the true percentile is no larger
 
 
-def tolerated(samples: int, percent: float) -> int:
-    """t: how many of the slowest the estimate may start behind; 0 where too few to tell."""
+def tolerated_misses(samples: int, percent: float) -> int:
+    """t: the rank of the estimate among the slowest samples; 0 if there are too few."""
     over = 1 - percent / 100
     odds = special.bdtr(np.arange(samples + 1.0), samples, over)
     return max(0, int(np.searchsorted(odds, 1 - CONFIDENCE)) - 1)
 
 
 @lru_cache
-def needed(percent: float) -> int:
+def samples_needed(percent: float) -> int:
     """The fewest samples that MLPerf's rule accepts: 64 for p90, 662 for p99."""
     enough = lambda n: bool(special.bdtr(1.0, n, 1 - percent / 100) < 1 - CONFIDENCE)
     return bisect_left(range(MOST), True, lo=2, key=enough)
@@ -47,19 +47,19 @@ def needed(percent: float) -> int:
 
 def percentile(values: Sequence[float], percent: float) -> Percentile:
     ordered, count = sorted(values), len(values)
-    told = count >= needed(percent)
+    enough = count >= samples_needed(percent)
     return Percentile(
         percent=percent,
         samples=count,
-        needed=needed(percent),
-        measured=ordered[int(count * percent / 100)] if told else None,
-        estimate=ordered[count - tolerated(count, percent)] if told else None,
+        needed=samples_needed(percent),
+        measured=ordered[int(count * percent / 100)] if enough else None,
+        estimate=ordered[count - tolerated_misses(count, percent)] if enough else None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Repeats of one figure."""
+    """Median and range of the repeats of one figure."""
 
     median: float
     low: float

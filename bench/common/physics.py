@@ -1,4 +1,4 @@
-"""What a case costs and what this machine could do at most: said before anything is measured."""
+"""The cost of a case and what this machine could do at most, printed before any measure."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from .ceilings import Ceilings
 from .graph_cost import Cost, graph_cost
 
 Json = dict[str, Any]
-STEADY = 0.1  # by how much a quiet machine's own ceilings may move
-LOADED = "load as it begins: {load:g}; if that is others', what follows is worse than it can do"
+STEADY = 0.1  # share by which the ceilings of a quiet machine may change
+LOADED = "load at the start: {load:g}; if other programs cause it, the figures below are too low"
 
 
 def costs(bundle: Bundle, device: Device, batch: int) -> dict[str, Cost] | None:
-    """Of conditioner, denoiser and relabel at a batch size; None without the package onnx.
+    """The costs of conditioner, denoiser and relabel at a batch size; None without onnx.
 
-    On a GPU those of the float16 graphs, where there are any.
+    On a GPU these are the costs of the float16 graphs, if there are any.
     """
     if find_spec("onnx") is None:
         return None
@@ -31,66 +31,66 @@ def costs(bundle: Bundle, device: Device, batch: int) -> dict[str, Cost] | None:
     }
 
 
-def physics(bundle: Bundle, top: Ceilings | None, found: Mapping[str, Cost] | None) -> Json:
-    """A case at batch 1, at the recommended evaluations; times are those of the roofline."""
+def physics(bundle: Bundle, top: Ceilings | None, graph_costs: Mapping[str, Cost] | None) -> Json:
+    """The cost of a case at batch 1 and the recommended evaluations; times by the roofline."""
     evaluations = bundle.contract.sampler.nfe
-    told: Json = {"evaluations": evaluations}
+    document: Json = {"evaluations": evaluations}
     if top is not None:
-        told["gemm_gflops"] = round(top.flops_per_s / 1e9, 1)
-        told["copy_gb_per_s"] = round(top.bytes_per_s / 1e9, 2)
-    if found is None:
-        return told
+        document["gemm_gflops"] = round(top.flops_per_s / 1e9, 1)
+        document["copy_gb_per_s"] = round(top.bytes_per_s / 1e9, 2)
+    if graph_costs is None:
+        return document
     times = {"conditioner": 1, "denoiser": evaluations, "relabel": 1}
-    told["gflop"] = {x: round(found[x].flops / 1e9, 2) for x in times}
-    told["case_gflop"] = round(sum(n * found[x].flops for x, n in times.items()) / 1e9, 1)
+    document["gflop"] = {x: round(graph_costs[x].flops / 1e9, 2) for x in times}
+    document["case_gflop"] = round(sum(n * graph_costs[x].flops for x, n in times.items()) / 1e9, 1)
     if top is not None:
         at_best = sum(
-            n * found[x].roofline_s(top.flops_per_s, top.bytes_per_s) for x, n in times.items()
+            n * graph_costs[x].roofline_s(top.flops_per_s, top.bytes_per_s)
+            for x, n in times.items()
         )
-        told["case_s_at_best"] = round(at_best, 4)
-        told["cases_per_hour_at_best"] = round(3600 / at_best, 1)
-    return told
+        document["case_s_at_best"] = round(at_best, 4)
+        document["cases_per_hour_at_best"] = round(3600 / at_best, 1)
+    return document
 
 
-def quiet(measured: Sequence[Json]) -> bool | None:
-    """Whether the ceilings stayed as they were; None where they were not measured twice."""
-    found = [x["gemm_gflops"] for x in measured]
-    return min(found) >= (1 - STEADY) * max(found) if len(found) > 1 else None
+def is_quiet(measured: Sequence[Json]) -> bool | None:
+    """Whether the ceilings stayed the same; None if they were not measured twice."""
+    rates = [x["gemm_gflops"] for x in measured]
+    return min(rates) >= (1 - STEADY) * max(rates) if len(rates) > 1 else None
 
 
 def steadiness(measured: Sequence[Json]) -> list[str]:
-    """The ceilings from the start to the end, and whether the figures between them are worth
-    comparing."""
+    """Lines on the range of the ceilings, and whether the figures are comparable."""
     if len(measured) < 2:
         return []
-    found = [x["gemm_gflops"] for x in measured]
-    line = f"matrix product meanwhile: {min(found):.0f} to {max(found):.0f} GFLOP/s"
-    if quiet(measured):
+    rates = [x["gemm_gflops"] for x in measured]
+    line = f"matrix product meanwhile: {min(rates):.0f} to {max(rates):.0f} GFLOP/s"
+    if is_quiet(measured):
         return ["", f"{line}: steady"]
-    return ["", f"NOT QUIET: {line}; others load this machine: measure again"]
+    return ["", f"NOT QUIET: {line}; other programs load this machine, so measure again"]
 
 
 def as_text(
-    told: Json, bundle: Bundle, top: Ceilings | None, where: str, around: Json
+    document: Json, bundle: Bundle, top: Ceilings | None, where: str, around: Json
 ) -> list[str]:
     contract = bundle.contract
     frame = f"{contract.frame.height} x {contract.frame.width} px"
     lines = [
         f"{contract.name}, {frame}, {len(contract.depth_weights)} depths, "
         f"{contract.sampler.solver} at {contract.sampler.nfe} evaluations, on {where}",
-        f"ceiling here: {top or 'not measured, torch is not installed'}",
+        f"ceiling here: {top or 'not measured, because torch is not installed'}",
         *([LOADED.format(**around)] if around["load"] > cores() / 4 else []),
     ]
-    if "gflop" not in told:
-        return [*lines, "cost of a case: not counted, the package onnx is not installed"]
-    gflop = told["gflop"]
+    if "gflop" not in document:
+        return [*lines, "cost of a case: not counted, because onnx is not installed"]
+    gflop = document["gflop"]
     at_best = ""
     if top is not None:
-        seconds, rate = told["case_s_at_best"], told["cases_per_hour_at_best"]
+        seconds, rate = document["case_s_at_best"], document["cases_per_hour_at_best"]
         at_best = f", at best {seconds:.3g} s, {rate:,.0f} cases/h"
     return [
         *lines,
-        f"a case: {gflop['conditioner']:g} GFLOP of conditioner + {told['evaluations']} x "
+        f"a case: {gflop['conditioner']:g} GFLOP of conditioner + {document['evaluations']} x "
         f"{gflop['denoiser']:g} of denoiser + {gflop['relabel']:g} of relabel",
-        f"        = {told['case_gflop']:g} GFLOP{at_best}",
+        f"        = {document['case_gflop']:g} GFLOP{at_best}",
     ]

@@ -1,7 +1,7 @@
-"""What the host does around the model: decode, frame, quality, encode, write; and at most how fast.
+"""The host's work around the model: decode, frame, quality, encode, write; and its ceiling.
 
-Timed alone in one process, for milliseconds a case; then in one process a core at once, over
-outputs of their own, for the host's ceiling.
+First one process alone gives the milliseconds per case.  Then one process per core, each with its
+own output, gives the host's ceiling.
 """
 
 import math
@@ -31,14 +31,14 @@ from mcdiff_batch.engine.telemetry.timesheet import summarise_spans
 
 READING = ("decode", "frame")
 FINISHING = ("quality", "encode", "write", "fsync", "commit")
-RATES = (10.0, 50.0, 200.0)  # cases/s of a device, where none was measured
+RATES = (10.0, 50.0, 200.0)  # cases/s of a device, if none was measured
 Json = dict[str, Any]
-_together: Any = None  # a barrier, in the children
+_barrier: Any = None  # a barrier, in the children
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """Cases read and finished; clock times are comparable between processes."""
+class Timing:
+    """One process's work on its cases; clock times are comparable between processes."""
 
     start: float
     end: float
@@ -46,33 +46,33 @@ class Passage:
 
 
 def measure(workload: Workload, cases: int, rate: float | None, say: Callable[[str], None]) -> Json:
-    """`rate`: cases/s of a device that is to be kept busy."""
+    """Measures the host.  rate: cases/s of a device that is to be kept busy."""
     say(f"host: {cases} cases in 1 process, then in {cores()}")
     labels = _labels(workload, cases)
     with tempfile.TemporaryDirectory(dir=workload.scratch) as name:
         recipe = replace(workload.recipe(1), output=Path(name) / "alone")
-        passed(recipe, labels)  # warm-up
-        alone = passed(recipe, labels)
-        together = _at_once(recipe, labels, cores())
+        process_cases(recipe, labels)  # warm-up
+        alone = process_cases(recipe, labels)
+        seconds = _run_together(recipe, labels, cores())
     ms = {stage: 1000 * alone.seconds[stage] / len(labels) for stage in (*READING, *FINISHING)}
     rates = RATES if rate is None else (rate,)
     return {
         "cases": len(labels),
         "ms_per_case": {stage: round(x, 3) for stage, x in ms.items()},
         "processes": cores(),
-        "cases_per_s": round(len(labels) / together, 2),
-        "needed": [needed(x, ms) for x in rates],
+        "cases_per_s": round(len(labels) / seconds, 2),
+        "needed": [processes_needed(x, ms) for x in rates],
     }
 
 
-def needed(rate: float, ms: Mapping[str, float]) -> Json:
-    """Processes that read, and that finish, for one device of `rate` cases/s."""
+def processes_needed(rate: float, ms: Mapping[str, float]) -> Json:
+    """The processes that must read, and finish, for one device of `rate` cases/s."""
     many = lambda stages: max(1, math.ceil(rate * sum(ms[x] for x in stages) / 1000))
     return {"cases_per_s": round(rate, 2), "readers": many(READING), "finishers": many(FINISHING)}
 
 
 def _labels(workload: Workload, cases: int) -> dict[int, Labels]:
-    """Label maps of the originals: quality takes as long as what it finds in them."""
+    """Label maps of the originals, because the time for quality depends on them."""
     plan = maker(workload.bundle, (workload.device,), 1)(workload.device, 1)
     out = {}
     for case in islice(workload.cases(), cases):
@@ -82,8 +82,8 @@ def _labels(workload: Workload, cases: int) -> dict[int, Labels]:
     return out
 
 
-def passed(recipe: Recipe, labels: Mapping[int, Labels]) -> Passage:
-    """All that a worker does to cases but for the model, in one thread."""
+def process_cases(recipe: Recipe, labels: Mapping[int, Labels]) -> Timing:
+    """Does everything that a worker does with cases, except the model, in one thread."""
     archive, size = open_archive(recipe.archive), recipe.layout.unit_size
     spent: Counter[str] = Counter(dict.fromkeys((*READING, *FINISHING), 0))
     start = perf_counter()
@@ -91,22 +91,22 @@ def passed(recipe: Recipe, labels: Mapping[int, Labels]) -> Passage:
         cases = tuple(group)
         work = Work(task=Task(unit=make_unit(number, archive.cases, size), cases=cases))
         for index in cases:
-            begun = perf_counter()
+            begin = perf_counter()
             case = archive.read(index)
-            read = perf_counter()
+            decoded = perf_counter()
             framed = frame_case(case, recipe.contract)
-            spent["decode"] += read - begun  # type: ignore[assignment]
-            spent["frame"] += perf_counter() - read  # type: ignore[assignment]
+            spent["decode"] += decoded - begin  # type: ignore[assignment]
+            spent["frame"] += perf_counter() - decoded  # type: ignore[assignment]
             image, label = framed.depths[framed.optimal], labels[index]
             done = Enhancement(case=framed, image=image, before=label, after=label)
             finisher.finish_case(work, done, recipe)
         log = finisher.commit(work, recipe).log
         spent.update(summarise_spans(log.spans, 0.0)["lanes"]["finishing"])
-    return Passage(start=start, end=perf_counter(), seconds=dict(spent))
+    return Timing(start=start, end=perf_counter(), seconds=dict(spent))
 
 
-def _at_once(recipe: Recipe, labels: Mapping[int, Labels], processes: int) -> float:
-    """Seconds from the first start to the last end."""
+def _run_together(recipe: Recipe, labels: Mapping[int, Labels], processes: int) -> float:
+    """The seconds of all processes together, from the first start to the last end."""
     context = get_context("spawn")
     shares = [
         (
@@ -117,8 +117,8 @@ def _at_once(recipe: Recipe, labels: Mapping[int, Labels], processes: int) -> fl
     ]
     barrier = context.Barrier(len(shares))
     with context.Pool(len(shares), _wait_at, (barrier,)) as pool:
-        found = pool.starmap(_share, shares, chunksize=1)
-    return max(x.end for x in found) - min(x.start for x in found)
+        timings = pool.starmap(_share, shares, chunksize=1)
+    return max(x.end for x in timings) - min(x.start for x in timings)
 
 
 def _shares(indices: Sequence[int], count: int) -> list[Sequence[int]]:
@@ -128,29 +128,29 @@ def _shares(indices: Sequence[int], count: int) -> list[Sequence[int]]:
 
 
 def _wait_at(barrier: Any) -> None:
-    global _together
-    _together = barrier
+    global _barrier
+    _barrier = barrier
 
 
-def _share(recipe: Recipe, labels: dict[int, Labels]) -> Passage:
-    _together.wait()
-    return passed(recipe, labels)
+def _share(recipe: Recipe, labels: dict[int, Labels]) -> Timing:
+    _barrier.wait()
+    return process_cases(recipe, labels)
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    return {"host_cases_per_s": found["cases_per_s"]}, {}
+def measures(result: Json) -> tuple[dict[str, float], dict[str, str]]:
+    return {"host_cases_per_s": result["cases_per_s"]}, {}
 
 
-def as_text(found: Json) -> list[str]:
+def as_text(result: Json) -> list[str]:
     """The table, 80 columns."""
-    ms = found["ms_per_case"] | {"all": sum(found["ms_per_case"].values())}
+    ms = result["ms_per_case"] | {"all": sum(result["ms_per_case"].values())}
     lines = [
         f"{'host, ms a case':<17}" + "".join(f"{stage:>9}" for stage in ms),
         f"{'1 process':<17}" + "".join(f"{x:>9.2f}" for x in ms.values()),
-        f"  ceiling: {found['cases_per_s']:.1f} cases/s without model, processes: "
-        f"{found['processes']}",
+        f"  ceiling: {result['cases_per_s']:.1f} cases/s without model, processes: "
+        f"{result['processes']}",
     ]
-    for row in found["needed"]:
+    for row in result["needed"]:
         lines.append(
             f"  processes for a device of {row['cases_per_s']:g} cases/s: {row['readers']} to read "
             f"and {row['finishers']} to finish"

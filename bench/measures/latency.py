@@ -1,4 +1,4 @@
-"""How long one case takes, alone or in a batch: frame, condition, steps, relabel, quality."""
+"""How long a case takes, alone or in a batch: frame, condition, steps, relabel, quality."""
 
 import statistics
 import subprocess
@@ -13,7 +13,7 @@ from typing import Any
 from mcdiff_batch.bench.common.percentiles import PERCENTS, Percentile, percentile
 from mcdiff_batch.bench.common.workload import STAGES, LocalWorker, Workload
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.model.batch import batches as batched
+from mcdiff_batch.engine.model.batch import batches as make_batches
 from mcdiff_batch.engine.model.contract import load_bundle
 
 WARM_UP = 1  # batches
@@ -24,8 +24,10 @@ Json = dict[str, Any]
 def measure(
     workload: Workload, batches: Sequence[int], samples: int, say: Callable[[str], None]
 ) -> Json:
-    """A row for every batch size; a sample is a batch of cases of its own, and all of a batch wait
-    for its end.  `cold_start_s`: a new process, from its start to its first result."""
+    """One row per batch size.  A sample is one batch of new cases, which all wait for its end.
+
+    cold_start_s: seconds from the start of a new process to its first result.
+    """
     say("cold start")
     cold = cold_start(workload)
     rows = []
@@ -37,11 +39,11 @@ def measure(
 
 def _row(workload: Workload, batch: int, samples: int) -> Json:
     local_worker = LocalWorker(workload, batch)
-    full = (x for x in batched(workload.cases(), batch) if len(x) == batch)
+    full = (x for x in make_batches(workload.cases(), batch) if len(x) == batch)
     walks = [local_worker.process(cases) for cases in islice(full, WARM_UP + samples)][WARM_UP:]
     if not walks:
         raise UsageError(
-            f"{workload.path}: has too few cases for latency at batch {batch}, expected more than "
+            f"{workload.path}: has too few cases for latency at batch {batch}; expected more than "
             f"{WARM_UP * batch}"
         )
     taken = [walk["total"] for walk in walks]
@@ -62,31 +64,31 @@ def _ms(seconds: float) -> float:
     return round(1000 * seconds, 2)
 
 
-def _in_ms(found: Percentile) -> Json:
-    told = asdict(found)
+def _in_ms(result: Percentile) -> Json:
+    row = asdict(result)
     for name in ("measured", "estimate"):
-        told[f"{name}_ms"] = None if told[name] is None else _ms(told[name])
-        del told[name]
-    return told
+        row[f"{name}_ms"] = None if row[name] is None else _ms(row[name])
+        del row[name]
+    return row
 
 
 def cold_start(workload: Workload) -> float:
-    """Seconds from the start of a new process to its first result; files are in the disk cache."""
+    """The seconds from a new process's start to its first result; files are in the disk cache."""
     words = [workload.bundle.root, workload.path, workload.scratch, workload.devices]
     start = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, *map(str, words)], stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout is not None
-        said = child.stdout.readline()
+        line = child.stdout.readline()
         taken = time.perf_counter() - start
-    if said != "first\n":
+    if line != "first\n":
         raise RuntimeError(f"the first case of a new process failed (exit {child.returncode})")
     return taken
 
 
 def first(bundle: str, archive: str, scratch: str, devices: str) -> None:
-    """In the child: the first case, from nothing."""
+    """Enhances the first case; called in the child."""
     workload = Workload(
         bundle=load_bundle(Path(bundle)),
         path=Path(archive),
@@ -97,10 +99,10 @@ def first(bundle: str, archive: str, scratch: str, devices: str) -> None:
     print("first", flush=True)
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    """For the gate: of the first batch size, MLPerf's estimates; and why others are unknown."""
-    known, unknown = {"cold_start_s": found["cold_start_s"]}, {}
-    for row in found["rows"][0]["percentiles"]:
+def measures(result: Json) -> tuple[dict[str, float], dict[str, str]]:
+    """MLPerf's estimates of the first batch size; and why other percentiles are unknown."""
+    known, unknown = {"cold_start_s": result["cold_start_s"]}, {}
+    for row in result["rows"][0]["percentiles"]:
         name = f"p{row['percent']}_latency_ms"
         if row["estimate_ms"] is None:
             unknown[name] = f"{row['samples']} samples, {row['needed']} are needed"
@@ -109,29 +111,29 @@ def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
     return known, unknown
 
 
-def as_text(found: Json) -> list[str]:
+def as_text(result: Json) -> list[str]:
     """The table, 80 columns."""
     head = f"{'latency, ms':<12}{'samples':>8}{'median':>9}" + "".join(
         f"{f'p{x}':>9}" for x in PERCENTS
     )
-    lines = [head, *(_line(row) for row in found["rows"])]
-    refused = [x for x in found["rows"][0]["percentiles"] if x["estimate_ms"] is None]
+    lines = [head, *(_line(row) for row in result["rows"])]
+    refused = [x for x in result["rows"][0]["percentiles"] if x["estimate_ms"] is None]
     if refused:
-        said = ", ".join(f"p{x['percent']} needs {x['needed']}" for x in refused)
-        lines.append(f"  refused for want of samples: {said}")
+        needs = ", ".join(f"p{x['percent']} needs {x['needed']}" for x in refused)
+        lines.append(f"  refused, because there are too few samples: {needs}")
     lines.append(
-        "  p: MLPerf's early-stopping estimates, at 99 % confidence no lower than the truth"
+        "  p: MLPerf's early-stopping estimates, no lower than the truth at 99 % confidence"
     )
-    for row in found["rows"]:
+    for row in result["rows"]:
         parts = "  ".join(f"{stage} {ms:g}" for stage, ms in row["stages_ms"].items())
         lines.append(f"  batch {row['batch']}, medians: {parts}")
-    lines.append(f"  cold start, process start to first result: {found['cold_start_s']:.1f} s")
+    lines.append(f"  cold start, process start to first result: {result['cold_start_s']:.1f} s")
     return lines
 
 
 def _line(row: Json) -> str:
-    said = lambda ms: "-" if ms is None else f"{ms:.1f}"
-    cells = "".join(f"{said(x['estimate_ms']):>9}" for x in row["percentiles"])
+    cell = lambda ms: "-" if ms is None else f"{ms:.1f}"
+    cells = "".join(f"{cell(x['estimate_ms']):>9}" for x in row["percentiles"])
     return (
-        f"{'batch ' + str(row['batch']):<12}{row['samples']:>8}{said(row['median_ms']):>9}{cells}"
+        f"{'batch ' + str(row['batch']):<12}{row['samples']:>8}{cell(row['median_ms']):>9}{cells}"
     )

@@ -1,7 +1,7 @@
-"""Peak resident memory of a run against its number of cases, on a plan without a model (P8).
+"""Peak resident memory of a run against its number of cases, with a plan without a model (P8).
 
-Each run is a process of its own over a synthetic archive of varied small cases, so that what is
-measured is the runtime: archive, reader, units, ledger, writer, pool, manifest.
+Each run is a new process over a synthetic archive of small, different cases.  So this measures the
+runtime: archive, reading, units, ledger, shards, pool, manifest.
 """
 
 import json
@@ -33,7 +33,7 @@ print(json.dumps({"parent_mib": round(parent, 1), "worker_mib": round(worker, 1)
 
 
 def synthetic(path: Path, cases: int) -> Path:
-    """An archive of noise, every case another: u1, five depths, chunk = 1 case."""
+    """Writes an archive of noise in which all cases differ: u1, five depths, chunk = 1 case."""
     group = zarr.create_group(path)
     array = group.create_array(
         "depths",
@@ -50,7 +50,7 @@ def synthetic(path: Path, cases: int) -> Path:
 
 
 def run_fake(archive: Path, output: Path) -> None:
-    """A whole run with a plan that needs no model; called in the child."""
+    """A whole run with a plan without a model; called in the child."""
     from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.model.plan import Device
     from mcdiff_batch.engine.run.enhance import enhance
@@ -67,7 +67,7 @@ def run_fake(archive: Path, output: Path) -> None:
 
 
 def measure(cases: tuple[int, ...]) -> dict[str, object]:
-    """Peak resident MiB of parent and worker for each number of cases."""
+    """The peak resident MiB of parent and worker, for each number of cases."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for count in cases:

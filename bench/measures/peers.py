@@ -1,8 +1,8 @@
 """The same network by others: PyTorch eager and compiled, diffusers' scheduler, the paper's way.
 
-Steps of all of them in turn (A/B/A/B), each at the batch size that suits it best, on the same
-conditions of the same cases.  All compute on one device; on a CPU, on every core.  Images and
-conditions stay on the device; a step ends when the device has done it.
+All are measured in turn (A/B/A/B), each at its own best batch size, on the same conditions of the
+same cases.  All use one device; on a CPU, every core.  Images and conditions stay on the device,
+and a step ends when the device has finished it.
 """
 
 import statistics
@@ -36,20 +36,22 @@ OURS, EAGER, PAPER = "mcdiff-batch", "torch eager float32", "1000-step DDIM, eag
 WARM_UP = 3  # steps
 Step = Callable[[], object]  # one step of a batch
 Make = Callable[[int], Step]  # of a batch size
-Tried = dict[int, tuple[float, Step]]  # by batch size: seconds of a step a case, and the step
+Trials = dict[int, tuple[float, Step]]  # by batch size: seconds of a step a case, and the step
 Json = dict[str, Any]
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
+    """How much to measure."""
+
     rounds: int
-    steps: int  # a round
-    compiled: bool  # torch.compile takes minutes to begin
+    steps: int  # per round
+    compiled: bool  # whether to measure torch.compile, which takes minutes to start
 
 
 class Field:
-    """The contenders over one subject."""
+    """The contenders on one workload."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload, self.recipe = workload, workload.recipe(1)
@@ -84,7 +86,7 @@ class Field:
         return out
 
     def _in_half(self, *, compiled: bool) -> dict[str, Make]:
-        """Weights and conditions in float16, channels last; no autocast, which casts every step."""
+        """Contenders in float16, channels last, without autocast, which casts at every step."""
         nets = to_half(self.nets)
         nets.to(self.device)
         denoiser = TorchPlan(nets, 1).denoiser
@@ -93,7 +95,9 @@ class Field:
         }
         if compiled:
             fast = torch.compile(denoiser, mode="reduce-overhead", dynamic=False)
-            out["torch.compile float16, CUDA graphs"] = partial(self._torch, nets, fast, _replayed)
+            out["torch.compile float16, CUDA graphs"] = partial(
+                self._torch, nets, fast, _mark_replay
+            )
         return out
 
     def _thousand(self) -> list[Rung]:
@@ -113,18 +117,18 @@ class Field:
         plan = maker(self.workload.bundle, (self.workload.device,), batch)(
             self.workload.device, batch
         )
-        held, walk = condition(plan, cases), cycle(self.recipe.rungs)
+        conditions, walk = condition(plan, cases), cycle(self.recipe.rungs)
         x = self._noise(cases)
         x0 = np.zeros_like(x)
 
         def step() -> None:
             nonlocal x, x0
-            x, x0 = plan.step(x, x0, next(walk), held)
+            x, x0 = plan.step(x, x0, next(walk), conditions)
             self._wait()
 
         return step
 
-    def _held(self, nets: Networks, cases: Sequence[FramedCase]) -> Any:
+    def _condition(self, nets: Networks, cases: Sequence[FramedCase]) -> Any:
         return condition(TorchPlan(nets, len(cases)), cases).conditions
 
     def _torch(
@@ -137,11 +141,11 @@ class Field:
     ) -> Step:
         cases = self.cases(batch)
         put = lambda array: torch.as_tensor(array, dtype=torch.float32, device=self.device)
-        x, held = put(self._noise(cases)), self._held(nets, cases)
+        x, state = put(self._noise(cases)), self._condition(nets, cases)
         x0 = torch.zeros_like(x)
-        for tensor in (x, x0, held[0], held[1], *held[2]):
-            torch._dynamo.mark_static_address(tensor)  # or CUDA graphs copy it every step
-        told = cycle(
+        for tensor in (x, x0, state[0], state[1], *state[2]):
+            torch._dynamo.mark_static_address(tensor)  # otherwise CUDA graphs copy it every step
+        scalars = cycle(
             [
                 (put([r.t]), put([r.signal, r.noise, r.a, r.b, r.c]))
                 for r in walk or self.recipe.rungs
@@ -150,13 +154,13 @@ class Field:
 
         def step() -> None:
             with torch.no_grad(), within():
-                denoiser(x, x0, *next(told), *held)
+                denoiser(x, x0, *next(scalars), *state)
             self._wait()
 
         return step
 
     def _diffusers(self, batch: int) -> Step:
-        """x0-hat by the eager networks; the solver's arithmetic is diffusers'."""
+        """Steps whose x0-hat is from the eager networks and whose solver is diffusers'."""
         from diffusers import DPMSolverMultistepScheduler
 
         alphas = self.contract.schedule.alphas()
@@ -168,8 +172,8 @@ class Field:
         )
         cases = self.cases(batch)
         start = torch.as_tensor(self._noise(cases), device=self.device)
-        _, scan, flat = self._held(self.nets, cases)
-        held = list(zip(flat[::2], flat[1::2], strict=True))
+        _, scan, flat = self._condition(self.nets, cases)
+        folded = list(zip(flat[::2], flat[1::2], strict=True))
 
         def walk() -> Iterator[None]:
             while True:
@@ -177,8 +181,8 @@ class Field:
                 x = start
                 for t in solver.timesteps:
                     alpha = torch.tensor([alphas[int(t) + 1]], device=self.device)  # theirs from 0
-                    told = (alpha.sqrt().float(), (1 - alpha).sqrt().float())
-                    x0 = self.nets.x0(x, t.float()[None] + 1, *told, scan, held)
+                    scalars = (alpha.sqrt().float(), (1 - alpha).sqrt().float())
+                    x0 = self.nets.x0(x, t.float()[None] + 1, *scalars, scan, folded)
                     x = solver.step(x0.clamp(-1, 1), t, x).prev_sample
                     self._wait()
                     yield
@@ -192,26 +196,26 @@ class Field:
         return step
 
     def _wait(self) -> None:
-        """For all that this process has queued there, whoever did."""
+        """Waits for everything that this process has queued on the GPU."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
     def around(self, plan: Any, batch: int) -> Step:
-        """What a case takes beside its steps: conditioning and relabelling."""
+        """The work of a case beside its steps: conditioning and relabelling."""
         cases = self.cases(batch)
         images, strip = self._noise(cases), strips(cases)
         return lambda: (condition(plan, cases), plan.relabel(images, strip))
 
 
 @contextmanager
-def _replayed() -> Iterator[None]:
-    """A step by torch.compile's CUDA graph, which may write over what the last one returned."""
+def _mark_replay() -> Iterator[None]:
+    """Marks a step of torch.compile's CUDA graph, which may overwrite the last step's result."""
     torch.compiler.cudagraph_mark_step_begin()
     yield
 
 
 def seconds(step: Step, steps: int) -> float:
-    """Median of `steps` calls."""
+    """The median seconds of `steps` calls."""
     taken = []
     for _ in range(steps):
         start = perf_counter()
@@ -222,19 +226,19 @@ def seconds(step: Step, steps: int) -> float:
 
 def measure(workload: Workload, batches: Sequence[int], effort: Effort, say: Say) -> Json:
     field = Field(workload)
-    every: dict[str, Tried] = {}
+    every: dict[str, Trials] = {}
     absent = {} if effort.compiled else {"torch.compile": "left out by --quick"}
     for name, make in field.contenders(compiled=effort.compiled).items():
         say(f"{name}: best of batch {', '.join(map(str, batches))}")
         every[name] = {}
         for batch in batches:
             try:
-                every[name][batch] = _tried(make, batch, effort.steps)
-            except Exception as error:  # not installed, no compiler, no memory, a fault of theirs
+                every[name][batch] = _try(make, batch, effort.steps)
+            except Exception as error:  # not installed, no compiler, no memory, their own fault
                 if name in (OURS, EAGER, PAPER) and batch == batches[0]:
                     raise
                 absent[name] = f"batch {batch}: {_first_line(error)}"
-    chosen = {name: _best(tried) for name, tried in every.items() if tried}
+    chosen = {name: _best(trials) for name, trials in every.items() if trials}
     taken: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(effort.rounds):
         say(f"round {turn + 1} of {effort.rounds}")
@@ -244,8 +248,8 @@ def measure(workload: Workload, batches: Sequence[int], effort: Effort, say: Say
     return {"rows": rows, "case": _case(field, chosen, taken, effort), "absent": absent}
 
 
-def _tried(make: Make, batch: int, steps: int) -> tuple[float, Step]:
-    """Seconds of a step a case, warm, and the step itself."""
+def _try(make: Make, batch: int, steps: int) -> tuple[float, Step]:
+    """The seconds of a warm step per case, and the step itself."""
     step = make(batch)
     seconds(step, WARM_UP)
     return seconds(step, steps) / batch, step
@@ -255,18 +259,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:100]
 
 
-def _best(tried: Tried) -> tuple[int, Step]:
-    """The batch size of the shortest step a case, and the step."""
-    batch = min(tried, key=lambda x: tried[x][0])
-    return batch, tried[batch][1]
+def _best(trials: Trials) -> tuple[int, Step]:
+    """The batch size with the shortest step per case, and the step."""
+    batch = min(trials, key=lambda x: trials[x][0])
+    return batch, trials[batch][1]
 
 
-def _row(name: str, tried: Tried, taken: Sequence[float], ours: Sequence[float]) -> Json:
-    """`over_ours`: round by round, how many times as long as ours; `tried_ms`: by batch size."""
+def _row(name: str, trials: Trials, taken: Sequence[float], ours: Sequence[float]) -> Json:
+    """A row of the table.
+
+    over_ours: how many times as long as ours, round by round; tried_ms: by batch size.
+    """
     return {
         "name": name,
-        "batch": _best(tried)[0],
-        "tried_ms": {batch: round(1000 * x, 4) for batch, (x, _) in tried.items()},
+        "batch": _best(trials)[0],
+        "tried_ms": {batch: round(1000 * x, 4) for batch, (x, _) in trials.items()},
         "step_ms": spread([1000 * x for x in taken]).as_dict(),
         "over_ours": spread([x / y for x, y in zip(taken, ours, strict=True)]).as_dict(),
     }
@@ -278,9 +285,9 @@ def _case(
     taken: dict[str, list[float]],
     effort: Effort,
 ) -> Json:
-    """A whole case, conditioner and relabelling included: ours, and the paper's procedure.
+    """A whole case with conditioner and relabelling: ours, and by the paper's procedure.
 
-    The 1000 steps are extrapolated from those that were timed.
+    The 1000 steps are extrapolated from the measured ones.
     """
     device, evaluations = field.workload.device, len(field.recipe.rungs)
     batch, thousand = chosen[OURS][0], field.contract.schedule.steps
@@ -306,7 +313,7 @@ def _around(field: Field, plan: Any, batch: int) -> float:
 
 
 def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    """Nothing that a deployment is decided by."""
+    """None: peers do not decide a deployment."""
     return {}, {}
 
 

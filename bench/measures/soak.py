@@ -1,7 +1,7 @@
-"""The same work for a long time: does the rate drift, memory grow, the machine throttle?
+"""The same work for a long time: whether the rate drifts, memory grows, the machine throttles.
 
-One device in this process, as a worker does it: read, frame, enhance, measure.  Cases come round
-again: what is looked at is the machine.
+One device in this process does what a worker does: read, frame, enhance, measure.  The cases
+repeat, because this measures the machine.
 """
 
 import os
@@ -19,7 +19,7 @@ from mcdiff_batch.engine.archive.archive import Case
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model.batch import batches
 
-WINDOWS = 30  # of a soak
+WINDOWS = 30  # per soak
 MIB = 1 << 20
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -27,6 +27,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
+    """What a stretch of a soak measured."""
+
     at_s: float  # its middle
     cases_per_hour: float
     memory_mib: float  # resident, at its end
@@ -34,40 +36,40 @@ class Window:
 
     @property
     def throttled(self) -> bool | None:
-        """By heat or power; None where nothing tells, as of CPUs."""
-        told = [gpu["throttled"] for gpu in self.around["gpus"] if gpu["throttled"] is not None]
-        return any(told) if told else None
+        """Whether heat or power throttled a GPU; None if unknown, as for CPUs."""
+        flags = [gpu["throttled"] for gpu in self.around["gpus"] if gpu["throttled"] is not None]
+        return any(flags) if flags else None
 
 
 def measure(workload: Workload, batch: int, minutes: float, say: Say) -> Json:
-    """Windows of equal length, the first left out: it warms up."""
+    """Measures windows of equal length; leaves out the first, which warms up."""
     local_worker, length = LocalWorker(workload, batch), 60 * minutes / WINDOWS
-    start, found = perf_counter(), list[Window]()
-    begun, cases = start, 0
-    for group in _round_and_round(workload, batch):
+    start, windows = perf_counter(), list[Window]()
+    begin, cases = start, 0
+    for group in _repeat_cases(workload, batch):
         local_worker.process(group)
         cases, now = cases + len(group), perf_counter()
-        if now - begun >= length:
-            found.append(
+        if now - begin >= length:
+            windows.append(
                 Window(
-                    at_s=(begun + now) / 2 - start,
-                    cases_per_hour=3600 * cases / (now - begun),
+                    at_s=(begin + now) / 2 - start,
+                    cases_per_hour=3600 * cases / (now - begin),
                     memory_mib=resident_mib(),
                     around=surroundings(),
                 )
             )
-            say(f"{(now - start) / 60:.1f} min: {found[-1].cases_per_hour:,.0f} cases/h")
-            begun, cases = now, 0
+            say(f"{(now - start) / 60:.1f} min: {windows[-1].cases_per_hour:,.0f} cases/h")
+            begin, cases = now, 0
         if now - start >= 60 * minutes:
             break
-    if len(found) < 4:
+    if len(windows) < 4:
         raise UsageError(
-            f"soak: {len(found)} windows in {minutes:g} min are too few; expected more --minutes"
+            f"soak: {len(windows)} windows in {minutes:g} min are too few; give more --minutes"
         )
-    return told(found[1:])
+    return summarise(windows[1:])
 
 
-def _round_and_round(workload: Workload, batch: int) -> Iterator[list[Case]]:
+def _repeat_cases(workload: Workload, batch: int) -> Iterator[list[Case]]:
     while True:
         yield from batches(workload.cases(), batch)
 
@@ -77,17 +79,17 @@ def resident_mib() -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / MIB, 1)
 
 
-def told(found: Sequence[Window]) -> Json:
-    """Drifts are over the whole time, from the first window to the last."""
-    hours = [x.at_s / 3600 for x in found]
-    rates = [x.cases_per_hour for x in found]
-    memory = [x.memory_mib for x in found]
-    clocks = [x.around["clock_mhz"] for x in found if x.around["clock_mhz"] is not None]
+def summarise(windows: Sequence[Window]) -> Json:
+    """The document of a soak; drifts are over the whole time, from the first window to the last."""
+    hours = [x.at_s / 3600 for x in windows]
+    rates = [x.cases_per_hour for x in windows]
+    memory = [x.memory_mib for x in windows]
+    clocks = [x.around["clock_mhz"] for x in windows if x.around["clock_mhz"] is not None]
     span = hours[-1] - hours[0]
-    throttled = [x.throttled for x in found if x.throttled is not None]
+    throttled = [x.throttled for x in windows if x.throttled is not None]
     return {
         "hours": round(span, 3),
-        "windows": len(found),
+        "windows": len(windows),
         "cases_per_hour": {"low": round(min(rates), 1), "high": round(max(rates), 1)},
         "rate_drift_percent": round(100 * span * slope(hours, rates) / float(np.mean(rates)), 2),
         "memory_mib": {"low": min(memory), "high": max(memory)},
@@ -103,20 +105,20 @@ def told(found: Sequence[Window]) -> Json:
                 "clock_mhz": x.around["clock_mhz"],
                 "throttled": x.throttled,
             }
-            for x in found
+            for x in windows
         ],
     }
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Theil-Sen: the median of the slopes of all pairs, which a few odd windows do not move."""
+    """The Theil-Sen slope: the median of the slopes of all pairs, robust against odd windows."""
     a, b = np.asarray(x), np.asarray(y)
     i, j = np.triu_indices(len(a), 1)
     return float(np.median((b[j] - b[i]) / (a[j] - a[i])))
 
 
 def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    """Nothing that the gate knows: how much drift is too much depends on the hours."""
+    """None: how much drift is too much depends on the hours."""
     return {}, {}
 
 
@@ -133,5 +135,7 @@ def as_text(found: Json) -> list[str]:
     if clock is not None:
         lines.append(f"{'clock MHz':<17}{clock['low']:>10,.0f}{clock['high']:>10,.0f}")
     throttled = found["throttled_windows"]
-    said = "not told here" if throttled is None else f"in {throttled} of {found['windows']} windows"
-    return [*lines, f"  throttled by heat or power: {said}"]
+    words = (
+        "not known here" if throttled is None else f"in {throttled} of {found['windows']} windows"
+    )
+    return [*lines, f"  throttled by heat or power: {words}"]

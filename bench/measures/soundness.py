@@ -1,4 +1,4 @@
-"""How near results are to what they should be, in dB: the ladder's fidelity and the plan's."""
+"""How near results are to what they should be, in dB: the ladder's and the plan's fidelity."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def measure(workload: Workload, say: Callable[[str], None]) -> Json:
-    """`ladder`: against 1000-step DDIM, as measured at export; `plan`: against float32, now."""
+    """Measures fidelity.  ladder: against 1000-step DDIM, at export; plan: against float32, now."""
     say("self-test of the plan")
     device = devices(workload.devices)[0]
     plan = maker(workload.bundle, (device,), workload.batch)(device, workload.batch)
@@ -27,7 +27,7 @@ def measure(workload: Workload, say: Callable[[str], None]) -> Json:
 
 
 def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    """The worse of the two."""
+    """The worse of the two figures."""
     if found["plan"]["faults"]:
         return {}, {"psnr_db": "the plan failed its self-test: " + found["plan"]["faults"][0]}
     return {"psnr_db": min(found["ladder"]["psnr_median_db"], found["plan"]["psnr_db"])}, {}

@@ -1,4 +1,4 @@
-"""How long `mcdiff-batch --help` takes, as a user waits for it: a new process each time."""
+"""How long a user waits for `mcdiff-batch --help`; each time in a new process."""
 
 import statistics
 import subprocess
@@ -12,7 +12,7 @@ CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 
 
 def measure(repeats: int) -> dict[str, object]:
-    """Median and range in seconds; the first of each, on a cold cache, is left out."""
+    """The median and range in seconds; leaves out the first call, which has a cold cache."""
     rows = []
     for words in COMMANDS:
         taken = [_seconds(words) for _ in range(repeats + 1)][1:]

@@ -1,7 +1,7 @@
-"""The denoiser alone, against what its arithmetic would take at this machine's ceilings.
+"""The denoiser alone, against the time that its arithmetic takes at this machine's ceilings.
 
-In blocks of a few steps, the ceilings measured between them: what others take of a machine shows in
-both, and blocks beside a low ceiling do not count where others do.
+Steps are measured in blocks, and the ceilings between them.  Other programs on the machine slow
+both, so blocks beside a low ceiling are left out if there are better ones.
 """
 
 import statistics
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Seconds of its steps, and the lower ceiling of the two beside it; None where unknown."""
+    """The seconds of its steps, and the lower of the two ceilings beside it; None if unknown."""
 
     seconds: Sequence[float]
     top: Ceilings | None
@@ -38,7 +38,7 @@ class Block:
 def measure(
     workload: Workload, batches: Sequence[int], steps: int, say: Callable[[str], None]
 ) -> Json:
-    """A row a batch size."""
+    """One row per batch size."""
     rows = []
     for batch in batches:
         say(f"step at batch {batch}: {steps} steps")
@@ -49,7 +49,7 @@ def measure(
 
 
 def _blocks(workload: Workload, batch: int, steps: int) -> Iterator[Block]:
-    """Down the ladder, again from its top where it ends."""
+    """Measures blocks of steps down the ladder, which repeats."""
     step = _step(workload, batch)
     for _ in range(WARM_UP):
         step()
@@ -62,7 +62,7 @@ def _blocks(workload: Workload, batch: int, steps: int) -> Iterator[Block]:
 
 
 def _step(workload: Workload, batch: int) -> Callable[[], float]:
-    """A step, which tells how many seconds it took."""
+    """A function that does one step and returns its seconds."""
     recipe = workload.recipe(batch)
     plan = maker(workload.bundle, (workload.device,), batch)(workload.device, batch)
     cases = pad([frame_case(x, recipe.contract) for x in islice(workload.cases(), batch)], batch)
@@ -75,20 +75,20 @@ def _step(workload: Workload, batch: int) -> Callable[[], float]:
         nonlocal x, x0
         start = perf_counter()
         x, x0 = plan.step(x, x0, next(walk), conditioned)
-        np.asarray(x0)  # a GPU's plan returns before its step is done
+        np.asarray(x0)  # waits for a GPU, whose plan returns before the step is done
         return perf_counter() - start
 
     return step
 
 
 def quiet_blocks(blocks: Sequence[Block]) -> Sequence[Block]:
-    """Those beside ceilings as high as any; all, where ceilings are not known."""
+    """The blocks beside the highest ceilings; all blocks, if ceilings are unknown."""
     best = max((x.top.flops_per_s for x in blocks if x.top), default=0.0)
     return [x for x in blocks if x.top is None or x.top.flops_per_s >= (1 - STEADY) * best]
 
 
 def _row(batch: int, blocks: Sequence[Block], cost: Cost | None) -> Json:
-    """Times are medians of quiet blocks' medians, and the range of those."""
+    """A row of the table: the median of the quiet blocks' medians, and their range."""
     counted = quiet_blocks(blocks)
     medians = [statistics.median(x.seconds) for x in counted]
     seconds = statistics.median(medians)
@@ -118,11 +118,11 @@ def _row(batch: int, blocks: Sequence[Block], cost: Cost | None) -> Json:
 
 
 def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    """For the gate: of the first batch size."""
+    """The measures of the first batch size."""
     row = found["rows"][0]
     if "gemm_share" not in row:
         return {"step_ms": row["ms"]}, {
-            "gemm_share": "that takes the package onnx, on a GPU torch too"
+            "gemm_share": "this needs the package onnx, and torch on a GPU"
         }
     return {"step_ms": row["ms"], "gemm_share": row["gemm_share"]}, {}
 
@@ -149,7 +149,7 @@ def as_text(found: Json) -> list[str]:
     for row in found["rows"]:
         if loud := row["blocks"] - row["quiet_blocks"]:
             lines.append(
-                f"  batch {row['batch']}: {loud} of {row['blocks']} blocks left out, beside a "
+                f"  batch {row['batch']}: left out {loud} of {row['blocks']} blocks, beside a "
                 f"ceiling more than {STEADY:.0%} lower"
             )
     return lines

@@ -1,4 +1,4 @@
-"""How many cases an hour `run` does: the whole pipeline, archive in, committed output out."""
+"""How many cases per hour `run` does, from the archive to the committed output."""
 
 import resource
 import shutil
@@ -29,6 +29,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
+    """Devices and batch size of a run."""
+
     devices: str  # as `run` takes it
     batch: int
 
@@ -38,9 +40,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
+    """How much to measure."""
+
     cases: int
     repeats: int
-    pairs: int = 0  # beside the command `run`
+    pairs: int = 0  # comparisons with the command `run`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +52,18 @@ class Session:
     """One run."""
 
     cases: int  # done
-    seconds: float  # of `enhance`, start-up and manifest included
-    told_s: float  # of it, what `run` says it took
+    seconds: float  # of `enhance`, with start-up and manifest
+    reported_s: float  # the part of it that `run` reports
     steady: float  # cases/s from the end of every device's first batch to the last case
 
     @property
     def start_s(self) -> float:
-        """What there is beside the steady rate."""
+        """The seconds beyond those of the steady rate."""
         return max(0.0, self.seconds - self.cases / self.steady)
 
 
 def arrangements(text: str) -> tuple[str, ...]:
-    """One device, and all of `text`; of a machine that has CPUs only, one and two."""
+    """One device, and all of `text`; on a machine without a GPU, one and two devices."""
     chosen = devices(text)
     if text == "auto" and chosen[0].kind == "cpu":
         return "cpu:1", "cpu:2"
@@ -68,21 +72,21 @@ def arrangements(text: str) -> tuple[str, ...]:
 
 
 def steady(points: Sequence[tuple[float, int]], first: int) -> float:
-    """Cases/s of (seconds, cases computed so far), from `first` cases or more on."""
+    """The rate in cases/s of points (seconds, cases so far), from `first` cases on."""
     ends = [point for point in points if point[1] >= first]
     most = max((cases for _, cases in ends), default=0)
     start, end = ends[0] if ends else (0.0, 0), next((x for x in ends if x[1] == most), (0.0, 0))
     if end[1] <= start[1]:
-        raise UsageError("throughput: too few cases for a rate; expected more --samples")
+        raise UsageError("throughput: too few cases for a rate; give more --samples")
     return (end[1] - start[1]) / (end[0] - start[0])
 
 
 def unit_size(cases: int, batch: int) -> int:
-    """What `run` takes, but for so few cases that devices would run out of units unevenly."""
+    """The unit size of `run`; smaller if devices would run out of units unevenly."""
     return batch * max(1, min(UNIT_SIZE, cases // 16) // batch)
 
 
-def session(workload: Workload, setting: Setting, cases: int) -> Session:
+def run_session(workload: Workload, setting: Setting, cases: int) -> Session:
     chosen = devices(setting.devices)
     with tempfile.TemporaryDirectory(dir=workload.scratch) as name:
         job = workload.job(
@@ -104,19 +108,19 @@ def session(workload: Workload, setting: Setting, cases: int) -> Session:
         seconds = perf_counter() - start
     rate = steady(points, len(chosen) * setting.batch)
     return Session(
-        cases=summary.counts["done"], seconds=seconds, told_s=summary.seconds, steady=rate
+        cases=summary.counts["done"], seconds=seconds, reported_s=summary.seconds, steady=rate
     )
 
 
-def interleaved(
+def interleave(
     workload: Workload, settings: Sequence[Setting], effort: Effort, say: Say
 ) -> list[Json]:
-    """A/B/A/B: every setting once, then again, so that what changes with time meets all alike."""
+    """Measures every setting once, then again (A/B/A/B), so that drifts affect all alike."""
     found: dict[Setting, list[Session]] = {setting: [] for setting in settings}
     for repeat in range(effort.repeats):
         for setting in settings:
             say(f"throughput of {setting}: {effort.cases} cases, {repeat + 1} of {effort.repeats}")
-            found[setting].append(session(workload, setting, effort.cases))
+            found[setting].append(run_session(workload, setting, effort.cases))
     return [_row(setting, sessions) for setting, sessions in found.items()]
 
 
@@ -140,42 +144,42 @@ def best(rows: Sequence[Json]) -> Json:
 def measure(
     workload: Workload, words: Sequence[str], batches: Sequence[int], effort: Effort, say: Say
 ) -> Json:
-    """The sweep over batch sizes on the first of `words`, then all of these at the best size."""
+    """Sweeps batch sizes on the first of `words`, then measures all of them at the best size."""
     effort = replace(effort, cases=min(effort.cases, workload.archive.cases))
     cases, sweep, batch = effort.cases, list[Json](), batches[0]
     if len(batches) > 1:
-        tried = [Setting(devices=words[0], batch=x) for x in batches]
-        sweep = interleaved(workload, tried, effort, say)
+        settings = [Setting(devices=words[0], batch=x) for x in batches]
+        sweep = interleave(workload, settings, effort, say)
         batch = int(best(sweep)["batch"])
-    rows = interleaved(workload, [Setting(devices=x, batch=batch) for x in words], effort, say)
+    rows = interleave(workload, [Setting(devices=x, batch=batch) for x in words], effort, say)
     chosen = best(rows)
-    taken = Setting(devices=chosen["devices"], batch=chosen["batch"])
+    best_setting = Setting(devices=chosen["devices"], batch=chosen["batch"])
     return {
         "sweep": sweep,
         "rows": rows,
         "best": chosen,
-        "where": describe_devices(devices(taken.devices)),
+        "where": describe_devices(devices(best_setting.devices)),
         "official": cases >= OFFICIAL_CASES and chosen["seconds"]["low"] >= OFFICIAL_S,
-        "pairs": list(_pairs(workload, taken, effort, say)),
+        "pairs": list(_pairs(workload, best_setting, effort, say)),
     }
 
 
 def _pairs(workload: Workload, setting: Setting, effort: Effort, say: Say) -> Iterator[Json]:
-    """The same cases here and by the command `run`, in turn: cases an hour, start-up included."""
+    """Runs the same cases here and by the command `run`, in turn: cases per hour with start-up."""
     for pair in range(effort.pairs):
         say(f"bench and `run` in turn, pair {pair + 1} of {effort.pairs}")
-        here = session(workload, setting, effort.cases)
+        here = run_session(workload, setting, effort.cases)
         there = _command(workload, setting, effort.cases)
         seconds, command = there
         yield {
-            "bench": round(3600 * here.cases / here.told_s, 1),
+            "bench": round(3600 * here.cases / here.reported_s, 1),
             "run": round(3600 * here.cases / seconds, 1),
             "command_adds_s": round(command - seconds, 2),
         }
 
 
 def _command(workload: Workload, setting: Setting, cases: int) -> tuple[float, float]:
-    """Seconds of `mcdiff-batch run`: as it says itself, and from the shell's side."""
+    """The seconds of `mcdiff-batch run`, as it reports them and as the shell sees them."""
     output = workload.scratch / "by-command"
     options = {
         "--input": workload.path,
@@ -198,14 +202,14 @@ def _command(workload: Workload, setting: Setting, cases: int) -> tuple[float, f
 
 
 def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
-    """For the gate; the memory is that of the largest process."""
+    """The measures of the best setting; memory is that of the largest process."""
     known = {"cases_per_hour": found["best"]["cases_per_hour"]["median"]}
     known["memory_mib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1)
     if len(found["rows"]) > 1:
         one, more = (x["cases_per_hour"]["median"] for x in found["rows"])
         known["devices_over_one"] = round(more / one, 3)
         return known, {}
-    return known, {"devices_over_one": "there is one device"}
+    return known, {"devices_over_one": "there is only one device"}
 
 
 def as_text(found: Json) -> list[str]:
@@ -213,8 +217,8 @@ def as_text(found: Json) -> list[str]:
     lines = [f"{'throughput, cases/h':<22}{'cases':>6}{'steady':>26}{'with start-up':>16}{'s':>8}"]
     for row in (*found["sweep"], *found["rows"]):
         name = f"{row['devices']} batch {row['batch']}"
-        told = row["cases_per_hour"]
-        rate = f"{told['median']:,.0f} ({told['low']:,.0f}..{told['high']:,.0f})"
+        rates = row["cases_per_hour"]
+        rate = f"{rates['median']:,.0f} ({rates['low']:,.0f}..{rates['high']:,.0f})"
         whole = f"{row['with_start_per_hour']['median']:,.0f}"
         seconds = row["seconds"]["median"]
         lines.append(f"{name:<22}{row['cases']:>6}{rate:>26}{whole:>16}{seconds:>8.1f}")
@@ -233,9 +237,9 @@ def as_text(found: Json) -> list[str]:
 
 def _agreement(pairs: Sequence[Json]) -> str:
     ratios = spread([x["run"] / x["bench"] for x in pairs])
-    said = "within" if ratios.low <= 1 <= ratios.high else "OUTSIDE"
+    where = "within" if ratios.low <= 1 <= ratios.high else "OUTSIDE"
     more = spread([x["command_adds_s"] for x in pairs]).median
     return (
-        f"  `run` over bench, {len(pairs)} in turn: {ratios}; 1 is {said} that range; "
+        f"  `run` over bench, {len(pairs)} in turn: {ratios}; 1 is {where} that range; "
         f"command and report add {more:.1f} s"
     )

@@ -1,4 +1,4 @@
-"""The bench through its front door on a small bundle: tables, documents, gate; its arithmetic."""
+"""The command `bench` on a small bundle: tables, documents, criteria; and its arithmetic."""
 
 import json
 import sys
@@ -6,13 +6,13 @@ import sys
 import onnx.parser
 import pytest
 
+from mcdiff_batch.bench.acceptance.deployment import MEASURES_OF, read_criteria
+from mcdiff_batch.bench.acceptance.requirements import MEASURES
 from mcdiff_batch.bench.common.ceilings import Ceilings, ceilings
 from mcdiff_batch.bench.common.graph_cost import graph_cost
-from mcdiff_batch.bench.common.physics import quiet, steadiness
-from mcdiff_batch.bench.acceptance.deployment import GIVES, gate
-from mcdiff_batch.bench.acceptance.requirements import MEASURES
-from mcdiff_batch.bench.measures.host import needed
-from mcdiff_batch.bench.measures.soak import Window, slope, told
+from mcdiff_batch.bench.common.physics import is_quiet, steadiness
+from mcdiff_batch.bench.measures.host import processes_needed
+from mcdiff_batch.bench.measures.soak import Window, slope, summarise
 from mcdiff_batch.bench.measures.step import Block, quiet_blocks
 from mcdiff_batch.bench.measures.throughput import steady, unit_size
 from mcdiff_batch.engine.errors import UsageError
@@ -28,7 +28,7 @@ ONE_PRODUCT = (  # a convolution that changes nothing
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capsys):
-    """Runs `bench`; the exit code, the lines for a person, the document, what stderr has."""
+    """A function that runs `bench`: exit code, lines for a person, document, stderr."""
     denoiser = DENOISER
     for old, new in ONE_PRODUCT:
         assert old in denoiser
@@ -47,7 +47,7 @@ def bench(tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_the_quick_bench_says_physics_then_a_table_then_one_json_document(bench, tmp_path):
+def test_the_quick_bench_prints_cost_then_a_table_then_one_json_document(bench, tmp_path):
     code, lines, document, _ = bench("--output", tmp_path / "new" / "b.json")
     assert code == 0
     assert lines[0].startswith("fake, 32 x 16 px, 2 depths")
@@ -59,12 +59,12 @@ def test_the_quick_bench_says_physics_then_a_table_then_one_json_document(bench,
     assert json.loads((tmp_path / "new" / "b.json").read_text()) == document
     assert document["machine"]["versions"]["onnxruntime"]
     assert {"load", "clock_mhz", "gpus"} <= document["surroundings"]["after"].keys()
-    given = {x for part in document["parts"] for x in GIVES[part]}
+    given = {x for part in document["parts"] for x in MEASURES_OF[part]}
     assert document["measures"].keys() | document["unknown"].keys() == given
     assert "130 are needed" in document["unknown"]["p95_latency_ms"]
 
 
-def test_a_machine_whose_own_ceilings_move_is_not_called_quiet(bench):
+def test_a_machine_whose_ceilings_change_is_not_quiet(bench):
     _, lines, document, _ = bench("step")
     measured = document["surroundings"]["ceilings"]
     assert [x["after"] for x in measured] == ["start", "step"]
@@ -72,10 +72,10 @@ def test_a_machine_whose_own_ceilings_move_is_not_called_quiet(bench):
     moved = [{"gemm_gflops": 200.0}, {"gemm_gflops": 181.0}]
     assert steadiness(moved)[-1] == "matrix product meanwhile: 181 to 200 GFLOP/s: steady"
     assert steadiness([*moved, {"gemm_gflops": 170.0}])[-1].startswith("NOT QUIET: ")
-    assert quiet(moved[:1]) is None
+    assert is_quiet(moved[:1]) is None
 
 
-def test_steps_beside_a_lower_ceiling_do_not_count():
+def test_steps_beside_a_lower_ceiling_are_left_out():
     block = lambda gflops: Block(
         seconds=[1.0], top=Ceilings(flops_per_s=1e9 * gflops, bytes_per_s=1.0, where="here")
     )
@@ -85,7 +85,7 @@ def test_steps_beside_a_lower_ceiling_do_not_count():
     assert quiet_blocks(unknown) == unknown
 
 
-def test_a_baseline_of_another_quietness_is_noted(bench, tmp_path):
+def test_a_note_says_that_the_baseline_was_measured_under_other_load(bench, tmp_path):
     bench("step", "--output", tmp_path / "before.json")
     before = json.loads((tmp_path / "before.json").read_text())
     del before["surroundings"]["ceilings"]
@@ -94,11 +94,11 @@ def test_a_baseline_of_another_quietness_is_noted(bench, tmp_path):
     assert any(x.startswith("note: surroundings of the baseline is not known, now ") for x in lines)
 
 
-def test_every_measure_of_the_gate_is_given_by_a_part():
-    assert {x for names in GIVES.values() for x in names} == set(MEASURES)
+def test_every_measure_that_can_be_required_is_measured_by_a_part():
+    assert {x for names in MEASURES_OF.values() for x in names} == set(MEASURES)
 
 
-def test_a_requirement_passes_or_ends_in_8_and_names_the_failing_line(bench):
+def test_a_failed_requirement_exits_with_8_and_names_its_line(bench):
     code, lines, _, _ = bench("step", "--require", "step_ms<=1000000")
     assert code == 0
     assert any(line.startswith("met    step_ms<=1e+06") for line in lines)
@@ -110,7 +110,7 @@ def test_a_requirement_passes_or_ends_in_8_and_names_the_failing_line(bench):
     assert "step_ms" not in err
 
 
-def test_without_onnx_there_are_times_and_no_shares(bench, monkeypatch):
+def test_without_onnx_a_step_has_a_time_and_no_share(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     code, lines, document, _ = bench("step", "--require", "gemm_share>=0")
     assert code == 8
@@ -120,13 +120,13 @@ def test_without_onnx_there_are_times_and_no_shares(bench, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_gpus_ceilings_are_beyond_those_of_its_host():
+def test_the_ceilings_of_a_gpu_are_higher_than_those_of_its_host():
     host, gpu = (ceilings(Device(kind=kind, index=0)) for kind in ("cpu", "cuda"))
     assert gpu.flops_per_s > host.flops_per_s
     assert gpu.bytes_per_s > host.bytes_per_s
 
 
-def test_a_refused_percentile_fails_the_gate(bench):
+def test_a_refused_percentile_fails_its_requirement(bench):
     words = ("latency", "--samples", "12", "--require", "p50_latency_ms<=1000000")
     assert bench(*words)[0] == 0
     code, _, _, err = bench(*words[:3], "--require", "p90_latency_ms<=1000000")
@@ -146,7 +146,7 @@ def test_a_refused_percentile_fails_the_gate(bench):
         ("step", "--against", "absent.json"),
     ],
 )
-def test_a_wrong_word_is_said_before_anything_is_measured(bench, words):
+def test_a_wrong_option_is_refused_before_anything_is_measured(bench, words):
     code, lines, _, err = bench(*words)
     assert code == 2
     assert not lines
@@ -158,7 +158,7 @@ def test_options_before_the_command_are_refused(monkeypatch, capsys):
     assert "after the command" in capsys.readouterr().err
 
 
-def test_a_baseline_passes_within_tolerance_and_fails_beyond(bench, tmp_path):
+def test_a_measure_may_be_worse_than_the_baseline_by_the_tolerance(bench, tmp_path):
     path = tmp_path / "b.json"
     code, _, document, _ = bench("step", "--output", path)
     assert code == 0
@@ -172,7 +172,7 @@ def test_a_baseline_passes_within_tolerance_and_fails_beyond(bench, tmp_path):
     assert bench("step", "--against", path, "--tolerance", "50%")[0] == 8
 
 
-def test_capacity_is_answered_in_words_and_in_the_exit_code(bench):
+def test_whether_the_cases_fit_is_said_in_words_and_by_the_exit_code(bench):
     code, lines, document, _ = bench("throughput", "--cases", "10", "--hours", "100")
     assert code == 0
     (said,) = (line for line in lines if "fit in" in line)
@@ -183,7 +183,7 @@ def test_capacity_is_answered_in_words_and_in_the_exit_code(bench):
     assert "1,000,000,000 cases do not fit in 0.1 h" in err
 
 
-def test_batches_are_rows_of_latency(bench):
+def test_latency_has_a_row_for_every_batch_size(bench):
     _, lines, document, _ = bench("latency", "--batches", "2,1", "--samples", "4")
     assert [x["batch"] for x in document["parts"]["latency"]["rows"]] == [2, 1]
     assert sum(line.startswith("batch ") for line in lines) == 2
@@ -192,7 +192,7 @@ def test_batches_are_rows_of_latency(bench):
 
 
 @pytest.mark.slow
-def test_throughput_is_that_of_run_one_device_and_two_in_turn(bench):
+def test_throughput_is_measured_by_run_for_each_batch_size_in_turn(bench):
     _, lines, document, _ = bench(
         *("throughput", "--devices", "cpu:1", "--batches", "1,2", "--samples", "8"),
         *("--repeats", "2", "--pairs", "1"),
@@ -214,7 +214,7 @@ def test_the_host_is_timed_without_the_model(bench):
     assert row["cases_per_s"] == 100
 
 
-def test_a_soak_tells_drift_memory_and_throttling(bench):
+def test_a_soak_reports_rate_and_memory(bench):
     code, lines, document, _ = bench("soak", "--minutes", "0.05")
     found = document["parts"]["soak"]
     assert code == 0
@@ -230,25 +230,28 @@ def window(k, rate, memory, **gpu):
     return Window(at_s=1800.0 * k, cases_per_hour=rate, memory_mib=memory, around=around)
 
 
-def test_drift_is_over_the_whole_soak_and_throttling_is_counted_where_it_is_told():
-    hot = told([window(k, 100 - 5 * k, 500 + 2 * k, throttled=k > 2) for k in range(5)])
+def test_drift_is_over_the_whole_soak_and_throttling_is_counted_if_known():
+    hot = summarise([window(k, 100 - 5 * k, 500 + 2 * k, throttled=k > 2) for k in range(5)])
     assert (hot["hours"], hot["throttled_windows"]) == (2, 2)
     assert hot["rate_drift_percent"] == pytest.approx(-20 / 90 * 100, abs=0.01)
     assert hot["memory_drift_mib"] == 8
     assert hot["clock_mhz"] == {"low": 1996, "high": 2000}
-    assert told([window(k, 100, 500) for k in range(5)])["throttled_windows"] is None
+    assert summarise([window(k, 100, 500) for k in range(5)])["throttled_windows"] is None
     assert (
-        told([window(k, 100, 500, throttled=None) for k in range(5)])["throttled_windows"] is None
+        summarise([window(k, 100, 500, throttled=None) for k in range(5)])["throttled_windows"]
+        is None
     )
 
 
-def test_drift_is_the_slope_that_one_odd_window_does_not_move():
+def test_one_odd_window_does_not_change_the_drift():
     assert slope([0, 1, 2, 3, 4], [10, 12, 99, 16, 18]) == pytest.approx(2)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
-def test_peers_compute_the_same_network_in_turn(toy_bundle, phantoms, monkeypatch, capsys):
+def test_peers_are_measured_in_turn_and_compared_with_ours(
+    toy_bundle, phantoms, monkeypatch, capsys
+):
     words = ("peers", "--quick", "--bundle", toy_bundle, "--input", phantoms)
     assert command(monkeypatch, "bench", *words) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -262,10 +265,10 @@ def test_peers_compute_the_same_network_in_turn(toy_bundle, phantoms, monkeypatc
     assert "torch.compile" in found["absent"]
 
 
-def test_processes_are_as_many_as_the_rate_keeps_busy():
+def test_the_number_of_processes_follows_the_rate():
     ms = {"decode": 20, "frame": 5, "quality": 40, "encode": 1, "write": 4, "fsync": 4, "commit": 1}
-    assert needed(100, ms) == {"cases_per_s": 100, "readers": 3, "finishers": 5}
-    assert needed(0.1, ms)["readers"] == 1
+    assert processes_needed(100, ms) == {"cases_per_s": 100, "readers": 3, "finishers": 5}
+    assert processes_needed(0.1, ms)["readers"] == 1
 
 
 def test_the_steady_rate_leaves_out_start_up_and_the_first_batch():
@@ -277,16 +280,18 @@ def test_the_steady_rate_leaves_out_start_up_and_the_first_batch():
         steady([], first=1)
 
 
-def test_units_are_those_of_run_where_there_are_cases_enough():
+def test_units_have_the_size_of_a_run_if_there_are_enough_cases():
     assert unit_size(24576, batch=8) == 32
     assert unit_size(64, batch=1) == 4
     assert unit_size(8, batch=8) == 8
 
 
-def test_the_samples_that_a_required_percentile_needs_are_taken():
+def test_a_required_percentile_sets_the_number_of_samples():
     options = {"against": None, "tolerance": "5%", "cases": None, "hours": None}
-    asked = gate(options | {"require": "p95_latency_ms<=1,cold_start_s<=9"}, ["latency"])
-    assert asked.samples == 130
+    criteria = read_criteria(
+        options | {"require": "p95_latency_ms<=1,cold_start_s<=9"}, ["latency"]
+    )
+    assert criteria.samples == 130
 
 
 GRAPH = """<ir_version: 8, opset_import: ["" : 18]>
@@ -298,7 +303,7 @@ g (float[batch, 3, 8, 4] x, float[batch, 32] v) => (float[batch, 6, 8, 4] z, flo
 }"""
 
 
-def test_flops_and_bytes_are_those_counted_by_hand(tmp_path):
+def test_flops_and_bytes_equal_a_count_by_hand(tmp_path):
     zeros = lambda n: ", ".join(["0"] * n)
     text = GRAPH.replace("KERNEL", zeros(162)).replace("MATRIX", zeros(160))
     path = tmp_path / "g.onnx"

@@ -8,16 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcdiff_batch.bench.common.percentiles import PERCENTS, needed, percentile, spread, tolerated
+from mcdiff_batch.bench.common.percentiles import (
+    PERCENTS,
+    percentile,
+    samples_needed,
+    spread,
+    tolerated_misses,
+)
 
 TIMES = st.lists(st.floats(0.001, 1e4), min_size=1, max_size=300)
 
 
 @pytest.mark.parametrize(("percent", "fewest"), [(50, 11), (90, 64), (95, 130), (99, 662)])
 def test_as_many_samples_are_needed_as_mlperf_says(percent, fewest):
-    assert needed(percent) == fewest
-    assert tolerated(fewest - 1, percent) == 0
-    assert tolerated(fewest, percent) == 1
+    assert samples_needed(percent) == fewest
+    assert tolerated_misses(fewest - 1, percent) == 0
+    assert tolerated_misses(fewest, percent) == 1
 
 
 def by_hand(samples, percent):
@@ -34,7 +40,7 @@ def by_hand(samples, percent):
 @pytest.mark.parametrize("percent", [50, 90, 95])
 @pytest.mark.parametrize("samples", [10, 63, 64, 129, 130, 200])
 def test_the_slowest_discarded_are_those_of_the_rule_done_by_hand(samples, percent):
-    assert tolerated(samples, percent) == by_hand(samples, percent)
+    assert tolerated_misses(samples, percent) == by_hand(samples, percent)
 
 
 def test_a_percentile_of_too_few_samples_is_refused():
@@ -61,10 +67,10 @@ def test_an_estimate_is_a_sample_no_faster_than_the_measured_percentile(values, 
 
 @given(TIMES)
 def test_a_higher_percentile_is_never_faster(values):
-    told = [percentile(values, x) for x in PERCENTS]
-    known = [x.estimate for x in told if x.estimate is not None]
-    assert known == sorted(known)
-    assert all(later.estimate is None for later in told[len(known) :])
+    percentiles = [percentile(values, x) for x in PERCENTS]
+    estimates = [x.estimate for x in percentiles if x.estimate is not None]
+    assert estimates == sorted(estimates)
+    assert all(later.estimate is None for later in percentiles[len(estimates) :])
 
 
 def test_an_estimate_is_below_the_true_percentile_once_in_a_hundred_at_most():

@@ -1,4 +1,4 @@
-"""The deployment gate: what passes, what fails, and what is no requirement at all."""
+"""Requirements, baseline and capacity: what passes, what fails, what is refused."""
 
 import json
 
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from mcdiff_batch.bench.acceptance.requirements import (
     MEASURES,
-    baseline,
     capacity,
-    compared,
+    compare,
     facts,
-    judged,
-    requirements,
-    tolerance,
+    judge,
+    parse_requirements,
+    parse_tolerance,
+    read_baseline,
 )
 from mcdiff_batch.engine.errors import UsageError
 
@@ -28,13 +28,13 @@ FOUND = {"p95_latency_ms": 380.0, "cases_per_hour": 1700.0, "psnr_db": 52.9}
 
 
 def verdicts(text, measures=FOUND, unknown=None):
-    return [x.met for x in judged(requirements(text), measures, unknown or {})]
+    return [x.met for x in judge(parse_requirements(text), measures, unknown or {})]
 
 
 def test_each_requirement_is_judged_for_itself():
     asked = "p95_latency_ms<=400, cases_per_hour>=1800, psnr_db >= 45"
     assert verdicts(asked) == [True, False, True]
-    failing = judged(requirements(asked), FOUND, {})[1]
+    failing = judge(parse_requirements(asked), FOUND, {})[1]
     assert str(failing) == "FAILS  cases_per_hour>=1800: 1700"
 
 
@@ -42,9 +42,11 @@ def test_a_bound_itself_passes():
     assert verdicts("p95_latency_ms<=380,cases_per_hour>=1700") == [True, True]
 
 
-def test_what_could_not_be_measured_fails_and_says_why():
-    (verdict,) = judged(
-        requirements("p99_latency_ms<=400"), FOUND, {"p99_latency_ms": "662 samples are needed"}
+def test_a_measure_that_could_not_be_taken_fails_and_says_why():
+    (verdict,) = judge(
+        parse_requirements("p99_latency_ms<=400"),
+        FOUND,
+        {"p99_latency_ms": "662 samples are needed"},
     )
     assert not verdict.met
     assert "662 samples" in verdict.text
@@ -54,24 +56,24 @@ def test_what_could_not_be_measured_fails_and_says_why():
     ("text", "said"),
     [
         ("p95_latency<=400", "p95_latency_ms<="),  # lists the known
-        ("p95_latency_ms<400", "expected such as"),
-        ("p95_latency_ms<=4OO", "expected such as"),
-        ("p95_latency_ms<=nan", "expected such as"),
-        ("p95_latency_ms<=400,", "expected such as"),
-        ("", "expected such as"),
-        ("p95_latency_ms>=400", "would pass the worse machine"),
+        ("p95_latency_ms<400", "write for example"),
+        ("p95_latency_ms<=4OO", "write for example"),
+        ("p95_latency_ms<=nan", "write for example"),
+        ("p95_latency_ms<=400,", "write for example"),
+        ("", "write for example"),
+        ("p95_latency_ms>=400", "would pass a worse machine"),
     ],
 )
-def test_what_is_no_requirement_is_refused(text, said):
+def test_text_that_is_not_a_requirement_is_refused(text, said):
     with pytest.raises(UsageError, match=said):
-        requirements(text)
+        parse_requirements(text)
 
 
 @given(st.sampled_from(sorted(MEASURES)), st.floats(0, 1e6), st.floats(0, 1e6))
 def test_of_two_machines_the_better_never_fails_where_the_worse_passes(name, found, bound):
     better = found * (0.5 if MEASURES[name] == "<=" else 2)
-    (asked,) = requirements(f"{name}{MEASURES[name]}{bound:.3f}")
-    worse_met, better_met = (judged([asked], {name: x}, {})[0].met for x in (found, better))
+    (asked,) = parse_requirements(f"{name}{MEASURES[name]}{bound:.3f}")
+    worse_met, better_met = (judge([asked], {name: x}, {})[0].met for x in (found, better))
     assert better_met or not worse_met
 
 
@@ -79,7 +81,7 @@ def test_a_baseline_allows_what_the_tolerance_says_and_no_more():
     before = {"p95_latency_ms": 400.0, "cases_per_hour": 1000.0}
     check = lambda latency, rate: [
         x.met
-        for x in compared(before, {"p95_latency_ms": latency, "cases_per_hour": rate}, {}, 0.05)
+        for x in compare(before, {"p95_latency_ms": latency, "cases_per_hour": rate}, {}, 0.05)
     ]
     assert check(419, 951) == [True, True]
     assert check(421, 951) == [False, True]
@@ -88,23 +90,23 @@ def test_a_baseline_allows_what_the_tolerance_says_and_no_more():
 
 def test_against_a_baseline_a_refused_measure_fails_and_a_part_not_run_does_not():
     before = {"p95_latency_ms": 400.0, "step_ms": 20.0, "cases_per_hour": 100.0}
-    found = compared(before, {"step_ms": 20.0}, {"p95_latency_ms": "too few"}, 0.0)
+    found = compare(before, {"step_ms": 20.0}, {"p95_latency_ms": "too few"}, 0.0)
     assert [x.met for x in found] == [False, True]
     with pytest.raises(UsageError, match="in common"):
-        compared(before, {"psnr_db": 50.0}, {}, 0.0)
+        compare(before, {"psnr_db": 50.0}, {}, 0.0)
 
 
 def test_a_tolerance_is_a_percentage():
-    assert tolerance("5%") == tolerance("5.0 %") == 0.05
+    assert parse_tolerance("5%") == parse_tolerance("5.0 %") == 0.05
     for wrong in ("5", "0.05", "-5%", "100%", "%"):
-        with pytest.raises(UsageError, match="such as 5%"):
-            tolerance(wrong)
+        with pytest.raises(UsageError, match="for example 5%"):
+            parse_tolerance(wrong)
 
 
 def test_a_baseline_is_a_document_of_bench(tmp_path):
     path = tmp_path / "b.json"
     path.write_text(json.dumps(DOCUMENT))
-    found = baseline(path)
+    found = read_baseline(path)
     assert found.measures == {"step_ms": 3.0}
     assert found.differences(facts(DOCUMENT)) == []
     (note,) = found.differences(facts(DOCUMENT) | {"cpu": "other"})
@@ -113,14 +115,14 @@ def test_a_baseline_is_a_document_of_bench(tmp_path):
     for wrong in ("{", "[]", "{}", *(json.dumps(DOCUMENT | x) for x in (nothing, wild))):
         path.write_text(wrong)
         with pytest.raises(UsageError, match="--against"):
-            baseline(path)
+            read_baseline(path)
     with pytest.raises(UsageError, match="--against"):
-        baseline(tmp_path / "absent.json")
+        read_baseline(tmp_path / "absent.json")
 
 
-def test_capacity_is_said_in_words():
+def test_capacity_is_answered_in_words():
     night = lambda rate: (
-        capacity(18000, 10, start_s=36, cases_per_hour=rate, where="2 x NVIDIA RTX A6000").verdict
+        capacity(18000, 10, start_s=36, cases_per_hour=rate, where="2 x NVIDIA RTX A6000").judgement
     )
     assert night(2613).met
     assert night(2613).text == (
