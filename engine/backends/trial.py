@@ -143,8 +143,10 @@ class Loader:
         return plan
 
     def try_on(self, device: Device, batch: int) -> SelfTest:
-        """The reference is tried with the smallest batch, in one thread: its threads may share a
-        larger batch such that no graph gets two cases, which would hide that the graph mixes them.
+        """Tries the plan in this process.
+
+        The reference gets two cases a batch in one thread.  More threads would share a batch, and
+        a graph that mixes cases would go unnoticed if it got one case at a time.
         """
         if self.backend == REFERENCE:
             plan = REFERENCE.load(self.bundle, device, 2, threads=1)
