@@ -50,6 +50,8 @@ class Preset:
     tuner_share: float = 0.5  # the tuner's width, as a share of its skip's channels
     tunes: Tunes = "all"  # what stage III trains: "tuner" is the paper's way
     tuner_artifact_free: bool = True  # stage III: artifact-free cases only; False: all cases
+    evened: float = 0.0  # share of the tissue's uneven brightness taken out of the targets
+    varied: float = 0.0  # share of stage II's images in other proportions and tones
     clearest: float = 1.0  # share of these, by contrast of bone, that stage III learns towards
     conditions: Conditions = "depths"  # Table V; only "depths" can be exported
     corruption: float = 0.7  # share of the cases that are corrupted before the networks read them
@@ -115,6 +117,8 @@ SMALL = Preset(
     left_out=0.85,
     corruption=0.85,
     clearest=0.5,
+    evened=0.4,
+    varied=0.3,
 )
 PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
     "prediction": "v",
@@ -124,6 +128,8 @@ PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every
     "corruption": 0.0,
     "early_fusion": False,
     "clearest": 1.0,
+    "evened": 0.0,
+    "varied": 0.0,
     "tuner_artifact_free": False,
 }
 PRESETS = {

@@ -149,9 +149,9 @@ def _settings(preset: Json) -> Iterator[Markup]:
     yield _pairs({k: v for k, v in preset.items() if k != "stages"})
 
 
-def _experiments(found: Json | None) -> Iterator[Markup]:
+def _experiments(experiments: Json | None) -> Iterator[Markup]:
     """Each arm by evaluations, and how it differs from the base arm, with an interval."""
-    if found is None:
+    if experiments is None:
         return
     names = {"psnr": "PSNR", "cnr_ln": "CNR, 20 ln"}
     rows = [
@@ -161,17 +161,17 @@ def _experiments(found: Json | None) -> Iterator[Markup]:
             *(decibel(row[str(n)].get(m, (None,))[0]) for m in names),
             *(_difference(row.get(f"{n}, over base", {}).get(m)) for m in names),
         )
-        for row in found["runs"]
-        for n in found["evaluations"]
+        for row in experiments["runs"]
+        for n in experiments["evaluations"]
     ]
     words = html(
         "<p>The experiments that settled the settings, on {} x {} px: {} steps of stage III per "
         "arm, {} held-out phantoms, 95 % intervals of paired differences in brackets. Compare the "
         "figures with one another, not with those of a bundle.</p>",
-        found["frame"]["height"],
-        found["frame"]["width"],
-        found["steps"],
-        found["cases"],
+        experiments["frame"]["height"],
+        experiments["frame"]["width"],
+        experiments["steps"],
+        experiments["cases"],
     )
     more = (f"{x} over base" for x in names.values())
     columns = ("arm", "evaluations", *names.values(), *more)

@@ -90,8 +90,8 @@ def train(
     from mcdiff_batch.train.networks.presets import PRESETS, adjust
 
     from . import data as cases
-    from .curves import draw_curves
     from .loop import Setting, world
+    from .samples import draw_curves
     from .stages import train_all
 
     if preset not in PRESETS:
@@ -106,7 +106,8 @@ def train(
         torch.backends.cudnn.benchmark = True
     say = click.echo if rank == 0 else lambda text: None
     say(f"reading {data}")
-    dataset = cases.load(data, chosen.frame, chosen.depth_weights, chosen.optimal_share)
+    shares = (chosen.optimal_share, chosen.evened)
+    dataset = cases.load(data, chosen.frame, chosen.depth_weights, *shares)
     training, held_out_cases = cases.split(dataset, held_out)
     say(f"{len(training)} cases to train on, {len(held_out_cases)} held out, on {device}")
     setting = Setting(

@@ -19,16 +19,14 @@ from mcdiff_batch.engine.archive.archive import Archive, Case, open_archive
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 from mcdiff_batch.engine.image.frame import (
     Frame,
-    Image,
-    Labels,
     nearest_to_frame,
     place,
-    scan_strip,
     to_frame,
 )
-from mcdiff_batch.engine.image.metrics import FALLBACK_SPACING_MM, contrast, regions
 from mcdiff_batch.engine.model.framing import fusion_weights, standardise
 from mcdiff_batch.engine.telemetry.machine import cores
+
+from .targets import contrast_to_bone, even
 
 Bytes = npt.NDArray[np.uint8]
 NEEDED = ("label", "artifact_free")
@@ -44,6 +42,7 @@ class Dataset:
     depths: Bytes  # [N, D, H, W], 0 black, 255 white
     weights: npt.NDArray[np.float32]  # [N, D], which add to 1 over the depths a case has
     label: Bytes  # [N, H, W]
+    image: Bytes  # [N, H, W], the optimal depth, its tissue made even: the target
     optimal: npt.NDArray[np.int64]  # [N]
     artifact_free: npt.NDArray[np.bool_]  # [N]
     contrast: npt.NDArray[np.float32]  # [N], eq. 12 + eq. 13 of the optimal image, 20 ln
@@ -55,8 +54,8 @@ class Dataset:
         return len(self.depths)
 
     def subset(self, where: npt.NDArray[np.bool_]) -> "Dataset":
-        columns = ("depths", "weights", "label", "optimal", "artifact_free", "contrast", "patient")
-        chosen = {name: getattr(self, name)[where] for name in columns}
+        arrays = ("depths", "weights", "label", "image", "optimal", "artifact_free")
+        chosen = {name: getattr(self, name)[where] for name in (*arrays, "contrast", "patient")}
         return Dataset(**chosen, sha256=self.sha256, origin=self.origin)
 
     def clearest(self, share: float) -> "Dataset":
@@ -80,17 +79,18 @@ def load(
     frame: Frame,
     weights: tuple[float, ...],
     optimal_share: float,
+    evened: float = 0.0,
 ) -> Dataset:
     """Reads a whole training archive on all cores.
 
-    weights, optimal_share: as for `fusion_weights`.  Raises ArchiveError if labels or flags are
-    absent.
+    weights, optimal_share: as for `fusion_weights`; evened: share, as for `even`.
+    Raises ArchiveError if labels or flags are absent.
     """
     archive = open_archive(path)
     truth = _truth(path, archive)
     weigh = partial(_weigh, weights, optimal_share)
     parts = [range(i, min(i + PART, archive.cases)) for i in range(0, archive.cases, PART)]
-    read = partial(_rows, path, frame, weigh)
+    read = partial(_rows, path, frame, weigh, evened)
     if len(parts) == 1:
         table = read(parts[0])
     else:
@@ -138,16 +138,18 @@ def _weigh(weights: tuple[float, ...], optimal_share: float, case: Case) -> npt.
     return fusion_weights(weights, case.present, case.optimal, optimal_share)
 
 
-def _rows(path: Path, frame: Frame, weigh: Weigh, cases: range) -> list[dict[str, Any]]:
+def _rows(
+    path: Path, frame: Frame, weigh: Weigh, evened: float, cases: range
+) -> list[dict[str, Any]]:
     """The columns of those cases that can be read; `check` lists the others."""
     archive = open_archive(path)
     truth = _truth(path, archive)
-    rows = (_row(archive, i, truth, frame, weigh) for i in cases)
+    rows = (_row(archive, i, truth, frame, weigh, evened) for i in cases)
     return [row for row in rows if row is not None]
 
 
 def _row(
-    archive: Archive, index: int, truth: Any, frame: Frame, weigh: Weigh
+    archive: Archive, index: int, truth: Any, frame: Frame, weigh: Weigh, evened: float
 ) -> dict[str, Any] | None:
     """The columns of one case; None if it cannot be read."""
     try:
@@ -159,25 +161,18 @@ def _row(
     optimal = int(np.argmax(share)) if case.optimal is None else case.optimal
     y, x = case.depths.shape[1:]
     label = nearest_to_frame(np.asarray(truth["label"][index])[:y, :x], frame)
+    spacing = math.sqrt(math.prod(case.spacing_mm)) / place((y, x), frame).scale
+    grey = lambda image: np.round((image + 1) * 127.5).astype(np.uint8)
     return {
-        "depths": np.round((framed + 1) * 127.5).astype(np.uint8),
+        "depths": grey(framed),
+        "image": grey(even(framed[optimal], label, spacing, evened)),
         "weights": share,
         "label": label,
         "optimal": np.int64(optimal),
         "artifact_free": np.bool_(truth["artifact_free"][index]),
-        "contrast": np.float32(_contrast(case, framed[optimal], label, frame)),
+        "contrast": np.float32(contrast_to_bone(framed[optimal], label, spacing)),
         "patient": np.str_(truth["patient"][index] if "patient" in truth else index),
     }
-
-
-def _contrast(case: Case, image: Image, label: Labels, frame: Frame) -> float:
-    """CNR + SNR of an image [H, W] in [-1, 1], 20 ln; -inf if there is no bone."""
-    spacing = math.sqrt(math.prod(case.spacing_mm)) / place(case.depths.shape[1:], frame).scale
-    spacing = spacing if math.isfinite(spacing) else FALLBACK_SPACING_MM
-    where = regions(label > 0, scan_strip(image[None]), spacing)
-    ratios = contrast((image + 1) / np.float32(2), *where)
-    total = ratios["cnr_ln"] + ratios["snr_ln"]
-    return total if math.isfinite(total) else -math.inf
 
 
 class Batch(NamedTuple):
@@ -185,7 +180,7 @@ class Batch(NamedTuple):
 
     depths: Tensor  # [B, D, H, W] in [-1, 1]
     weights: Tensor  # [B, D]
-    image: Tensor  # [B, 1, H, W], the optimal depth: the target
+    image: Tensor  # [B, 1, H, W], the target
     label: Tensor  # [B, H, W]
     optimal: Tensor  # [B], which depth that is
 
@@ -224,7 +219,8 @@ def batch_of(
     depths = torch.where(flipped[:, None, None, None], depths.flip(-1), depths)
     label = torch.where(flipped[:, None, None], label.flip(-1), label)
     optimal = torch.from_numpy(data.optimal[chosen])
-    image = depths[torch.arange(len(chosen)), optimal][:, None]
+    image = torch.from_numpy(data.image[at, rows]).float()[:, None] / 127.5 - 1
+    image = torch.where(flipped[:, None, None, None], image.flip(-1), image)
     return Batch(depths, torch.from_numpy(data.weights[chosen]), image, label, optimal)
 
 

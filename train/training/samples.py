@@ -1,6 +1,7 @@
-"""Samples during training: a row of fixed held-out cases, as one PNG."""
+"""Pictures of a training: a row of fixed held-out cases, and the learning curves."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,3 +63,21 @@ def _join(images: list[Image], gap: int) -> Image:
 
 def _levels(image: Image) -> npt.NDArray[np.uint8]:
     return np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def draw_curves(stages: dict[str, Any], path: Path) -> None:
+    """Writes a PNG with one panel per stage: loss and held-out metrics against the step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(stages), 3), layout="constrained")
+    panels = figure.subplots(1, len(stages), squeeze=False)[0]
+    for axes, (name, record) in zip(panels, stages.items(), strict=True):
+        steps = [line["step"] for line in record["history"]]
+        for key in record["history"][0]:
+            if key != "step":
+                axes.plot(steps, [line[key] for line in record["history"]], label=key)
+        axes.set(title=f"{name}, {record['seconds'] / 60:.0f} min", xlabel="step")
+        axes.set_yscale("log" if name != "extractor" else "linear")
+        axes.legend()
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -23,6 +23,7 @@ from .data import Batch, Dataset, batch_of, draw, leave_out_optimal, one_hot, ot
 from .loop import Objective, Setting, Show, generator, train_stage
 from .samples import draw_samples
 from .step import autocast, move
+from .variation import vary
 from .weights import source_sha256, start_from
 
 Say = Callable[[str], None]
@@ -144,14 +145,18 @@ def _extractor(
 
     The paper takes optimal images only.  But the extractor reads all depths afterwards, and
     another depth may show bone that the optimal one hides.  With `any_depth` half of the batch
-    gets another depth.
+    gets another depth.  `varied` of the images come in other proportions and tones.
     """
 
     def prepare(rng: np.random.Generator, crop: bool) -> tuple[Tensor, Tensor]:
         clear = draw(train, _share(stage, setting), rng, crop=crop)
         batch = _corrupt(nets, clear, rng)
         which = other_depth(batch, rng) if nets.preset.any_depth else batch.optimal
-        return batch.depths[torch.arange(len(which)), which][:, None], batch.label
+        image = batch.depths[torch.arange(len(which)), which][:, None]
+        varied = torch.from_numpy(rng.random(len(image)) < nets.preset.varied)
+        other, label = vary(image, batch.label, rng)
+        image = torch.where(varied[:, None, None, None], other, image)
+        return image, torch.where(varied[:, None, None], label, batch.label)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         image, label = batch
