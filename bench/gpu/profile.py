@@ -280,7 +280,7 @@ def _training(preset: Preset, data: Path | None, device: torch.device) -> Traini
         path = data or Path(name) / "phantoms.zarr"
         if data is None:
             _phantoms(path)
-        cases = load(path, preset.frame, preset.depth_weights, preset.optimal_share)
+        cases = load(path, preset.frame, preset.depth_weights, preset.optimal_share, preset.evened)
     folder = Path(name)  # a job writes there what nobody asks it for here
     setting = Setting(seed=SEED, device=device, ema=preset.ema, clip=preset.clip, folder=folder)
     return Training(preset, cases, setting)

@@ -1,4 +1,4 @@
-"""What the experiments compare: one setting changed at a time, as data."""
+"""The arms of the experiments, as data: each changes one setting."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,35 +11,35 @@ HALF = Frame(height=256, width=64)
 WHOLE = Frame(height=512, width=128)
 
 
-# The settings are those of the preset `small`, whatever they are.
+# All settings but the frame are those of the preset `small`.
 BASE = replace(PRESETS["small"], name="experiment", frame=HALF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """A training, or only another way to sample a training that is there."""
+    """A training, or another way to sample the training of another arm."""
 
     name: str
     question: str
-    changes: Mapping[str, Any] = field(default_factory=dict)  # of the base preset
-    sampled: str | None = None  # the arm whose networks these are
+    changes: Mapping[str, Any] = field(default_factory=dict)  # to the base preset
+    sampled: str | None = None  # the arm whose networks are sampled
     temperature: float = 1.0
     seed: int = 0
-    parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # of the steps
+    parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # steps by stage
 
-    def changed(self) -> Preset:
+    def preset(self) -> Preset:
         return replace(BASE, **self.changes)
 
 
-SHARED = {"foundation": 0.5, "extractor": 1.0}  # stages I and II that ARMS have in common
-ALONE = {**SHARED, "tuner": 1.0}  # of arms whose networks are others: all three stages
+COMMON = {"foundation": 0.5, "extractor": 1.0}  # stages I and II, which most arms have in common
+ALONE = {**COMMON, "tuner": 1.0}  # arms with other networks train all three stages
 
 
 def _other(name: str, question: str, **changes: Any) -> Arm:
     return Arm(name=name, question=question, changes=changes, parts=ALONE)
 
 
-ARMS = (  # what matters most first: a run that is cut short has scored that
+ARMS = (  # the most important first, in case a run is cut short
     Arm(name="base", question="the preset `small` on half its frame"),
     Arm(name="no noise", question="temperature", sampled="base", temperature=0.0),
     Arm(name="all depths read", question="optimal depth left out", changes={"left_out": 0.0}),
@@ -77,15 +77,15 @@ WAYS = (  # several settings at once
         changes={"tuner_artifact_free": False, "left_out": 1.0},
     ),
 )
-FRAMES = (  # scored on the larger grid; as many multiply-adds a step: px four times as many
+FRAMES = (  # scored on the larger grid; with equal multiply-adds per step
     _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),
     _other("512 x 128, patch 4", "frame", frame=WHOLE),
 )
 ALL = (*ARMS, *REPEATS, *WAYS, *FRAMES)
 
 
-def staged(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:
-    """The preset with the stages named, each of its part of `steps`, in small batches."""
+def with_stages(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:
+    """The preset with the stages of `parts`, each with its part of `steps`, in small batches."""
     stages = tuple(
         Stage(
             name=name,

@@ -1,7 +1,7 @@
-"""The phantom against what is known of real images: a row per target.
+"""Compares the phantom with what is known of real images: one row per target.
 
-Contrast is measured as the product does: on its frame of 512 x 128 px, bone against
-a ring of 4.5 mm around it, in 20 ln as in the paper.
+Contrast is measured as in the product, on a frame of 512 x 128 px, bone against the ring of 4.5 mm
+around it; in 20 ln, as in the paper.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,12 @@ from .sheet import contact_sheet as contact_sheet
 from .targets import PERCENTILES, TARGETS, Target
 
 FRAME = Frame(height=512, width=128)
-MARGIN_MM, RING_MM = 1.0, 4.5  # b leaves out a margin around the bone, then takes a ring
+MARGIN_MM, RING_MM = 1.0, 4.5  # b is a ring behind a margin around the bone
 TOLERANCE = 0.15
-SMALLEST = 150  # px of a blob's box
+SMALLEST = 150  # px of the box of a blob that counts
 FAR_FROM_EDGE = 6  # px
-LAGS = (1, 2, 3, 6)  # px of 0.45 mm: 2 to 15 of the real image's
-COARSE, FINE = 17, 3  # px, boxes of the high passes: 41 and 7 of the real image's
+LAGS = (1, 2, 3, 6)  # px of 0.45 mm; 2 to 15 px of the real image
+COARSE, FINE = 17, 3  # px, boxes of the high passes; 41 and 7 px of the real image
 KINDS = {"process": PROCESS, "rib": RIB, "lump": LUMP}
 Labels = npt.NDArray[np.uint8]
 Values = dict[str, float]
@@ -40,23 +40,23 @@ STATISTICS: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {
 
 
 def calibrate(cases: int, seed: int) -> dict[str, object]:
-    """Every target beside its measure over the optimal depths of `cases` phantoms."""
+    """Measures every target over the optimal depths of `cases` phantoms."""
     started = perf_counter()
     with ProcessPoolExecutor() as pool:
-        found = list(pool.map(partial(_measured, seed), range(cases), chunksize=4))
+        values = list(pool.map(partial(_measure, seed), range(cases), chunksize=4))
     return {
         "what": "phantom calibration",
         "phantom": {"version": VERSION, "seed": seed, "cases": cases},
         "tolerance": TOLERANCE,
-        "runs": [_row(target, _values(target, found)) for target in TARGETS],
-        "drawn_per_second_and_process": round(cases / sum(x["seconds"] for x in found), 2),
+        "runs": [_row(target, _values(target, values)) for target in TARGETS],
+        "drawn_per_second_and_process": round(cases / sum(x["seconds"] for x in values), 2),
         "seconds": round(perf_counter() - started, 1),
         "machine": machine(),
     }
 
 
-def _values(target: Target, found: Sequence[Values]) -> npt.NDArray[np.float64]:
-    of_grade = [x for x in found if target.grade == "all" or x[target.grade]]
+def _values(target: Target, values: Sequence[Values]) -> npt.NDArray[np.float64]:
+    of_grade = [x for x in values if target.grade == "all" or x[target.grade]]
     return np.array([x.get(target.measure, np.nan) for x in of_grade] or [np.nan])
 
 
@@ -80,24 +80,24 @@ def _row(target: Target, values: npt.NDArray[np.float64]) -> dict[str, object]:
     return row if within or not target.reason else row | {"reason": target.reason}
 
 
-def _measured(seed: int, index: int) -> Values:
+def _measure(seed: int, index: int) -> Values:
     started = perf_counter()
     case = phantom(seed, index)
-    found = {"seconds": perf_counter() - started}
+    values = {"seconds": perf_counter() - started}
     image, inside = case.depths[case.optimal_depth], case.clean > 0
-    found |= describe(image, case.label, inside) | _known(seed, index, case, image)
-    return found | _dashes(seed, index, case)
+    values |= describe(image, case.label, inside) | _from_truth(seed, index, case, image)
+    return values | _dashes(seed, index, case)
 
 
 def describe(image: Labels, label: Labels, inside: Mask) -> Values:
-    """What can be measured on any labelled image [y, x] of 0.45 mm px and grey levels 0..255."""
-    found = contrasts(image, label, inside) | _strip_shape(inside) | _texture(image, label, inside)
+    """Measures a labelled image [y, x] of 0.45 mm px and grey levels 0..255."""
+    values = contrasts(image, label, inside) | _strip_shape(inside) | _texture(image, label, inside)
     for name, kind in KINDS.items():
-        found |= _sizes(name, label == kind)
-        found[f"{name}_mean"] = float(image[(label == kind) & inside].mean())
+        values |= _sizes(name, label == kind)
+        values[f"{name}_mean"] = float(image[(label == kind) & inside].mean())
     levels = np.percentile(image[inside], list(PERCENTILES))
-    found |= {f"percentile_{p}": float(v) for p, v in zip(PERCENTILES, levels, strict=True)}
-    return found | {
+    values |= {f"percentile_{p}": float(v) for p, v in zip(PERCENTILES, levels, strict=True)}
+    return values | {
         "frame_mean": float(image.mean()),
         "frame_sd": float(image.std()),
         "strip_mean": float(image[inside].mean()),
@@ -108,7 +108,7 @@ def describe(image: Labels, label: Labels, inside: Mask) -> Values:
 
 
 def contrasts(image: Labels, label: Labels, inside: Mask) -> Values:
-    """CNR and SNR in 20 ln, of all bone and of each kind, and the area under the ROC curve."""
+    """CNR and SNR in 20 ln of all bone, CNR of each kind, and the area under the ROC curve."""
     level = to_frame(image / np.float32(255), FRAME, 0)
     bones = nearest_to_frame(label, FRAME)
     strip = np.asarray(to_frame(inside, FRAME, 0) > 0.99)
@@ -116,11 +116,11 @@ def contrasts(image: Labels, label: Labels, inside: Mask) -> Values:
     distance = ndimage.distance_transform_edt(bones == 0) * spacing
     far = strip & (distance > MARGIN_MM)
     s, b = strip & (bones > 0), far & (distance <= MARGIN_MM + RING_MM)
-    found = {"cnr": _cnr(level, s, b), "snr": _snr(level, s, b), "auc": _auc(level, s, strip & ~s)}
+    values = {"cnr": _cnr(level, s, b), "snr": _snr(level, s, b), "auc": _auc(level, s, strip & ~s)}
     for name, kind in KINDS.items():
         near = ndimage.distance_transform_edt(bones != kind) * spacing <= MARGIN_MM + RING_MM
-        found[f"{name}_cnr"] = _cnr(level, strip & (bones == kind), far & near)
-    return found
+        values[f"{name}_cnr"] = _cnr(level, strip & (bones == kind), far & near)
+    return values
 
 
 def _cnr(image: Image, s: Mask, b: Mask) -> float:
@@ -135,7 +135,7 @@ def _snr(image: Image, s: Mask, b: Mask) -> float:
 
 
 def _auc(image: Image, bone: Mask, background: Mask) -> float:
-    """Chance that a px of the background is brighter than one of bone."""
+    """The chance that a px of the background is brighter than a px of bone."""
     values = np.concatenate([image[bone], image[background]])
     ranks = np.empty(len(values))
     ranks[np.argsort(values, kind="stable")] = np.arange(1, len(values) + 1)
@@ -154,20 +154,24 @@ def _strip_shape(inside: Mask) -> Values:
 
 
 def _texture(image: Labels, label: Labels, inside: Mask) -> Values:
-    """Of the tissue, away from the edge: correlations by lag, roughness, jitter of the rows."""
+    """The tissue away from the edge: correlations by lag, roughness, jitter of the rows."""
     far = ndimage.distance_transform_edt(inside) > FAR_FROM_EDGE
     where = inside & (label == 0) & (image > 0) & far
     level = image.astype(np.float32)
-    found = dict(_correlations(_passed(level, where, COARSE), where, "across_{}", "along_{}", LAGS))
-    found |= _correlations(_passed(level, where, FINE), where, "fine_across", "fine_along", (1,))
-    found |= _roughness(level, where)
+    values = dict(
+        _correlations(_high_pass(level, where, COARSE), where, "across_{}", "along_{}", LAGS)
+    )
+    values |= _correlations(
+        _high_pass(level, where, FINE), where, "fine_across", "fine_along", (1,)
+    )
+    values |= _roughness(level, where)
     rows = np.array([level[y][where[y]].mean() for y in np.flatnonzero(where.sum(1) > 40)])
     jitter = rows - ndimage.median_filter(rows, 9)
-    return found | {"row_jitter": float(jitter.std() / rows.mean())}
+    return values | {"row_jitter": float(jitter.std() / rows.mean())}
 
 
-def _passed(level: Image, where: Mask, box: int) -> Image:
-    """The image without the mean of the tissue `where` over a box [px]."""
+def _high_pass(level: Image, where: Mask, box: int) -> Image:
+    """The image less the local mean of the tissue `where` over a box [px]."""
     share = np.maximum(ndimage.uniform_filter(where.astype(np.float32), box), 1e-3)
     return np.asarray(level - ndimage.uniform_filter(level * where, box) / share)
 
@@ -203,8 +207,8 @@ def _sizes(name: str, bone: Mask) -> Values:
     return {f"{name}_height": float(high), f"{name}_width": float(wide)}
 
 
-def _known(seed: int, index: int, case: Phantom, image: Labels) -> Values:
-    """What only the phantom's own truth tells."""
+def _from_truth(seed: int, index: int, case: Phantom, image: Labels) -> Values:
+    """Values that come from the phantom's truth."""
     marks = case.landmarks[:THORACIC].astype(np.float64)
     apart = np.linalg.norm(marks[:, 1] - marks[:, 0], axis=1)
     clean = contrasts(case.clean, case.label, case.clean > 0)
@@ -221,7 +225,7 @@ def _known(seed: int, index: int, case: Phantom, image: Labels) -> Values:
 
 
 def _midline(seed: int, index: int, image: Labels) -> Values:
-    """Medians over thoracic stretches of 30 rows: full width at half minimum, mm, and depth."""
+    """The midline's full width at half minimum, mm, and depth: medians over blocks of 30 rows."""
     body = anatomy(stream(seed, index, "anatomy"))
     last = int(body.spine.row[body.spine.thoracic()][-1]) - 40
     profiles = []
@@ -246,17 +250,17 @@ def _full_width(profile: Image) -> int:
 
 
 def _dashes(seed: int, index: int, case: Phantom) -> Values:
-    """Share of the strip that dashes took, and the lengths of their runs along a row, mm."""
+    """The share of the strip that dashes cover, and the lengths of their runs along a row, mm."""
     if case.artifact_free:
         return {"lost": 0.0}
     inside = case.clean > 0
     gain = lost_rows(stream(seed, index, "defects"), case.extent, GRADES[1 + case.difficult])
     ends = np.diff(np.pad((gain < 1) & inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     runs = np.nonzero(ends == -1)[1] - np.nonzero(ends == 1)[1]
-    found = {"lost": float(np.mean(1 - gain[inside]))}
+    values = {"lost": float(np.mean(1 - gain[inside]))}
     if not len(runs):
-        return found
-    return found | {
+        return values
+    return values | {
         "dash_median": float(np.median(runs)) * SPACING_MM,
         "dash_p90": float(np.quantile(runs, 0.9)) * SPACING_MM,
     }

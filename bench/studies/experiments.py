@@ -1,8 +1,8 @@
-"""Settles the questions of training by experiment: arms that differ in one setting, equal budgets.
+"""Experiments on training: arms that differ in one setting, with equal budgets.
 
-Everything is on half the frame and small budgets, so that figures are to be compared with one
-another and not with the shipped bundle's.  Truth scores the arms; no arm's training reads it.
-Each arm's scores are kept as it is done: the same command again goes on.
+All arms have half the frame and small budgets, so their figures compare with one another and not
+with the shipped bundle's.  Arms are scored against the truth, which no training reads.  The scores
+of each arm are stored when it is done, and the same command again continues.
 """
 
 import json
@@ -31,7 +31,7 @@ from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import source_sha256
 
 from . import scoring
-from .arms import ALL, ARMS, BASE, FRAMES, REPEATS, SHARED, TABLE_V, WHOLE, Arm, staged
+from .arms import ALL, ARMS, BASE, COMMON, FRAMES, REPEATS, TABLE_V, WHOLE, Arm, with_stages
 
 Say = Callable[[str], None]
 SEED = 0  # of stages I and II that arms share
@@ -40,15 +40,15 @@ REFERENCES = ("original", "clean target")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What experiments read, and where they write."""
+class Options:
+    """What the experiments read, and where they write."""
 
     data: Path
     held_out: Path
     output: Path
-    source: Path | None  # of stages I and II, where they are not to begin at random weights
+    source: Path | None  # weights from which stages I and II start; None: random weights
     rater: Path
-    steps: int  # of stage III in an arm; the other budgets are parts of it
+    steps: int  # of stage III in an arm; the other stages take a part of them
     say: Say
 
     @property
@@ -56,85 +56,84 @@ class Bench:
         return self.output.with_suffix(".work")
 
 
-def experiments(bench: Bench) -> dict[str, Any]:
-    """Trains and scores every arm; writes and returns the document, whole or as far as it is."""
-    bench.work.mkdir(parents=True, exist_ok=True)
+def run_experiments(options: Options) -> dict[str, Any]:
+    """Trains and scores every arm; writes the document after each and returns the last one."""
+    options.work.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {}
-    for name in _scored(bench):
-        document = _document(bench)
-        bench.output.write_text(json.dumps(document, indent=1) + "\n")
-        bench.say(f"{name} is scored")
+    for name in _score_arms(options):
+        document = _document(options)
+        options.output.write_text(json.dumps(document, indent=1) + "\n")
+        options.say(f"{name} is scored")
     return document
 
 
-def _scored(bench: Bench) -> Iterator[str]:
-    """Does what is not done yet, the references first; gives the name of each arm when done."""
-    cases = scoring.subjects(bench.held_out, BASE.frame)
-    rater = load_rater(bench.rater)
+def _score_arms(options: Options) -> Iterator[str]:
+    """Scores the references, then each arm that is not scored yet; yields the name of each arm."""
+    cases = scoring.subjects(options.held_out, BASE.frame)
+    rater = load_rater(options.rater)
     for name, images in (
         ("original", scoring.originals(cases)),
         ("clean target", scoring.targets(cases)),
     ):
-        _keep(bench, name, {"": scoring.measured(images, cases, rater)})
+        _store(options, name, {"": scoring.measure_images(images, cases, rater)})
     for arm in ALL:
-        if not _path(bench, arm.name).exists():
-            nets = _trained(bench, arm)
-            _keep(bench, arm.name, _scores(bench, arm, nets, cases, rater))
+        if not _path(options, arm.name).exists():
+            nets = _train_arm(options, arm)
+            _store(options, arm.name, _scores(options, arm, nets, cases, rater))
         yield arm.name
 
 
 def _scores(
-    bench: Bench, arm: Arm, nets: Networks, cases: list[Subject], rater: Rater
+    options: Options, arm: Arm, nets: Networks, cases: list[Subject], rater: Rater
 ) -> dict[str, scoring.Columns]:
-    """By the number of evaluations; arms of the frame's question on the larger one."""
+    """Scores by number of evaluations; arms of FRAMES are scored on the larger frame."""
     own = cases
     if arm in FRAMES:
-        own = scoring.subjects(bench.held_out, nets.preset.frame)
-        cases = scoring.subjects(bench.held_out, WHOLE)
-    found = {}
+        own = scoring.subjects(options.held_out, nets.preset.frame)
+        cases = scoring.subjects(options.held_out, WHOLE)
+    scores = {}
     for evaluations in scoring.EVALUATIONS:
-        images = scoring.sampled(nets, own, evaluations, arm.temperature)
+        images = scoring.sample_cases(nets, own, evaluations, arm.temperature)
         if arm in FRAMES:
             back = [from_frame(x, c.case.extent) for x, c in zip(images, cases, strict=True)]
             images = [to_frame(x, WHOLE, black=-1.0) for x in back]
-        found[str(evaluations)] = scoring.measured(images, cases, rater)
-    return found
+        scores[str(evaluations)] = scoring.measure_images(images, cases, rater)
+    return scores
 
 
-def _trained(bench: Bench, arm: Arm) -> Networks:
-    """The arm's networks; stages I and II are the shared ones, unless it has its own."""
+def _train_arm(options: Options, arm: Arm) -> Networks:
+    """Trains the arm's networks; stages I and II are the common ones unless it has its own."""
     if arm.sampled is not None:
-        return _trained(bench, next(x for x in ARMS if x.name == arm.sampled))
-    if SHARED.keys() <= arm.parts.keys():
-        preset = staged(arm.changed(), bench.steps, arm.parts)
-        return _train(bench, arm.name, preset, arm.seed)
-    _train(bench, "shared", staged(BASE, bench.steps, SHARED), SEED, bench.source)
-    folder = bench.work / arm.name
+        return _train_arm(options, next(x for x in ARMS if x.name == arm.sampled))
+    if COMMON.keys() <= arm.parts.keys():
+        preset = with_stages(arm.preset(), options.steps, arm.parts)
+        return _train(options, arm.name, preset, arm.seed)
+    _train(options, "shared", with_stages(BASE, options.steps, COMMON), SEED, options.source)
+    folder = options.work / arm.name
     folder.mkdir(exist_ok=True)
-    for stage in SHARED:
+    for stage in COMMON:
         file = f"{stage}.safetensors"
         if not (folder / file).exists():
-            shutil.copy(bench.work / "shared" / file, folder / file)
-    preset = staged(arm.changed(), bench.steps, {**SHARED, **arm.parts})
-    return _train(bench, arm.name, preset, arm.seed)
+            shutil.copy(options.work / "shared" / file, folder / file)
+    preset = with_stages(arm.preset(), options.steps, {**COMMON, **arm.parts})
+    return _train(options, arm.name, preset, arm.seed)
 
 
 def _train(
-    bench: Bench, name: str, preset: Preset, seed: int, source: Path | None = None
+    options: Options, name: str, preset: Preset, seed: int, source: Path | None = None
 ) -> Networks:
     setting = Setting(
         seed=seed,
         device=torch.device("cpu"),
         ema=preset.ema,
         clip=preset.clip,
-        folder=bench.work / name,
+        folder=options.work / name,
         source=source,
         notes=1,
     )
-    train, unseen = (
-        _weighted(_read(x, preset.frame), preset) for x in (bench.data, bench.held_out)
-    )
-    nets, _ = train_all(preset, train, unseen, setting, lambda text: bench.say(f"{name}: {text}"))
+    read = lambda path: _weighted(_read(path, preset.frame, preset.evened), preset)
+    train, unseen = read(options.data), read(options.held_out)
+    nets, _ = train_all(preset, train, unseen, setting, lambda text: options.say(f"{name}: {text}"))
     return nets
 
 
@@ -144,44 +143,44 @@ def _read(path: Path, frame: Frame) -> Dataset:
 
 
 def _weighted(data: Dataset, preset: Preset) -> Dataset:
-    """With the preset's fusion weights, over the depths that a case has."""
+    """The dataset with the preset's fusion weights over the depths that each case has."""
     pairs = zip(data.weights > 0, data.optimal.tolist(), strict=True)
-    return replace(data, weights=np.stack([scoring.told_weights(preset, *x) for x in pairs]))
+    return replace(data, weights=np.stack([scoring.preset_weights(preset, *x) for x in pairs]))
 
 
-def _path(bench: Bench, name: str) -> Path:
-    return bench.work / f"{name}.json"
+def _path(options: Options, name: str) -> Path:
+    return options.work / f"{name}.json"
 
 
-def _keep(bench: Bench, name: str, scores: dict[str, scoring.Columns]) -> None:
-    part = _path(bench, name).with_suffix(".part")
+def _store(options: Options, name: str, scores: dict[str, scoring.Columns]) -> None:
+    part = _path(options, name).with_suffix(".part")
     part.write_text(json.dumps(scores))
-    part.replace(_path(bench, name))
+    part.replace(_path(options, name))
 
 
-def _document(bench: Bench) -> dict[str, Any]:
-    """All that is scored so far."""
-    held = {x: json.loads(_path(bench, x).read_text())[""] for x in REFERENCES}
-    done = [x for x in ALL if _path(bench, x.name).exists()]
-    stored = {x.name: json.loads(_path(bench, x.name).read_text()) for x in done}
+def _document(options: Options) -> dict[str, Any]:
+    """The document of everything that is scored so far."""
+    references = {x: json.loads(_path(options, x).read_text())[""] for x in REFERENCES}
+    done = [x for x in ALL if _path(options, x.name).exists()]
+    stored = {x.name: json.loads(_path(options, x.name).read_text()) for x in done}
     base = stored.get(ARMS[0].name, {})
     return {
         "what": "experiments on training; means over cases with bootstrap 95 % intervals",
         "machine": machine(("torch",)) | {"threads": torch.get_num_threads()},
         "seed": SEED,
         "evaluations": scoring.EVALUATIONS,
-        "cases": len(held["original"]["psnr"]),
-        "rater_sha256": file_sha256(bench.rater),
-        "data": {"train": _identity(bench.data), "held_out": _identity(bench.held_out)},
-        "from_sha256": source_sha256(bench.source),
-        "steps": bench.steps,
+        "cases": len(references["original"]["psnr"]),
+        "rater_sha256": file_sha256(options.rater),
+        "data": {"train": _identity(options.data), "held_out": _identity(options.held_out)},
+        "from_sha256": source_sha256(options.source),
+        "steps": options.steps,
         "frame": asdict(BASE.frame),
         "references": {
             name: {m: scoring.interval(x) for m, x in columns.items() if max(x) < EQUAL_DB}
-            for name, columns in held.items()
+            for name, columns in references.items()
         },
-        "table_v": _table_v(stored, held["original"]),
-        "runs": [_row(arm, stored[arm.name], base, held) for arm in done],
+        "table_v": _table_v(stored, references["original"]),
+        "runs": [_row(arm, stored[arm.name], base, references) for arm in done],
     }
 
 
@@ -190,12 +189,14 @@ def _table_v(stored: dict[str, Any], original: scoring.Columns) -> dict[str, Any
     table: dict[str, Any] = {}
     for name in TABLE_V:
         names = [name, *(x.name for x in REPEATS if x.name.startswith(f"{name}, "))]
-        found = [stored[x] for x in names if x in stored]
-        table[name] = {"seeds": len(found)}
-        for mode in found[0] if found else ():
+        stored_arms = [stored[x] for x in names if x in stored]
+        table[name] = {"seeds": len(stored_arms)}
+        for mode in stored_arms[0] if stored_arms else ():
             table[name][mode] = {
                 m: scoring.interval(
-                    np.subtract(np.mean([x[mode][m] for x in found], axis=0), original[m]).tolist()
+                    np.subtract(
+                        np.mean([x[mode][m] for x in stored_arms], axis=0), original[m]
+                    ).tolist()
                 )
                 for m in ("cnr_ln", "snr_ln")
             }
@@ -209,9 +210,9 @@ def _identity(path: Path) -> dict[str, Any]:
 
 
 def _row(
-    arm: Arm, found: dict[str, Any], base: dict[str, Any], held: dict[str, Any]
+    arm: Arm, found: dict[str, Any], base: dict[str, Any], references: dict[str, Any]
 ) -> dict[str, Any]:
-    """Means and intervals of an arm, and the paired difference from the base arm."""
+    """A row: means and intervals of an arm, and its paired difference from the base arm."""
     row: dict[str, Any] = {"arm": arm.name, "question": arm.question}
     for mode, columns in found.items():
         row[mode] = {m: scoring.interval(x) for m, x in columns.items()}
@@ -220,14 +221,14 @@ def _row(
         over = {m: np.subtract(x, base[mode][m]).tolist() for m, x in columns.items()}
         row[f"{mode}, over base"] = {m: scoring.interval(x) for m, x in over.items()}
         row[f"{mode}, share of the ceiling's gain"] = {
-            m: scoring.gain_share(columns, held["original"], held["clean target"], m)
+            m: scoring.gain_share(columns, references["original"], references["clean target"], m)
             for m in ("cnr_ln", "snr_ln")
         }
     return row
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """The table for a person: a row for each number of evaluations."""
+    """The table, for a person: one row per arm and number of evaluations."""
     names = {
         "psnr": "PSNR",
         "cnr_ln": "CNR, ln",

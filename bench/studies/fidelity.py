@@ -1,7 +1,7 @@
-"""How few evaluations will do: fidelity to 1000-step DDIM and the task, by solver and ladder.
+"""How few evaluations are enough: fidelity to 1000-step DDIM and to the truth, by sampler.
 
-Rows and references are kept in a work folder: the same command again goes on where it stopped.
-Seconds are of the machine as it is while they are taken.
+Rows and references are stored in a work folder, and the same command again continues from there.
+Seconds depend on the load of the machine while they are measured.
 """
 
 import hashlib
@@ -47,35 +47,35 @@ ANGLES = ("thoracic_off", "lumbar_off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What is measured."""
+class Options:
+    """What to measure, and how."""
 
     bundle: Path
     data: Path  # phantoms
     cases: int
     evaluations: Sequence[int]
     work: Path
-    times: bool  # whether seconds are said
+    times: bool  # whether to report seconds
     say: Say
 
 
-def measure(bench: Bench) -> dict[str, Any]:
-    """The document."""
-    bundle = load_bundle(bench.bundle)
+def measure(options: Options) -> dict[str, Any]:
+    """Measures every sampler; the document."""
+    bundle = load_bundle(options.bundle)
     contract = bundle.contract
     plan = REFERENCE.load(bundle, CPU, batch=1)
-    found = [
-        walk_reference(plan, contract, case, bench.work, truth)
-        for case, truth in read_with_truth(bench.data, contract, bench.cases)
+    references = [
+        walk_reference(plan, contract, case, options.work, truth)
+        for case, truth in read_with_truth(options.data, contract, options.cases)
     ]
     rater = load_rater(RATERS[0])
     rows = []
-    for name, sampler in arms(contract, bench.evaluations):
-        row = partial(_row, plan, contract, sampler, found, rater)
-        rows.append(_kept(bench, bundle, name, sampler, row))
-        bench.say(as_line(rows[-1]))
-    ends = _row(plan, contract, None, found, rater)
-    times = {"conditioner_s": _conditioner_seconds(plan, found)} if bench.times else {}
+    for name, sampler in samplers(contract, options.evaluations):
+        row = partial(_row, plan, contract, sampler, references, rater)
+        rows.append(_stored_row(options, bundle, name, sampler, row))
+        options.say(as_line(rows[-1]))
+    ends = _row(plan, contract, None, references, rater)
+    times = {"conditioner_s": _conditioner_seconds(plan, references)} if options.times else {}
     return {
         "what": "samples of few evaluations against 1000-step DDIM from the same x_T, dB, range 2, "
         "inside the strip; PSNR to clean, CNR, SNR, dB, and the shares of the clean target's gain; "
@@ -84,21 +84,21 @@ def measure(bench: Bench) -> dict[str, Any]:
         "bundle": contract.name,
         "bundle_sha256": bundle.sha256,
         "temperature": contract.sampler.temperature,
-        "archive": open_archive(bench.data).identity,
-        "cases": len(found),
+        "archive": open_archive(options.data).identity,
+        "cases": len(references),
         **times,
         "reference": {"solver": "ddim", "evaluations": contract.schedule.steps, **ends},
-        "runs": [row if bench.times else _without_times(row) for row in rows],
+        "runs": [row if options.times else _without_times(row) for row in rows],
     }
 
 
-def arms(contract: Contract, evaluations: Sequence[int]) -> Iterator[tuple[str, Sampler]]:
-    """(name of the ladder, way down): published ones for each count, then the bundle's own."""
+def samplers(contract: Contract, evaluations: Sequence[int]) -> Iterator[tuple[str, Sampler]]:
+    """(name of the ladder, sampler): published ones for each count, then the bundle's own."""
     for count in evaluations:
         for solver, (name, ladder) in product(SOLVERS, LADDERS.items()):
             yield name, _published(contract, solver, ladder(contract.schedule, count))
-    for known in sorted((contract.sampler, *contract.ladders), key=lambda x: x.nfe):
-        yield (FITTED if known.solver == FITTED else "the bundle's"), known
+    for sampler in sorted((contract.sampler, *contract.ladders), key=lambda x: x.nfe):
+        yield (FITTED if sampler.solver == FITTED else "the bundle's"), sampler
 
 
 def _published(contract: Contract, solver: str, ladder: tuple[float, ...]) -> Sampler:
@@ -107,13 +107,15 @@ def _published(contract: Contract, solver: str, ladder: tuple[float, ...]) -> Sa
     )
 
 
-def _kept(bench: Bench, bundle: Bundle, name: str, sampler: Sampler, row: Callable[[], Row]) -> Row:
-    """The row of an arm, from the work folder where it is there."""
+def _stored_row(
+    options: Options, bundle: Bundle, name: str, sampler: Sampler, row: Callable[[], Row]
+) -> Row:
+    """The row of a sampler, from the work folder if it is stored there."""
     contract = bundle.contract
-    told = [contract.conditioner.sha256, contract.denoiser.sha256]
-    told += [open_archive(bench.data).identity, str(bench.cases)]
-    told += [repr((sampler.solver, sampler.ladder, sampler.weights, sampler.temperature))]
-    path = bench.work / f"row-{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.json"
+    inputs = [contract.conditioner.sha256, contract.denoiser.sha256]
+    inputs += [open_archive(options.data).identity, str(options.cases)]
+    inputs += [repr((sampler.solver, sampler.ladder, sampler.weights, sampler.temperature))]
+    path = options.work / f"row-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]}.json"
     if not path.exists():
         part = path.with_suffix(".part")
         part.write_text(json.dumps(row()))
@@ -126,32 +128,32 @@ def _row(
     plan: Plan,
     contract: Contract,
     sampler: Sampler | None,
-    found: Sequence[Reference],
+    references: Sequence[Reference],
     rater: Rater,
 ) -> Row:
-    """Of a sampler; None: of the references themselves."""
+    """The figures of a sampler; None: of the references themselves."""
     begun = time.perf_counter()
     if sampler is None:
-        images = reference_images(found)
+        images = reference_images(references)
         row: Row = {}
     else:
-        images = sample_cases(plan, found, sampler_rungs(contract, sampler))
-        seconds = (time.perf_counter() - begun) / len(found)
-        near = fidelity_db(found, images)
+        images = sample_cases(plan, references, sampler_rungs(contract, sampler))
+        seconds = (time.perf_counter() - begun) / len(references)
+        near = fidelity_db(references, images)
         row = {
             "psnr_median_db": round(float(np.median(near)), 2),
             "psnr_min_db": round(float(near.min()), 2),
             "denoiser_s": round(seconds, 3),
         }
-    return row | figures(found, images) | _angles(found, images, rater)
+    return row | figures(references, images) | _angles(references, images, rater)
 
 
-def _angles(found: Sequence[Reference], images: Sequence[Image], rater: Rater) -> Row:
-    """Mean error of the curve angles that the rater reads from the results, degrees."""
+def _angles(references: Sequence[Reference], images: Sequence[Image], rater: Rater) -> Row:
+    """The mean error of the curve angles that the rater reads from the images, degrees."""
     units = [np.asarray((x[0, 0] + 1) / 2, np.float32) for x in images]
     read = [
         read_image(x.truth, unit, rater)
-        for x, unit in zip(found, units, strict=True)
+        for x, unit in zip(references, units, strict=True)
         if x.truth is not None
     ]
     columns = {name: [row[name] for row in read] for name in ANGLES}
@@ -162,12 +164,12 @@ def _angles(found: Sequence[Reference], images: Sequence[Image], rater: Rater) -
     }
 
 
-def _conditioner_seconds(plan: Plan, found: Sequence[Reference]) -> float:
-    """A case, mean."""
+def _conditioner_seconds(plan: Plan, references: Sequence[Reference]) -> float:
+    """The mean seconds of a case."""
     begun = time.perf_counter()
-    for x in found:
+    for x in references:
         condition(plan, [x.case])
-    return round((time.perf_counter() - begun) / len(found), 3)
+    return round((time.perf_counter() - begun) / len(references), 3)
 
 
 def _without_times(row: Row) -> Row:
@@ -182,7 +184,7 @@ def as_line(row: Row) -> str:
 
 
 def draw(document: dict[str, Any], output: Path) -> None:
-    """Fidelity and PSNR to clean against the number of evaluations, as a PNG."""
+    """Writes a PNG: fidelity and PSNR to clean against the number of evaluations."""
     import matplotlib as mpl
 
     mpl.use("agg")

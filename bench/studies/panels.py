@@ -1,4 +1,4 @@
-"""Pictures side by side with words below them, on black."""
+"""Pictures side by side on black, with words below them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,9 +43,9 @@ class Group:
 
 
 def sheet(groups: Sequence[Group], scales: Mapping[str, int] | None = None) -> Image.Image:
-    """All panels in one row, of equal height, about WIDTH px together.
+    """All panels in one row of equal height, about WIDTH px wide.
 
-    scales: what heat shows -> the grey levels at its end; drawn below, side by side.
+    scales: what heat shows -> the grey levels at the end of its scale; drawn below the panels.
     """
     panels = [p for group in groups for p in group.panels]
     free = WIDTH - 2 * MARGIN - APART * (len(groups) - 1) - GAP * (len(panels) - len(groups))
@@ -54,15 +54,15 @@ def sheet(groups: Sequence[Group], scales: Mapping[str, int] | None = None) -> I
     lines = max(p.words.count("\n") + 1 for p in panels)
     below = MARGIN + height + GAP
     bottom = below + LINE * (lines + 1) + GAP
-    made = Image.new("RGB", (WIDTH, bottom + (LINE + GAP if scales else 0)))
-    pen = ImageDraw.Draw(made)
+    image = Image.new("RGB", (WIDTH, bottom + (LINE + GAP if scales else 0)))
+    pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(SIZE)
     left = MARGIN
     for group in groups:
         first = left
         for panel in group.panels:
             shown = _tall(panel.image, height)
-            made.paste(shown, (left, MARGIN))
+            image.paste(shown, (left, MARGIN))
             middle = left + shown.width / 2
             for i, line in enumerate(panel.words.split("\n")):
                 pen.text((middle, below + LINE * i), line, WHITE, anchor="ma")
@@ -70,21 +70,21 @@ def sheet(groups: Sequence[Group], scales: Mapping[str, int] | None = None) -> I
         middle = (first + left - GAP) / 2
         pen.text((middle, below + LINE * lines + GAP // 2), group.words, DIM, anchor="ma")
         left += APART - GAP
-    made = made.crop((0, 0, left - APART + MARGIN, made.height))
+    image = image.crop((0, 0, left - APART + MARGIN, image.height))
     if not scales:
-        return made.convert("L")
+        return image.convert("L")
     for i, (words, levels) in enumerate(scales.items()):
-        _scale(made, words, levels, (MARGIN + i * made.width // len(scales), bottom))
-    return made.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        _scale(image, words, levels, (MARGIN + i * image.width // len(scales), bottom))
+    return image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
-def _scale(made: Image.Image, words: str, levels: int, at: tuple[int, int]) -> None:
-    pen = ImageDraw.Draw(made)
+def _scale(image: Image.Image, words: str, levels: int, at: tuple[int, int]) -> None:
+    pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(SIZE)
     left = at[0] + int(pen.textlength(f"{words}: 0 "))
     pen.text(at, f"{words}: 0", WHITE)
     ramp = np.tile(np.linspace(0, levels, RAMP, dtype=np.float32), (10, 1))
-    made.paste(Image.fromarray(heat(ramp, levels)), (left, at[1] + 3))
+    image.paste(Image.fromarray(heat(ramp, levels)), (left, at[1] + 3))
     pen.text((left + RAMP + GAP, at[1]), f"{levels} grey levels of 255 and more", WHITE)
 
 
@@ -94,7 +94,7 @@ def _tall(image: Pixels, height: int) -> Image.Image:
 
 
 def around(strip: Mask) -> tuple[slice, slice]:
-    """Rows and columns of the scan, and a little black."""
+    """The rows and columns of the scan, with a little black around it."""
     spans = []
     for axis in (1, 0):
         hit = np.flatnonzero(strip.any(axis=axis))
@@ -103,14 +103,14 @@ def around(strip: Mask) -> tuple[slice, slice]:
 
 
 def heat(levels: npt.NDArray[np.float32], most: float) -> Pixels:
-    """[y, x, 3]: black for none, white from `most` on, in the colours of the report."""
+    """Levels as colours [y, x, 3] of the report: black for 0, white from `most` on."""
     stops = np.linspace(0, most, len(HEAT))
     channels = [np.interp(levels, stops, x) for x in zip(*HEAT, strict=True)]
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
 def beside(panels: Sequence[Pixels]) -> Pixels:
-    """[y, x, 3] each, enlarged, white between them."""
+    """Joins panels [y, x, 3] side by side, enlarged, with white between them."""
     white = np.full((panels[0].shape[0] * SCALE, GAP, 3), 255, np.uint8)
     parts = [part for panel in panels for part in (_large(panel), white)]
     return np.concatenate(parts[:-1], axis=1)

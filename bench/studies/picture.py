@@ -1,7 +1,7 @@
-"""README's pictures: before and after, the paper's conditions, and where the model is unsure.
+"""The pictures of README: before and after, the paper's conditions, and uncertainty.
 
-Cases are chosen by one rule: of the difficult phantoms, ordered by what enhancement gains in PSNR
-to clean, those at fixed percentiles.  Nothing is sharpened or stretched.
+One rule chooses the cases: the difficult phantoms at fixed percentiles of the gain in PSNR to
+clean.  Nothing is sharpened or stretched.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ from .panels import Group, Panel, Pixels, around, heat, sheet
 from .real_image import SPACING_MM, enhance
 
 THREE, TWO = (10, 50, 90), (25, 75)  # percentiles of the gain
-STEP = 10  # grey levels that the scale of heat is rounded up to
-ARMS = {  # of `bench experiments`, and what is said of them
+STEP = 10  # the end of a scale is a multiple of so many grey levels
+ARMS = {  # arms of `bench experiments`, and the words below them
     "optimal segmentation": "optimal-depth\nsegmentation",
     "optimal features": "optimal-depth\nfeatures",
     "base": "multi-depth\nfeatures",
 }
 ORIGINAL, ENHANCED, CLEAN = "original", "enhanced", "clean target\n(never seen)"
 REAL = "real scan (SA2Net, MIT)"
-Images = dict[str, Image]  # by the words below
+Images = dict[str, Image]  # by the words below them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A case to be shown; images [H, W] in [0, 1] on the frame."""
+class Shown:
+    """A case to show; images [H, W] in [0, 1] on the frame."""
 
     original: Image
     enhanced: Image
@@ -51,11 +51,11 @@ class Seen:
 def before_after(
     run: Path, truth: Path, bundle: Bundle, path: Path, real: Path | None = None
 ) -> list[str]:
-    """Writes a PNG: original, enhanced and clean target of three phantoms, a real scan.
+    """Writes a PNG: original, enhanced and clean target of three phantoms; and a real scan.
 
-    Gives what is said of each case.
+    Returns the words below each case.
     """
-    seen = _seen(run, truth, bundle, THREE, real)
+    seen = _shown_cases(run, truth, bundle, THREE, real)
     groups = []
     for case in seen:
         shown: Images = {ORIGINAL: case.original, ENHANCED: case.enhanced}
@@ -69,11 +69,11 @@ def before_after(
 def uncertainty(
     run: Path, truth: Path, bundle: Bundle, path: Path, real: Path | None = None
 ) -> list[str]:
-    """Writes a PNG: mean of draws, their spread and the true error of two phantoms, a real scan.
+    """Writes a PNG: mean of draws, spread and true error of two phantoms; and a real scan.
 
-    As `before_after`.  Raises UsageError for a run of one draw.
+    Returns the words below each case.  Raises UsageError for a run with one draw.
     """
-    seen = _seen(run, truth, bundle, TWO, real)
+    seen = _shown_cases(run, truth, bundle, TWO, real)
     maps = [_heats(case) for case in seen]
     most = {words: _most(words, seen, maps) for words in maps[0]}
     groups = []
@@ -86,16 +86,16 @@ def uncertainty(
     return [x.words for x in seen]
 
 
-def _most(words: str, seen: Sequence[Seen], maps: Sequence[Images]) -> int:
-    """Grey levels at the end of a scale: all but a hundredth of the px lie below."""
+def _most(words: str, seen: Sequence[Shown], maps: Sequence[Images]) -> int:
+    """The grey levels at the end of a scale, below which 99 % of the px lie."""
     inside = [of[words][x.strip] for x, of in zip(seen, maps, strict=True) if words in of]
     return STEP * max(1, int(np.ceil(np.percentile(np.concatenate(inside), 99) / STEP)))
 
 
-def _heats(case: Seen) -> Images:
-    """Grey levels, by the words below."""
+def _heats(case: Shown) -> Images:
+    """Spread and error in grey levels, by the words below them."""
     if case.spread is None:
-        raise UsageError("the run has no spread: make one with `mcdiff-batch run --draws 8`")
+        raise UsageError("the run has no spread; make one with `mcdiff-batch run --draws 8`")
     found = {"spread\nof draws": 255 * case.spread}
     if case.clean is not None:
         found["true\nerror"] = 255 * np.abs(case.enhanced - case.clean)
@@ -107,19 +107,19 @@ def conditions(
 ) -> list[str]:
     """Writes a PNG like the paper's Fig. 8: two cases, enhanced under each of its conditions.
 
-    work: the folder of trainings that `bench experiments` leaves; the rule goes by its base arm.
+    work: the folder of trainings from `bench experiments`; its base arm chooses the cases.
     """
     from mcdiff_batch.train.training.weights import read_weights
 
-    from .scoring import sampled, subjects
+    from .scoring import sample_cases, subjects
 
     nets = {arm: read_weights(work / arm)[0] for arm in ARMS}
     cases = [x for x in subjects(truth, nets["base"].preset.frame) if x.truth.difficult]
-    found = [_unit(x) for x in sampled(nets["base"], cases, evaluations, temperature)]
+    found = [_unit(x) for x in sample_cases(nets["base"], cases, evaluations, temperature)]
     groups = []
-    for k, words in _picked(cases, found, TWO).items():
+    for k, words in _pick(cases, found, TWO).items():
         made = {
-            said: _unit(sampled(nets[arm], [cases[k]], evaluations, temperature)[0])
+            said: _unit(sample_cases(nets[arm], [cases[k]], evaluations, temperature)[0])
             for arm, said in ARMS.items()
         }
         case = _phantom(cases[k], found[k], words)
@@ -129,68 +129,70 @@ def conditions(
     return [x.words for x in groups]
 
 
-def _seen(
+def _shown_cases(
     run: Path, truth: Path, bundle: Bundle, percentiles: Sequence[int], real: Path | None
-) -> list[Seen]:
-    """The phantoms of the rule and, enhanced as they are, the real image."""
+) -> list[Shown]:
+    """The phantoms that the rule chooses, and the real image, enhanced alike."""
     archive, group = open_archive(truth), zarr.open_group(truth, mode="r", use_consolidated=False)
     source, frame = run_source(run, archive, bundle), bundle.contract.frame
     if "difficult" not in group:
-        raise UsageError(f"{truth}: has no 'difficult'; only phantoms tell which cases are")
+        raise UsageError(f"{truth}: has no 'difficult'; give an archive of phantoms as --truth")
     flags: Any = group["difficult"]
     hard = [k for k in source.cases if flags[k]]
     cases = [read_subject(archive, group, k, bundle.contract) for k in hard]
     images = [source.image(k, frame) for k in hard]
     seen = []
-    for k, words in _picked(cases, images, percentiles).items():
+    for k, words in _pick(cases, images, percentiles).items():
         spread = source.spread(hard[k], frame) if source.spread else None
         seen.append(_phantom(cases[k], images[k], words, spread))
     return seen if real is None else [*seen, _real(real, bundle, source)]
 
 
-def _real(image: Path, bundle: Bundle, source: Source) -> Seen:
-    """Enhanced with the settings of a run."""
+def _real(image: Path, bundle: Bundle, source: Source) -> Shown:
+    """The real image, enhanced with the settings of the run."""
     about = source.about
-    told = {
+    options_by_name = {
         "--sampler": about["solver"],
         "--steps": len(about["ladder"]),
         "--seed": about["seed"],
         "--draws": about.get("draws", 1),
         "--temperature": about["temperature"],
     }
-    options = [str(x) for pair in told.items() for x in pair]
-    found = enhance(image, bundle, SPACING_MM, options)
-    return Seen(
-        original=found.original.image,
-        enhanced=found.enhanced.image,
-        strip=found.case.strip,
-        spread=found.spread,
+    options = [str(x) for pair in options_by_name.items() for x in pair]
+    result = enhance(image, bundle, SPACING_MM, options)
+    return Shown(
+        original=result.original.image,
+        enhanced=result.enhanced.image,
+        strip=result.case.strip,
+        spread=result.spread,
         words=REAL,
     )
 
 
-def _picked(
+def _pick(
     cases: Sequence[Subject], images: Sequence[Image], percentiles: Sequence[int]
 ) -> Mapping[int, str]:
-    """Which of the cases are shown -> what is said of each."""
+    """The cases to show -> the words below each."""
     gains = [_gain(x, image) for x, image in zip(cases, images, strict=True)]
-    places = chosen(gains, percentiles)
+    places = choose_cases(gains, percentiles)
     return {
         k: f"{at}th percentile of gain: {gains[k]:+.1f} dB PSNR"
         for k, at in zip(places, percentiles, strict=True)
     }
 
 
-def chosen(gains: Sequence[float], percentiles: Sequence[int]) -> list[int]:
-    """Where in `gains` the values nearest in rank to the percentiles are; no value twice."""
+def choose_cases(gains: Sequence[float], percentiles: Sequence[int]) -> list[int]:
+    """The indices of the gains that are nearest in rank to the percentiles, all different."""
     if len(gains) < len(percentiles):
-        raise UsageError(f"{len(gains)} difficult cases, the picture needs {len(percentiles)}")
+        raise UsageError(
+            f"the run has {len(gains)} difficult cases, the picture needs {len(percentiles)}"
+        )
     order = np.argsort(gains, kind="stable")
     return [int(order[round(at / 100 * (len(gains) - 1))]) for at in percentiles]
 
 
 def _gain(case: Subject, image: Image) -> float:
-    """In PSNR to clean, dB, as `evaluate` has it."""
+    """The gain in PSNR to clean, dB, as in `evaluate`."""
     clean, strip = case.truth.clean, case.case.strip
     return psnr(image, clean, strip) - psnr(_original(case), clean, strip)
 
@@ -199,8 +201,8 @@ def _original(case: Subject) -> Image:
     return case.depths[case.case.optimal]
 
 
-def _phantom(case: Subject, image: Image, words: str, spread: Image | None = None) -> Seen:
-    return Seen(
+def _phantom(case: Subject, image: Image, words: str, spread: Image | None = None) -> Shown:
+    return Shown(
         original=_original(case),
         enhanced=image,
         strip=case.case.strip,
@@ -210,8 +212,8 @@ def _phantom(case: Subject, image: Image, words: str, spread: Image | None = Non
     )
 
 
-def _group(case: Seen, images: Images, more: Mapping[str, Pixels] | None = None) -> Group:
-    """Cut to the scan."""
+def _group(case: Shown, images: Images, more: Mapping[str, Pixels] | None = None) -> Group:
+    """A group of panels, cut to the scan."""
     shown: dict[str, Pixels] = {words: _bytes(x) for words, x in images.items()}
     shown |= more or {}
     inside = around(case.strip)

@@ -1,4 +1,4 @@
-"""The commands `bench picture ...`; what draws is imported when it is asked for."""
+"""The commands `bench picture ...`; each imports its own modules."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @click.group()
 def picture() -> None:
-    """Draw README's pictures as PNG files; cases are chosen by rule, not by hand."""
+    """Draw the pictures of README as PNG files; a rule chooses the cases."""
 
 
 def _truth(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,10 +26,12 @@ def _output(name: str) -> Callable[..., Any]:
 
 
 def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of pictures of a run, and the real image beside it."""
+    """Adds the options of pictures of a run."""
     for option in (
-        click.option("--real", type=FILE, help="a real scan of 0.18 mm/px, enhanced likewise"),
-        click.option("--bundle", type=FOLDER, help="of the run; default: the shipped one"),
+        click.option("--real", type=FILE, help="a real scan of 0.18 mm/px to enhance alike"),
+        click.option(
+            "--bundle", type=FOLDER, help="bundle of the run; default: the shipped bundle"
+        ),
         _truth,
         click.option("--run", type=FOLDER, required=True, help="output of `mcdiff-batch run`"),
     ):
@@ -41,30 +43,29 @@ def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
 @_of_a_run
 @_output("before_after.png")
 def before_after(**options: Any) -> None:
-    """Original, enhanced and clean target of three difficult phantoms, and a real scan.
+    """Draw original, enhanced and clean target of three difficult phantoms, and a real scan.
 
-    Of the difficult phantoms of a run, those at the 10th, 50th and 90th percentile of what they
-    gain in PSNR to clean.
+    The phantoms are at the 10th, 50th and 90th percentile of the gain in PSNR to clean.
     """
     from .picture import before_after
 
-    _drawn(before_after, **options)
+    _draw(before_after, **options)
 
 
 @picture.command()
 @_of_a_run
 @_output("uncertainty.png")
 def uncertainty(**options: Any) -> None:
-    """Mean and spread of draws, and the true error, of two difficult phantoms and a real scan.
+    """Draw mean and spread of draws, and the true error, of two difficult phantoms.
 
-    Of a run with --draws 8; the phantoms are those at the 25th and 75th percentile of the gain.
+    Needs a run with --draws 8. The phantoms are at the 25th and 75th percentile of the gain.
     """
     from .picture import uncertainty
 
-    _drawn(uncertainty, **options)
+    _draw(uncertainty, **options)
 
 
-def _drawn(draw: Callable[..., list[str]], bundle: Path | None, output: Path, **more: Any) -> None:
+def _draw(draw: Callable[..., list[str]], bundle: Path | None, output: Path, **more: Any) -> None:
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 
     said = draw(bundle=load_bundle(bundle or SHIPPED), path=output, **more)
@@ -73,17 +74,17 @@ def _drawn(draw: Callable[..., list[str]], bundle: Path | None, output: Path, **
 
 @picture.command()
 @click.option(
-    "--work", type=FOLDER, required=True, help="trainings that `bench experiments` left (.work)"
+    "--work", type=FOLDER, required=True, help="work folder of `bench experiments` (.work)"
 )
 @_truth
 @click.option("--evaluations", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 1), default=0.0, show_default=True)
 @_output("conditions.png")
 def conditions(output: Path, **options: Any) -> None:
-    """Two cases by the conditions of the paper's Fig. 8: what the tuner is told of the spine.
+    """Draw two cases under the conditions of the paper's Fig. 8.
 
-    Of the difficult ones among the first 48, those at the 25th and 75th percentile of what the arm
-    with multi-depth features gains.
+    They are the difficult ones among the first 48 at the 25th and 75th percentile of the gain of
+    the arm with multi-depth features.
     """
     from .picture import conditions
 

@@ -2,9 +2,9 @@
 
     python -m mcdiff_batch.bench.studies.real_image --image scan.png --label mask.png -- --steps 4
 
-The one figure that no simulation can flatter.  The image goes through the front door, as an
-archive of one case of one depth; both label maps are the bundle's own reading of a single image.
-Everything is measured on the bundle's frame, to which scan and mask are brought.
+This is the one figure that no simulation can flatter.  The image is enhanced by the command `run`
+as an archive of one case with one depth.  The bundle reads both label maps, each from one image.
+Everything is measured on the bundle's frame.
 """
 
 import json
@@ -40,8 +40,8 @@ from mcdiff_batch.train.evaluation.tables import round_figures
 from .panels import Pixels, beside, grey, overlaid
 
 CLASSES = ("process", "rib", "lump")  # as a bundle numbers them, from 1
-LIMITS = {  # Dice of the enhanced image's label map: bar and stretch; of the classes, what
-    "bone": (0.82, 0.87),  # the first bundle had (its bone 0.773)
+LIMITS = {  # bar and stretch for the Dice of the enhanced image's label map
+    "bone": (0.82, 0.87),  # the bars of the classes are the first bundle's Dice
     "process": (0.665, None),
     "rib": (0.618, None),
     "lump": (0.816, None),
@@ -58,7 +58,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Labelled:
     """An image [H, W] in [0, 1] on the frame, and the label map that the bundle reads from it."""
 
     image: Image
@@ -70,14 +70,14 @@ class Enhanced:
     """The scan before and after, and the settings of the run."""
 
     case: FramedCase
-    original: Seen
-    enhanced: Seen
+    original: Labelled
+    enhanced: Labelled
     about: Json
     spread: Image | None = None  # of draws, in units of the image
 
 
 def enhance(image: Path, bundle: Bundle, spacing_mm: float, options: Sequence[str]) -> Enhanced:
-    """options: of `mcdiff-batch run`.  Raises McdiffError."""
+    """Enhances an image.  options: of `mcdiff-batch run`.  Raises McdiffError."""
     frame = bundle.contract.frame
     with TemporaryDirectory() as folder:
         archive, output = Path(folder) / "scan.zarr", Path(folder) / "scan.enhanced"
@@ -93,64 +93,64 @@ def enhance(image: Path, bundle: Bundle, spacing_mm: float, options: Sequence[st
         )
         assert source.label
         spread = source.spread(0, frame) if source.spread else None
-        after = Seen(image=source.image(0, frame), label=source.label(0, frame))
+        after = Labelled(image=source.image(0, frame), label=source.label(0, frame))
     scan = case.depths[case.optimal]
-    before = Seen(image=(scan + 1) / 2, label=read_label(bundle, scan, case.strip))
+    before = Labelled(image=(scan + 1) / 2, label=read_label(bundle, scan, case.strip))
     return Enhanced(case=case, original=before, enhanced=after, about=source.about, spread=spread)
 
 
 def read_label(bundle: Bundle, image: Image, strip: Mask) -> Labels:
-    """The bundle's label map of one image [H, W] in [-1, 1], as a run reads its result."""
+    """The bundle's label map of one image [H, W] in [-1, 1], as in a run."""
     cpu = devices("cpu")
     plan = maker(bundle, cpu, 1)(cpu[0], 1)
     label: Labels = plan.relabel(image[None, None], strip[None, None].astype(np.float32))[0]
     return label
 
 
-def renumbered(mask: Labels, order: Sequence[str]) -> Labels:
-    """A mask that numbers the classes in `order` from 1, numbered as CLASSES are."""
+def renumber(mask: Labels, order: Sequence[str]) -> Labels:
+    """Renumbers a mask whose classes are in `order`, from 1, to the order of CLASSES."""
     if sorted(order) != sorted(CLASSES):
-        raise UsageError(f"--label-order: expected {','.join(CLASSES)} in the mask's order")
+        raise UsageError(f"--label-order: write {','.join(CLASSES)} in the order of the mask")
     if mask.max() > len(order):
         raise ArchiveError(f"the mask has a label {mask.max()}, expected 0 to {len(order)}")
     numbers = np.array([0, *(1 + CLASSES.index(x) for x in order)], np.uint8)
     return np.asarray(numbers[mask], np.uint8)
 
 
-def scores(seen: Seen, mask: Labels, strip: Mask, spacing_mm: float) -> Json:
-    """Dice with the mask [H, W]; eq. 12 and 13 by the mask, b the 4.5 mm ring around its bone."""
+def scores(image: Labelled, mask: Labels, strip: Mask, spacing_mm: float) -> Json:
+    """Dice with the mask [H, W]; CNR and SNR by the mask, against the 4.5 mm ring around bone."""
     bone = mask > 0
     s, b = regions(bone, strip, spacing_mm)
-    whole = dice((seen.label > 0).astype(np.uint8), bone.astype(np.uint8), classes=2)
+    whole = dice((image.label > 0).astype(np.uint8), bone.astype(np.uint8), classes=2)
     return {
-        "dice": dict(zip(("bone", *CLASSES), [*whole, *dice(seen.label, mask)], strict=True)),
-        **contrast(seen.image, s, b),
-        "roc_area": roc_area(seen.image, s, strip & ~bone),
+        "dice": dict(zip(("bone", *CLASSES), [*whole, *dice(image.label, mask)], strict=True)),
+        **contrast(image.image, s, b),
+        "roc_area": roc_area(image.image, s, strip & ~bone),
     }
 
 
 def measure(found: Enhanced, mask: Labels) -> Json:
-    """mask [y, x] as the scan is, numbered as CLASSES are."""
+    """Scores the scan and the enhanced image.  mask: [y, x] like the scan, numbered as CLASSES."""
     strip, spacing = found.case.strip, found.case.spacing_mm[0]
     framed = nearest_to_frame(mask, Frame(height=strip.shape[0], width=strip.shape[1]))
     both = {"original": found.original, "enhanced": found.enhanced}
-    return {name: scores(seen, framed, strip, spacing) for name, seen in both.items()}
+    return {name: scores(image, framed, strip, spacing) for name, image in both.items()}
 
 
-def bars(measured: Json) -> list[Bar]:
-    found = measured["enhanced"]["dice"]
+def bars(scored: Json) -> list[Bar]:
+    dice = scored["enhanced"]["dice"]
     return [
-        Bar(title=f"Dice of {name}, enhanced", measured=found[name], bar=bar, stretch=stretch)
+        Bar(title=f"Dice of {name}, enhanced", measured=dice[name], bar=bar, stretch=stretch)
         for name, (bar, stretch) in LIMITS.items()
     ]
 
 
-def as_text(measured: Json) -> str:
-    """One row a measure, original beside enhanced, and the bars."""
-    both = (measured["original"], measured["enhanced"])
+def as_text(scored: Json) -> str:
+    """One row per measure, original beside enhanced, with the bars."""
+    both = (scored["original"], scored["enhanced"])
     rows = [(f"Dice, {name}", *(x["dice"][name] for x in both)) for name in LIMITS]
     rows += [(title, *(x[name] for x in both)) for name, title in ROWS.items()]
-    judged = [f"{x.sign}{x.bar:g} {x.verdict}" for x in bars(measured)]
+    judged = [f"{x.sign}{x.bar:g} {x.verdict}" for x in bars(scored)]
     lines = [f"{'':<34}{'original':>10}{'enhanced':>10}"]
     for row, verdict in zip(rows, [*judged, *[""] * len(ROWS)], strict=True):
         lines.append(f"{row[0]:<34}{row[1]:>10.3f}{row[2]:>10.3f}  {verdict}".rstrip())
@@ -158,7 +158,7 @@ def as_text(measured: Json) -> str:
 
 
 def draw(found: Enhanced, path: Path) -> None:
-    """Writes a PNG: the scan, enhanced, and that with the label map over it."""
+    """Writes a PNG: the scan, the enhanced image, and that with its label map over it."""
     columns = np.flatnonzero(found.case.strip.any(axis=0))
     inside = np.s_[:, columns[0] : columns[-1] + 1]
     scan, result = (_bytes(x.image) for x in (found.original, found.enhanced))
@@ -177,7 +177,7 @@ NEW = click.Path(dir_okay=False, path_type=Path)
 @click.command()
 @click.option("--image", type=FILE, required=True, help="the scan, PNG or TIFF, grey")
 @click.option(
-    "--label", type=FILE, required=True, help="the expert's mask of it, 0 where no bone is"
+    "--label", type=FILE, required=True, help="the expert's mask of it, 0 where there is no bone"
 )
 @click.option(
     "--label-order",
@@ -197,8 +197,10 @@ NEW = click.Path(dir_okay=False, path_type=Path)
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="default: the shipped bundle",
 )
-@click.option("--output", type=NEW, help="write the JSON there too")
-@click.option("--picture", type=NEW, help="write a PNG: scan, enhanced, label map over that")
+@click.option("--output", type=NEW, help="also write the JSON here")
+@click.option(
+    "--picture", type=NEW, help="also write a PNG: scan, enhanced, enhanced with label map"
+)
 @click.argument("options", nargs=-1)
 def main(
     image: Path,
@@ -210,32 +212,34 @@ def main(
     picture: Path | None,
     options: tuple[str, ...],
 ) -> None:
-    """Enhance one real image, and hold it and its label map against an expert's mask.
+    """Enhance one real image, and compare its label map with an expert's mask.
 
-    OPTIONS after -- are those of `mcdiff-batch run`, such as --steps 4.
+    OPTIONS after -- are those of `mcdiff-batch run`, for example --steps 4.
     """
-    mask = renumbered(read_grey(label), label_order.split(","))
+    mask = renumber(read_grey(label), label_order.split(","))
     if mask.shape != read_header(image).extent:
         extent = read_header(image).extent
-        raise ArchiveError(f"{label}: the mask is {mask.shape}, the image {extent} px (y, x)")
-    known = load_bundle(bundle or SHIPPED)
-    found = enhance(image, known, spacing, options)
-    measured = measure(found, mask)
+        raise ArchiveError(
+            f"{label}: the mask is {mask.shape} px (y, x), expected {extent} like the image"
+        )
+    loaded = load_bundle(bundle or SHIPPED)
+    found = enhance(image, loaded, spacing, options)
+    scored = measure(found, mask)
     if picture is not None:
         draw(found, picture)
-    told = {
+    report = {
         "what": "one real image and an expert's mask, on the bundle's frame",
         "image_sha256": file_sha256(image),
         "label_sha256": file_sha256(label),
         "spacing_mm": spacing,
-        "frame": asdict(known.contract.frame),
+        "frame": asdict(loaded.contract.frame),
         "run": found.about,
-        **measured,
-        "bars": [asdict(x) | {"verdict": x.verdict} for x in bars(measured)],
+        **scored,
+        "bars": [asdict(x) | {"verdict": x.verdict} for x in bars(scored)],
         "machine": machine(),
     }
-    document = json.dumps(round_figures(told))
-    click.echo(as_text(measured))
+    document = json.dumps(round_figures(report))
+    click.echo(as_text(scored))
     if output is not None:
         output.write_text(document + "\n")
     click.echo(document)

@@ -32,16 +32,16 @@ Columns = dict[str, list[float]]  # measure -> value of each case
 
 
 def subjects(path: Path, frame: Frame) -> list[Subject]:
-    """Cases with their truth, on `frame`."""
+    """The first cases with their truth, on `frame`."""
     archive, truth = open_archive(path), zarr.open_group(path, mode="r", use_consolidated=False)
     contract = replace(load_bundle(SHIPPED).contract, frame=frame)
     return [read_subject(archive, truth, i, contract) for i in range(min(CASES, archive.cases))]
 
 
-def sampled(
+def sample_cases(
     nets: Networks, cases: Sequence[Subject], evaluations: int, temperature: float
 ) -> list[Image]:
-    """An image [H, W] in [-1, 1] of each case, by the engine's own sampler."""
+    """An image [H, W] in [-1, 1] of each case, drawn by the engine's own sampler."""
     schedule = Schedule()
     ladder = log_snr_ladder(schedule, evaluations)
     walk = rungs("dpmpp_2m", schedule, ladder)
@@ -49,19 +49,19 @@ def sampled(
     for first in range(0, len(cases), BATCH):
         batch = [x.case for x in cases[first : first + BATCH]]
         plan = TorchPlan(nets, len(batch))
-        told = np.stack([told_weights(nets.preset, x.weights > 0, x.optimal) for x in batch])
+        weights = np.stack([preset_weights(nets.preset, x.weights > 0, x.optimal) for x in batch])
         stack = np.stack([x.depths for x in batch])
-        conditioned = plan.condition(stack, told, strips(batch), scans(batch))
+        conditioned = plan.condition(stack, weights, strips(batch), scans(batch))
         noise = np.stack([gaussian(0, x.key, (1, *x.strip.shape)) for x in batch])
         found = sample(plan, np.float32(temperature) * noise, conditioned, walk)
         images += list(np.clip(found[:, 0], -1, 1))
     return images
 
 
-def told_weights(
+def preset_weights(
     preset: Preset, present: npt.NDArray[np.bool_], optimal: int
 ) -> npt.NDArray[np.float32]:
-    """The preset's weights of the depths that a case has, or all on the optimal one."""
+    """The preset's fusion weights of the depths that a case has; or all on the optimal one."""
     share = preset.optimal_share if preset.conditions == "depths" else 1.0
     return fusion_weights(preset.depth_weights, present, optimal, share)
 
@@ -74,8 +74,8 @@ def targets(cases: Sequence[Subject]) -> list[Image]:
     return [2 * x.truth.clean - 1 for x in cases]
 
 
-def measured(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) -> Columns:
-    """PSNR to clean, dB, CNR and SNR, 20 ln, and by the rater Dice and levels lost or invented."""
+def measure_images(images: Sequence[Image], cases: Sequence[Subject], rater: Rater) -> Columns:
+    """PSNR to clean (dB), CNR and SNR (20 ln); by the rater, Dice and levels lost or invented."""
     rows = [_measured(image, x, rater) for image, x in zip(images, cases, strict=True)]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -93,7 +93,7 @@ def _measured(image: Image, case: Subject, rater: Rater) -> dict[str, float]:
 
 
 def interval(values: Sequence[float]) -> list[float]:
-    """Mean and its bootstrap 95 % interval over cases; cases where it is undefined are left out."""
+    """The mean and its bootstrap 95 % interval; leaves out cases where the value is undefined."""
     x = np.asarray(values, np.float64)
     x = x[np.isfinite(x)]
     if not len(x):
@@ -104,7 +104,7 @@ def interval(values: Sequence[float]) -> list[float]:
 
 
 def gain_share(found: Columns, original: Columns, ceiling: Columns, measure: str) -> list[float]:
-    """Share of the ceiling's gain over the original, with its bootstrap 95 % interval."""
+    """The share of the ceiling's gain over the original, with its bootstrap 95 % interval."""
     a, b, c = (np.asarray(x[measure]) for x in (found, original, ceiling))
     drawn = np.random.default_rng(0).integers(len(a), size=(RESAMPLED, len(a)))
     share = lambda i: (a[i] - b[i]).mean(-1) / (c[i] - b[i]).mean(-1)

@@ -1,13 +1,13 @@
-"""What is known of real VPI images, as targets for the phantom.
+"""Targets for the phantom: what is known of real VPI images.
 
-Facts of one real image, reduced to the phantom's grid and measured by the functions of
-`calibration`, and the paper's tables.
+They are facts of one real image, reduced to the phantom's grid and measured by `calibration`, and
+figures of the paper's tables.
 """
 
 from dataclasses import dataclass
 
 PERCENTILES = {1: 5, 5: 16, 25: 67, 50: 130, 75: 194, 95: 243, 99: 253}
-ACROSS = {1: 0.858, 2: 0.681, 3: 0.546, 6: 0.245}  # of the real image
+ACROSS = {1: 0.858, 2: 0.681, 3: 0.546, 6: 0.245}  # autocorrelation of the real image
 ALONG = {1: 0.694, 2: 0.573, 3: 0.454, 6: 0.238}
 ONE = "a fact of one image (n = 1), within the range of the phantom's cases"
 WIDER = "wider on purpose: the easy grade is near its target, the difficult one near the real image"
@@ -17,9 +17,10 @@ DARKEST = "not tuned further: two to four grey levels of 255"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """`of`: the mean over cases is compared, their standard deviation, or the least of them.
+    """A target value, and what of the phantom's cases is compared with it.
 
-    "spans": the value is to lie between the least case and the greatest.
+    of: the "mean", the "sd" or the "least" of the cases; "spans": the value must lie between the
+    least case and the greatest.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Target:
     source: str  # "image": the real one; "paper"; "cohort": published Scolioscan cohorts; "design"
     measure: str
     of: str = "mean"
-    grade: str = "all"  # or over "easy" or "difficult" cases only
+    grade: str = "all"  # cases: "all", "easy" or "difficult"
     reason: str = ""  # why it may be missed
 
 
@@ -37,7 +38,7 @@ def _image(name: str, unit: str, value: float, measure: str, reason: str = "") -
 
 
 def _hard(name: str, value: float, measure: str, of: str = "mean", reason: str = "") -> Target:
-    """A fact of the real image, which is a difficult one."""
+    """A fact of the real image, which is a difficult case."""
     return Target(
         name=name,
         unit="",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mcdiff_batch.bench.studies.arms import ALL, ARMS, BASE, REPEATS, TABLE_V, staged
+from mcdiff_batch.bench.studies.arms import ALL, ARMS, BASE, REPEATS, TABLE_V, with_stages
 from mcdiff_batch.bench.studies.scoring import gain_share, interval
 
 
@@ -14,7 +14,7 @@ def test_every_arm_changes_one_thing_or_only_how_it_is_sampled():
         sampling = arm.temperature != ARMS[0].temperature
         assert len(arm.changes) + sampling == 1, arm.name
         assert (arm.sampled in names) if sampling else arm.sampled is None
-        assert (arm.changed() != BASE) == bool(arm.changes), arm.name
+        assert (arm.preset() != BASE) == bool(arm.changes), arm.name
 
 
 def test_each_condition_of_table_v_is_trained_with_three_seeds():
@@ -25,7 +25,7 @@ def test_each_condition_of_table_v_is_trained_with_three_seeds():
 
 
 def test_equal_budgets_are_equal_steps():
-    preset = staged(BASE, 40, {"foundation": 0.5, "tuner": 1.0})
+    preset = with_stages(BASE, 40, {"foundation": 0.5, "tuner": 1.0})
     assert [(x.name, x.steps, x.crop_steps) for x in preset.stages] == [
         ("foundation", 20, 0),
         ("tuner", 40, 0),

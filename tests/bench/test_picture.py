@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mcdiff_batch.bench.studies.panels import MARGIN, heat
-from mcdiff_batch.bench.studies.picture import ARMS, chosen
+from mcdiff_batch.bench.studies.picture import ARMS, choose_cases
 from mcdiff_batch.bench.studies.picture_cli import picture
 from mcdiff_batch.engine.cli.run import run
 from mcdiff_batch.engine.errors import UsageError
@@ -63,7 +63,7 @@ def _clean(home, k):
     return mixed.round().astype(np.uint8)
 
 
-def drawn(*words):
+def draw(*words):
     """What the command prints."""
     done = CliRunner().invoke(
         picture, [str(x) for x in words], standalone_mode=False, catch_exceptions=False
@@ -105,7 +105,7 @@ def is_of(panel, image):
 
 def test_before_and_after_shows_the_difficult_cases_of_the_rule_and_the_real_image(home, tmp_path):
     path = tmp_path / "made.png"
-    *said, last = drawn(
+    *said, last = draw(
         "before-after", *of_run(home, "run"), "--real", home / "real.png", "--output", path
     )
     assert last == str(path)
@@ -126,7 +126,7 @@ def test_before_and_after_shows_the_difficult_cases_of_the_rule_and_the_real_ima
 
 def test_uncertainty_shows_the_mean_of_draws_their_spread_and_the_true_error(home, tmp_path):
     path = tmp_path / "made.png"
-    *said, _ = drawn(
+    *said, _ = draw(
         "uncertainty", *of_run(home, "drawn"), "--real", home / "real.png", "--output", path
     )
     assert [x.split()[0] for x in said] == ["25th", "75th", "real"]
@@ -137,33 +137,37 @@ def test_uncertainty_shows_the_mean_of_draws_their_spread_and_the_true_error(hom
     assert len(wide) == 5  # spread and error twice, spread of the real scan
     assert colours[MARGIN + height + 10 :].max() > 60  # the scale below
     with pytest.raises(UsageError, match="--draws 8"):
-        drawn("uncertainty", *of_run(home, "run"), "--output", path)
+        draw("uncertainty", *of_run(home, "run"), "--output", path)
 
 
 def test_conditions_show_every_arm_between_original_and_clean_target(phantoms, tmp_path):
-    told = {"base": "depths", "optimal features": "optimal", "optimal segmentation": "segmentation"}
-    assert told.keys() == ARMS.keys()
-    for arm, conditions in told.items():
+    conditions_of = {
+        "base": "depths",
+        "optimal features": "optimal",
+        "optimal segmentation": "segmentation",
+    }
+    assert conditions_of.keys() == ARMS.keys()
+    for arm, conditions in conditions_of.items():
         preset = replace(PRESETS["toy"], conditions=conditions)
         (tmp_path / arm).mkdir()
         nets = Networks(preset, torch.device("cpu"))
         write_weights(nets, tmp_path / arm, {"preset": asdict(preset)})
         (tmp_path / arm / "card.json").write_text("{}")
     path = tmp_path / "made.png"
-    *said, _ = drawn("conditions", "--work", tmp_path, "--truth", phantoms, "--output", path)
+    *said, _ = draw("conditions", "--work", tmp_path, "--truth", phantoms, "--output", path)
     assert [x.split()[0] for x in said] == ["25th", "75th"]
     assert pixels(path).shape[1] > 600
 
 
-def test_the_rule_takes_the_nearest_rank():
+def test_cases_are_chosen_by_the_nearest_rank():
     gains = [3.0, -1.0, 2.0, 0.0, 1.0]
-    assert chosen(gains, (0, 50, 100)) == [1, 4, 0]
-    assert chosen(gains, (25, 75)) == [3, 2]
+    assert choose_cases(gains, (0, 50, 100)) == [1, 4, 0]
+    assert choose_cases(gains, (25, 75)) == [3, 2]
     with pytest.raises(UsageError, match="2 difficult cases, the picture needs 3"):
-        chosen([1.0, 2.0], (10, 50, 90))
+        choose_cases([1.0, 2.0], (10, 50, 90))
 
 
-def test_heat_is_black_at_none_and_white_at_all():
+def test_heat_is_black_at_0_and_white_at_the_end():
     ramp = heat(np.array([[0, 5, 10, 99]], np.float32), 10)
     assert ramp[0, 0].tolist() == [0, 0, 0]
     assert np.ptp(ramp[0, 1].astype(int)) > 100
