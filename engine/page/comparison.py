@@ -39,10 +39,10 @@ def _quality_rows() -> Iterator[Row]:
 
 
 def _median(report: Report, column: Column, when: str) -> float | None:
-    found = report.quality[column.name]
-    if when == "before" and not isinstance(found, Single):
-        return found.before.median
-    return found.after.median
+    distribution = report.quality[column.name]
+    if when == "before" and not isinstance(distribution, Single):
+        return distribution.before.median
+    return distribution.after.median
 
 
 ROWS = (
@@ -93,22 +93,22 @@ def _waits(device: DeviceTimes) -> DeviceWaits:
     )
 
 
-def render(found: Comparison) -> Iterator[Markup]:
-    this, other = map(moment, found.finished_at)
-    rows: list[tuple[object, ...]] = [_row(row, found.figures[row.name]) for row in ROWS]
-    rows.append(("devices wait", *map(_waits_of, found.devices), ""))
+def render(comparison: Comparison) -> Iterator[Markup]:
+    this, other = map(moment, comparison.finished_at)
+    rows: list[tuple[object, ...]] = [_row(row, comparison.figures[row.name]) for row in ROWS]
+    rows.append(("devices wait", *map(_waits_of, comparison.devices), ""))
     yield table(("", f"this, {this}", f"other, {other}", "this / other"), rows, "numbers")
-    if found.settings:
-        settings = [(name.replace("_", " "), *pair) for name, pair in found.settings.items()]
+    if comparison.settings:
+        settings = [(name.replace("_", " "), *pair) for name, pair in comparison.settings.items()]
         yield html("<h3>Settings that differ</h3>")
         yield table(("", "this", "other"), settings, "pairs")
     else:
         yield html('<p class="muted">The same settings.</p>')
 
 
-def _row(row: Row, found: Figure) -> tuple[object, ...]:
-    this, other = (DASH if x is None else row.show(x) for x in (found.this, found.other))
-    return row.name, this, other, rounded(found.ratio)
+def _row(row: Row, values: Figure) -> tuple[object, ...]:
+    this, other = (DASH if x is None else row.show(x) for x in (values.this, values.other))
+    return row.name, this, other, rounded(values.ratio)
 
 
 def _waits_of(devices: list[DeviceWaits]) -> Markup:

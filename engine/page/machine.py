@@ -12,30 +12,30 @@ from .parts import DASH, figure, html, join, table
 SIZE = (340.0, 110.0)  # px of a curve
 
 
-def render(found: Machine) -> Iterator[Markup]:
-    if not found.samples:
+def render(machine: Machine) -> Iterator[Markup]:
+    if not machine.samples:
         yield html("<p>The machine was not sampled.</p>")
         return
     panels = (
-        _panel(title, series, unit, found.seconds)
-        for title, series, unit in _curves(found)
+        _panel(title, series, unit, machine.seconds)
+        for title, series, unit in _curves(machine)
         if series is not None
     )
     yield html('<div class="panels">{}</div>', join(panels))
-    if found.gpus:
+    if machine.gpus:
         columns = ("GPU", "mean clock", "energy", "slowed down by", "ECC errors")
-        yield table(columns, [_row(gpu) for gpu in found.gpus])
-    if found.xids:
-        numbers = join((figure(x) for x in found.xids), " ")
+        yield table(columns, [_row(gpu) for gpu in machine.gpus])
+    if machine.xids:
+        numbers = join((figure(x) for x in machine.xids), " ")
         yield html('<p class="bad"><b>Driver errors (XID):</b> {}</p>', numbers)
-    yield from (html('<p class="muted">{}</p>', note) for note in found.notes)
+    yield from (html('<p class="muted">{}</p>', note) for note in machine.notes)
 
 
-def _curves(found: Machine) -> Iterator[tuple[str, Series | None, str]]:
+def _curves(machine: Machine) -> Iterator[tuple[str, Series | None, str]]:
     """Title, values and unit."""
-    yield "CPU of all processes (100 % is one core)", found.cpu_percent, "%"
-    yield "Resident memory", found.resident_mib, "MiB"
-    for gpu in found.gpus:
+    yield "CPU of all processes (100 % is one core)", machine.cpu_percent, "%"
+    yield "Resident memory", machine.resident_mib, "MiB"
+    for gpu in machine.gpus:
         yield f"Utilisation of GPU {gpu.index}", gpu.utilisation_percent, "%"
         yield f"Power of GPU {gpu.index}", gpu.power_w, "W"
         yield f"Temperature of GPU {gpu.index}", gpu.temperature_c, "°C"

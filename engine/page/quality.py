@@ -10,11 +10,13 @@ from mcdiff_batch.engine.report.document import Change, Distribution, Gain, Hist
 from . import svg
 from .parts import DASH, figure, html, join, measured, table, titled
 
-HEAD = ("median over the cases", "before", "after", "change", "5 to 95 % of changes", "worse")
+HEAD = ("median over the cases", "before", "after", "change", "5 to 95 % of changes", "cases worse")
 
 
-def render(found: Mapping[str, Distribution]) -> Iterator[Markup]:
-    shown = [(column, found[column.name]) for column in COLUMNS if found[column.name].after.cases]
+def render(quality: Mapping[str, Distribution]) -> Iterator[Markup]:
+    shown = [
+        (column, quality[column.name]) for column in COLUMNS if quality[column.name].after.cases
+    ]
     if not shown:
         yield html("<p>No case is done yet, so there is nothing to measure.</p>")
         return
@@ -23,7 +25,7 @@ def render(found: Mapping[str, Distribution]) -> Iterator[Markup]:
     yield table(HEAD, [_row(column, x) for column, x in shown], "numbers")
 
 
-def _panel(column: Column, found: Single | Gain, histogram: Histogram | None) -> Markup:
+def _panel(column: Column, distribution: Single | Gain, histogram: Histogram | None) -> Markup:
     """A histogram of a headline column."""
     if histogram is None or not column.headline:
         return html("")
@@ -31,34 +33,34 @@ def _panel(column: Column, found: Single | Gain, histogram: Histogram | None) ->
         "<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>",
         titled(column),
         column.about,
-        svg.histograms(histogram.edges, list(_rows(column, found, histogram)), column.unit),
+        svg.histograms(histogram.edges, list(_rows(column, distribution, histogram)), column.unit),
     )
 
 
-def _rows(column: Column, found: Single | Gain, histogram: Histogram) -> Iterator[svg.Row]:
+def _rows(column: Column, distribution: Single | Gain, histogram: Histogram) -> Iterator[svg.Row]:
     digits = 1 if column.unit else 2
-    if isinstance(found, Gain) and histogram.before is not None:
-        median = found.before.median
+    if isinstance(distribution, Gain) and histogram.before is not None:
+        median = distribution.before.median
         yield svg.Row(name="before", counts=histogram.before, median=median, digits=digits)
     if histogram.after is not None:
-        median = found.after.median
+        median = distribution.after.median
         yield svg.Row(name="after", counts=histogram.after, median=median, digits=digits)
 
 
-def _row(column: Column, found: Distribution) -> tuple[object, ...]:
+def _row(column: Column, distribution: Distribution) -> tuple[object, ...]:
     title = html('<span title="{}">{}</span>', column.about, titled(column))
-    after = measured(column, found.after.median)
-    if isinstance(found, Single):
+    after = measured(column, distribution.after.median)
+    if isinstance(distribution, Single):
         return title, "", after, "", "", ""
-    change = found.change if isinstance(found, Change) else found.gain
+    change = distribution.change if isinstance(distribution, Change) else distribution.gain
     low, high = (measured(column, x, "+") for x in (change.p5, change.p95))
     return (
         title,
-        measured(column, found.before.median),
+        measured(column, distribution.before.median),
         after,
         measured(column, change.median, "+"),
         html("{} to {}", low, high) if change.cases else DASH,
-        html("{} of {}", figure(found.worse), figure(change.cases))
-        if isinstance(found, Gain)
+        html("{} of {}", figure(distribution.worse), figure(change.cases))
+        if isinstance(distribution, Gain)
         else "",
     )

@@ -76,24 +76,24 @@ def render(report: Report) -> Iterator[Markup]:
     yield html('<div class="panels">{}</div>', join(panels))
 
 
-def _throughput(found: Throughput, mean: float) -> Markup:
+def _throughput(throughput: Throughput, mean: float) -> Markup:
     return html(
         "<figure><figcaption><b>Throughput</b>, cases per hour over the working time: {} on "
         "average.{}</figcaption>{}</figure>",
         figure(mean, f"{mean:,.0f}"),
-        " A dashed line marks a resumption." if found.resumed_at else "",
-        svg.curve(found.cases_per_hour, found.seconds, found.resumed_at),
+        " A dashed line marks a resumption." if throughput.resumed_at else "",
+        svg.curve(throughput.cases_per_hour, throughput.seconds, throughput.resumed_at),
     )
 
 
-def _timeline(found: Timeline) -> Markup:
-    rows = [(x.device, [(k, x.shares[k]) for k in CAUSES]) for x in found.devices]
-    used = [k for k in CAUSES if any(max(x.shares[k]) > 0 for x in found.devices)]
+def _timeline(timeline: Timeline) -> Markup:
+    rows = [(x.device, [(k, x.shares[k]) for k in CAUSES]) for x in timeline.devices]
+    used = [k for k in CAUSES if any(max(x.shares[k]) > 0 for x in timeline.devices)]
     return html(
         "<figure><figcaption><b>Devices over the working time.</b> The full height is all of a "
         "device's time. In pale parts the device had nothing left to do, or its worker was lost."
         "</figcaption>{}{}</figure>",
-        svg.timelines(rows, found.seconds),
+        svg.timelines(rows, timeline.seconds),
         _legend(used),
     )
 
@@ -189,8 +189,8 @@ def _latencies(report: Report) -> Iterator[tuple[str, str, Latency, Histogram]]:
         yield "Latency of a case", words, case, case.histogram
 
 
-def _latency_panel(title: str, words: str, found: Latency, histogram: Histogram) -> Markup:
-    row = svg.Row(name="", class_="after", counts=histogram.all or [], median=found.p50, digits=2)
+def _latency_panel(title: str, words: str, latency: Latency, histogram: Histogram) -> Markup:
+    row = svg.Row(name="", class_="after", counts=histogram.all or [], median=latency.p50, digits=2)
     return html(
         "<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>",
         title,
