@@ -1,8 +1,8 @@
-"""A day on a lent GPU, rehearsed: `python -m mcdiff_batch.bench.gpu.day` in a checkout.
+"""A day on a lent GPU as one command: `python -m mcdiff_batch.bench.gpu.day` in a checkout.
 
-Commands that a user could give, one after the other: each has its limit, writes what it found as
-it goes, and fails alone.  The same line again leaves out what is done, and a training goes on.
-Nothing is fetched.  What a GPU is not needed for comes last; `--only` takes parts of it.
+It runs commands that a user could give, one after the other.  Each has a time limit, writes its
+results as it goes, and fails alone.  The same line again skips what is done and continues a
+training.  It needs no network.  Parts that do not need a GPU come last; `--only` takes some parts.
 """
 
 import json
@@ -22,7 +22,7 @@ from mcdiff_batch.engine.telemetry.machine import machine
 
 CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
 TESTS = Path("tests/test_on_gpu.py")
-TAIL = 2000  # characters of a part's output that are kept with its result
+TAIL = 2000  # characters of a part's output that are stored with its result
 STATE = "programme.json"
 Words = Sequence[str | Path]
 Json = dict[str, Any]
@@ -30,24 +30,24 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A command, and the share of all the minutes that it may take."""
+    """A command, and the share of the minutes that it may take."""
 
     name: str
     words: Words
     share: float
-    needs: tuple[str, ...] = ()  # parts without which it has nothing to do
+    needs: tuple[str, ...] = ()  # parts that must be done before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much of everything; small for the rehearsal."""
+    """The size of a programme; small for the rehearsal."""
 
     preset: str
-    source: Path | None  # weights to go on from
+    source: Path | None  # weights to continue from
     train: int  # cases
     held_out: int
     test: int
-    measured: Path | None  # bundle; None: the one that is exported
+    measured: Path | None  # bundle to measure; None: the exported one
     quick: bool
 
 
@@ -57,7 +57,7 @@ DAY = Size(
     train=5000,
     held_out=64,
     test=181,
-    measured=SHIPPED,  # of the same networks as what is trained
+    measured=SHIPPED,  # it has the same networks as the trained one
     quick=False,
 )
 REHEARSAL = Size(
@@ -66,7 +66,7 @@ REHEARSAL = Size(
 
 
 def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part, ...]:
-    """What matters most first; a training gets most of the time."""
+    """The parts, the most important first; the training gets most of the time."""
     archives = {name: root / f"{name}.zarr" for name in ("train", "held_out", "unseen", "test")}
     counts = (size.train, size.held_out, size.held_out, size.test)
     seeds = (1000, 3000, 3100, 2025)
@@ -131,7 +131,7 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
 
 
 def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
-    """Of a bundle on a device."""
+    """The measures of a bundle on a device."""
     needs = () if size.measured else ("export",)
     bench = lambda name, *more: (
         *(*CLI, "bench", name, *on, "--output", root / f"{name}.json"),
@@ -174,28 +174,30 @@ def _phantoms(path: Path, cases: int, seed: int) -> Words:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
+    """How a part ended; stored in programme.json."""
+
     name: str
     ended: str  # "done", "failed", "ran out of time", "left out"
     code: int | None
     seconds: float
-    said: str  # the end of it
+    said: str  # the end of its output
 
 
-def performed(parts: Sequence[Part], root: Path, minutes: float) -> Iterator[Outcome]:
-    """Each part's outcome, those that were done before too; written down as they come."""
-    known = {x["name"]: Outcome(**x) for x in _read(root)}
-    done = {name for name, x in known.items() if x.ended == "done"}
+def perform(parts: Sequence[Part], root: Path, minutes: float) -> Iterator[Outcome]:
+    """Runs the parts that are not done; yields every part's outcome and stores it."""
+    outcomes = {x["name"]: Outcome(**x) for x in _read(root)}
+    done = {name for name, x in outcomes.items() if x.ended == "done"}
     end = time.monotonic() + 60 * minutes
     for part in parts:
         if part.name not in done:
             left = end - time.monotonic()
-            known[part.name] = _performed(part, root, min(60 * minutes * part.share, left), done)
-            done |= {part.name} if known[part.name].ended == "done" else set()
-            _write(root, list(known.values()), minutes)
-        yield known[part.name]
+            outcomes[part.name] = _perform(part, root, min(60 * minutes * part.share, left), done)
+            done |= {part.name} if outcomes[part.name].ended == "done" else set()
+            _write(root, list(outcomes.values()), minutes)
+        yield outcomes[part.name]
 
 
-def _performed(part: Part, root: Path, limit: float, done: set[str]) -> Outcome:
+def _perform(part: Part, root: Path, limit: float, done: set[str]) -> Outcome:
     missing = [x for x in part.needs if x not in done]
     if missing or limit <= 0:
         why = f"needs {', '.join(missing)}" if missing else "no time was left"
@@ -237,25 +239,37 @@ def _write(root: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
 
 
 @click.command()
-@click.option("--minutes", type=click.FloatRange(min=0.1), default=20, show_default=True)
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("gpu-day"))
-@click.option("--devices", "device", default="cuda:0", show_default=True, help="as `run` takes it")
-@click.option("--rehearse", is_flag=True, help="The toy preset and a few cases, on any machine.")
-@click.option("--only", multiple=True, help="A part, such as training; again for others.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.1),
+    default=20,
+    show_default=True,
+    help="time for all parts together",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("gpu-day"),
+    show_default=True,
+    help="folder for everything that is made",
+)
+@click.option("--devices", "device", default="cuda:0", show_default=True, help="as for `run`")
+@click.option("--rehearse", is_flag=True, help="use the toy preset and few cases, on any machine")
+@click.option("--only", multiple=True, help="run this part, such as training; may be repeated")
 def main(minutes: float, output: Path, device: str, rehearse: bool, only: tuple[str, ...]) -> None:
-    """Train, export, run, evaluate and measure on a lent GPU, within so many minutes."""
+    """Train, export, run, evaluate and measure on a lent GPU within some minutes."""
     output.mkdir(parents=True, exist_ok=True)
     if not gpus() and not rehearse:
-        raise click.UsageError("no GPU is found; try --rehearse --devices cpu")
+        raise click.UsageError("no GPU found; use --rehearse --devices cpu to try it without one")
     size = REHEARSAL if rehearse else DAY
     bad = []
     parts = programme(size, output, device, minutes)
     unknown = set(only) - {x.name for x in parts}
     if unknown:
         names = ", ".join(x.name for x in parts)
-        raise click.UsageError(f"--only {', '.join(sorted(unknown))}: expected some of {names}")
+        raise click.UsageError(f"--only {', '.join(sorted(unknown))}: expected parts of {names}")
     chosen = [x for x in parts if not only or x.name in only]
-    for outcome in performed(chosen, output, minutes):
+    for outcome in perform(chosen, output, minutes):
         last = outcome.said.strip().splitlines()[-1:] if outcome.ended != "done" else []
         click.echo(f"{outcome.name:<18}{outcome.ended:<17}{outcome.seconds:>7.1f} s")
         bad += [outcome.name] if outcome.ended != "done" else []

@@ -1,7 +1,7 @@
-"""Where a training step of each stage and a denoiser step go, against the device's ceilings.
+"""The time of a training step of each stage and of a denoiser step, against the ceilings.
 
-`python -m mcdiff_batch.bench.gpu.profile --output profile.json`.  Each part fails alone, and
-what was found is written as it comes.
+`python -m mcdiff_batch.bench.gpu.profile --output profile.json`.  Each part fails alone, and the
+results are written after each part.
 """
 
 import gc
@@ -35,16 +35,16 @@ from mcdiff_batch.train.training.step import WARM_UP, Stepper
 from mcdiff_batch.train.training.weights import start_from
 
 from .day import CLI
-from .kernels import Json, Step, accounted, flops, judged, profiled, wait
+from .kernel_times import Json, Step, add_gaps, flops, profile_steps, split_by_family, wait
 
-CASES, SEED = 64, 4000  # phantoms, in no training and no evaluation
+CASES, SEED = 64, 4000  # phantoms, which no training and no evaluation uses
 BATCHES = {"cuda": (8, 32), "cpu": (2,)}  # of the denoiser
-PROFILED = 3  # steps, at most
-Parts = Iterator[tuple[str, Callable[[], Json]]]  # a part's name, and what measures it
+PROFILED = 3  # steps to profile, at most
+Parts = Iterator[tuple[str, Callable[[], Json]]]  # the name of a part, and its measure
 
 
-def timed(step: Step, device: torch.device, steps: int) -> list[float]:
-    """Seconds of each step, to its end."""
+def time_steps(step: Step, device: torch.device, steps: int) -> list[float]:
+    """The seconds of each step, to its end on the device."""
     taken = []
     wait(device)
     for _ in range(steps):
@@ -55,8 +55,8 @@ def timed(step: Step, device: torch.device, steps: int) -> list[float]:
     return taken
 
 
-def paced(step: Step, device: torch.device, steps: int) -> list[float]:
-    """Seconds from one step to the next where the host runs one ahead, as in training."""
+def pace_steps(step: Step, device: torch.device, steps: int) -> list[float]:
+    """The seconds from one step to the next, when the host runs one ahead, as in training."""
     wait(device)
     step()
     at = [time.perf_counter()]
@@ -67,18 +67,18 @@ def paced(step: Step, device: torch.device, steps: int) -> list[float]:
     return [b - a for a, b in pairwise(at)]
 
 
-def failed(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def recorded(measure: Callable[[], list[float]], device: torch.device) -> Json:
-    """What a step takes as a CUDA graph, or why there is none."""
+def time_recording(measure: Callable[[], list[float]], device: torch.device) -> Json:
+    """The time of a step as a CUDA graph, or the reason why there is none."""
     if device.type != "cuda":
         return {}
     try:
         return {"recorded_ms": milliseconds(measure())}
-    except Exception as error:  # whatever it is, the eager step is known
-        return {"recorded_error": failed(error)}
+    except Exception as error:  # whatever it is, the eager step is measured
+        return {"recorded_error": first_line(error)}
 
 
 def milliseconds(seconds: Sequence[float]) -> float:
@@ -86,7 +86,7 @@ def milliseconds(seconds: Sequence[float]) -> float:
 
 
 class Training:
-    """The stages over one dataset, one after the other, as `train_all` goes through them."""
+    """The stages over one dataset, in the order of `train_all`."""
 
     def __init__(self, preset: Preset, data: Dataset, setting: Setting) -> None:
         self.preset, self.setting, self.device = preset, setting, setting.device
@@ -105,27 +105,27 @@ class Training:
     ) -> Json:
         objective = make(self.nets, stage, *self.data, self.setting)
         model, device = self.nets.all()[stage.name], self.device
-        preparing, batches = self._prepared(stage, objective)
+        preparing, batches = self._prepare(stage, objective)
         average = {name: p.detach().clone() for name, p in model.state_dict().items()}
         stepper = Stepper(model, objective.loss, average, device, clip=self.setting.clip, world=1)
         records, stepper.records = stepper.records, False
         turn = count()
         step = lambda: stepper(batches[next(turn) % len(batches)], stage.learning_rate, 0.999)
-        timed(step, device, WARM_UP)
+        time_steps(step, device, WARM_UP)
         work = flops(step)
         row = {"batch": stage.batch, "prepare_ms": preparing}
-        row |= {"eager_ms": milliseconds(paced(step, device, steps))}
-        row |= accounted(profiled(step, device, min(PROFILED, steps)), work, top)
+        row |= {"eager_ms": milliseconds(pace_steps(step, device, steps))}
+        row |= split_by_family(profile_steps(step, device, min(PROFILED, steps)), work, top)
         stepper.records = records
 
         def again() -> list[float]:
-            timed(step, device, WARM_UP + 1)
-            return paced(step, device, steps)
+            time_steps(step, device, WARM_UP + 1)
+            return pace_steps(step, device, steps)
 
-        return judged(row | recorded(again, device), top)
+        return add_gaps(row | time_recording(again, device), top)
 
-    def _prepared(self, stage: Stage, objective: Objective) -> tuple[float, list[Any]]:
-        """Milliseconds that one core takes for a batch, and batches, pinned for a GPU."""
+    def _prepare(self, stage: Stage, objective: Objective) -> tuple[float, list[Any]]:
+        """The milliseconds of one core for a batch; and batches, pinned for a GPU."""
         threads, taken, made = torch.get_num_threads(), [], []
         torch.set_num_threads(1)
         for k in range(3):
@@ -146,11 +146,11 @@ class Denoising:
     def __init__(self, device: torch.device) -> None:
         self.device, self.contract = device, load_bundle(SHIPPED).contract
         preset = preset_from(self.contract.training["preset"])
-        read = Networks(preset, torch.device("cpu"))  # a GPU's TF32 is beyond the parity check
-        start_from(read, SHIPPED)
-        self.nets = {"float32": read}
+        nets32 = Networks(preset, torch.device("cpu"))  # with TF32 the parity check would fail
+        start_from(nets32, SHIPPED)
+        self.nets = {"float32": nets32}
         if device.type == "cuda":
-            self.nets["float16"] = to_half(read)
+            self.nets["float16"] = to_half(nets32)
         for nets in self.nets.values():
             for model in nets.all().values():
                 model.requires_grad_(False).eval().to(device)
@@ -162,19 +162,19 @@ class Denoising:
 
     def _one(self, kind: str, batch: int, top: Ceilings, steps: int) -> Json:
         device, step = self.device, torch.no_grad()(self._step(self.nets[kind], batch))
-        torch.backends.cudnn.benchmark = True  # as the peers have it; the stages are without
+        torch.backends.cudnn.benchmark = True  # as for the peers; stages run without it
         try:
-            timed(step, device, WARM_UP)
+            time_steps(step, device, WARM_UP)
             work = flops(step)
-            row = {"batch": batch, "eager_ms": milliseconds(timed(step, device, steps))}
-            row |= accounted(profiled(step, device, min(PROFILED, steps)), work, top)
-            row |= recorded(lambda: timed(_graph(step), device, steps), device)
+            row = {"batch": batch, "eager_ms": milliseconds(time_steps(step, device, steps))}
+            row |= split_by_family(profile_steps(step, device, min(PROFILED, steps)), work, top)
+            row |= time_recording(lambda: time_steps(_graph(step), device, steps), device)
         finally:
             torch.backends.cudnn.benchmark = False
-        return judged(row, top)
+        return add_gaps(row, top)
 
     def _step(self, nets: Networks, batch: int) -> Step:
-        """On random depths; t and coefficients as in the middle of a walk."""
+        """A step on random depths; t and coefficients are those in the middle of a walk."""
         frame, depths = self.contract.frame, len(self.contract.depth_weights)
         rng = np.random.default_rng(SEED)
         draw = lambda many: rng.uniform(-1, 1, (batch, many, frame.height, frame.width))
@@ -183,23 +183,23 @@ class Denoising:
         weights = np.full((batch, depths), 1 / depths)
         strip = np.ones((batch, 1, frame.height, frame.width))
         images = short(strip), short(draw(1))
-        held: Any = plan.condition(short(draw(depths)), short(weights), *images).conditions
+        conditions: Any = plan.condition(short(draw(depths)), short(weights), *images).conditions
         put = lambda array: torch.as_tensor(short(array), device=self.device)
         x, x0, t = put(draw(1)), put(draw(1)), put([500.0])
         scalars = put([0.7, 0.7, 0.5, 0.5, 0.1])
-        return lambda: plan.denoiser(x, x0, t, scalars, *held)
+        return lambda: plan.denoiser(x, x0, t, scalars, *conditions)
 
 
 def _graph(step: Step) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    timed(graph.replay, torch.device("cuda"), WARM_UP)
+    time_steps(graph.replay, torch.device("cuda"), WARM_UP)
     return graph.replay
 
 
 def as_text(row: Json) -> list[str]:
-    """A part, 80 columns."""
+    """A part as text of 80 columns."""
     if "error" in row:
         return [f"{row['part']}: {row['error']}"[:80]]
     times = [f"eager {row['eager_ms']:.4g} ms"]
@@ -249,7 +249,7 @@ def _write(path: Path, found: Json) -> None:
 def _parts(
     preset: Preset, data: Path | None, device: torch.device, top: Ceilings, steps: int
 ) -> Parts:
-    """Made when they are come to: what one holds is free before the next."""
+    """The parts; each is made when it is needed, so that the last one's memory is free."""
     makes: dict[str, Callable[[], Training | Denoising]] = {
         "training": lambda: _training(preset, data, device),
         "denoiser": lambda: Denoising(device),
@@ -268,7 +268,7 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def _phantoms(path: Path) -> None:
-    """By the command: processes started from here would each import torch."""
+    """Draws phantoms by the command, because processes started from here would import torch."""
     words = ("phantom", "--output", str(path), "--cases", str(CASES), "--seed", str(SEED))
     ended = subprocess.run((*CLI, *words), capture_output=True, text=True)
     if ended.returncode:
@@ -281,7 +281,7 @@ def _training(preset: Preset, data: Path | None, device: torch.device) -> Traini
         if data is None:
             _phantoms(path)
         cases = load(path, preset.frame, preset.depth_weights, preset.optimal_share, preset.evened)
-    folder = Path(name)  # a job writes there what nobody asks it for here
+    folder = Path(name)  # an objective needs a folder, but nothing is written here
     setting = Setting(seed=SEED, device=device, ema=preset.ema, clip=preset.clip, folder=folder)
     return Training(preset, cases, setting)
 
@@ -295,37 +295,39 @@ def _training(preset: Preset, data: Path | None, device: torch.device) -> Traini
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help=f"A training archive; without it {CASES} phantoms are made.",
+    help=f"training archive; default: {CASES} phantoms",
 )
-@click.option("--seconds", type=float, default=55, show_default=True, help="no part begins later")
+@click.option(
+    "--seconds", type=float, default=55, show_default=True, help="no part starts after so long"
+)
 def main(output: Path, preset: str, steps: int, data: Path | None, seconds: float) -> None:
-    """Where a training step and a denoiser step go, on the GPU if there is one."""
+    """Measure where a training step and a denoiser step spend their time."""
     end = time.monotonic() + seconds
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = _about(device, preset, steps)
+    document = _about(device, preset, steps)
     top = ceilings(Device(kind=device.type, index=0))
     assert top is not None  # PyTorch is here
-    found |= {
+    document |= {
         "tflops": round(top.flops_per_s / 1e12, 4),
         "gb_per_s": round(top.bytes_per_s / 1e9, 2),
         "ceilings": str(top),
         "parts": [],
     }
-    click.echo(f"{preset} on {found['device']}, torch {found['torch']}\nceilings {top}")
+    click.echo(f"{preset} on {document['device']}, torch {document['torch']}\nceilings {top}")
     for name, work in _parts(PRESETS[preset], data, device, top, steps):
         row: Json = {"part": name}
         began = time.monotonic()
         try:
             row |= work() if began < end else {"error": "no time was left"}
-        except Exception as error:  # a fault of one part, no memory: the others are worth having
-            row |= {"error": failed(error)}
+        except Exception as error:  # a fault of one part must not lose the others
+            row |= {"error": first_line(error)}
         row["seconds"] = round(time.monotonic() - began, 2)
-        found["parts"].append(row)
-        _write(output, found)
+        document["parts"].append(row)
+        _write(output, document)
         click.echo("\n".join(as_text(row)))
         gc.collect()
         torch.cuda.empty_cache()
-    click.echo(json.dumps(found))
+    click.echo(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ import torch
 from click.testing import CliRunner
 
 from mcdiff_batch.bench.common.ceilings import Ceilings
-from mcdiff_batch.bench.gpu.kernels import FAMILIES, Kernels, accounted, family, judged
+from mcdiff_batch.bench.gpu.kernel_times import (
+    FAMILIES,
+    KernelTimes,
+    add_gaps,
+    family,
+    split_by_family,
+)
 from mcdiff_batch.bench.gpu.profile import main
 from tests.support.running import archive
 
@@ -23,7 +29,7 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def told(phantoms, tmp_path_factory):
+def profile(phantoms, tmp_path_factory):
     """The toy preset's file, and the lines."""
     path = tmp_path_factory.mktemp("profile") / "profile.json"
     words = ["--preset", "toy", "--steps", "1", "--data", str(phantoms), "--output", str(path)]
@@ -32,8 +38,8 @@ def told(phantoms, tmp_path_factory):
     return json.loads(path.read_text()), ended.stdout.splitlines()
 
 
-def test_every_stage_and_the_denoiser_are_measured(told):
-    parts = {x["part"]: x for x in told[0]["parts"]}
+def test_every_stage_and_the_denoiser_are_measured(profile):
+    parts = {x["part"]: x for x in profile[0]["parts"]}
     assert list(parts) == ["foundation", "extractor", "tuner", "denoiser float32"]
     for name, part in parts.items():
         assert "error" not in part, part
@@ -44,8 +50,8 @@ def test_every_stage_and_the_denoiser_are_measured(told):
         assert (part["families"]["convolution backward"]["gflop"] > 0) == (name in list(parts)[:3])
 
 
-def test_the_families_add_up_to_what_was_profiled(told):
-    for part in told[0]["parts"]:
+def test_the_families_add_up_to_the_profiled_time(profile):
+    for part in profile[0]["parts"]:
         families = part["families"]
         assert set(families) == {name for name, _ in FAMILIES}
         total = sum(x["ms"] for x in families.values())
@@ -53,14 +59,14 @@ def test_the_families_add_up_to_what_was_profiled(told):
         assert families["rest"]["ms"] < 0.3 * total
 
 
-def test_the_last_line_is_the_file(told):
-    found, lines = told
-    assert json.loads(lines[-1]) == found
-    assert found["machine"]["versions"]["torch"]
+def test_the_last_line_is_the_document_of_the_file(profile):
+    row, lines = profile
+    assert json.loads(lines[-1]) == row
+    assert row["machine"]["versions"]["torch"]
     assert max(map(len, lines[:-1])) <= 80
 
 
-def test_what_cannot_be_read_leaves_the_denoiser_alone(tmp_path):
+def test_an_archive_that_cannot_be_read_does_not_stop_the_denoiser(tmp_path):
     unlabelled = archive(tmp_path / "a.zarr", cases=2)
     words = ["--preset", "toy", "--steps", "1", "--data", str(unlabelled), "--seconds", "600"]
     ended = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "out.json")])
@@ -75,14 +81,14 @@ def test_gaps_are_the_times_above_the_ceiling_widest_first():
     ms = {"sm90_xmma_dgrad_x": 30.0, "RowwiseMomentsCUDAKernel": 8.0, "nvjet_x": 1.0}
     top = Ceilings(flops_per_s=1e12, bytes_per_s=1e12, where="here")
     work = Counter({"convolution backward": 10**10, "matrix product": 10**9})
-    row = accounted(Kernels(ms, Counter(list(ms)), 2), work, top)
-    found = judged(row | {"eager_ms": 40.0, "recorded_ms": 20.0}, top)
-    assert found["kernels_ms"] == 19.5
-    assert found["gaps"] == [
+    row = split_by_family(KernelTimes(ms, Counter(list(ms)), 2), work, top)
+    row = add_gaps(row | {"eager_ms": 40.0, "recorded_ms": 20.0}, top)
+    assert row["kernels_ms"] == 19.5
+    assert row["gaps"] == [
         {"family": "convolution backward", "ms": 5.0, "step_ms_without": 15.0},
         {"family": "group norm", "ms": 4.0, "step_ms_without": 16.0},
     ]
-    assert found["tflops"] == 0.55
+    assert row["tflops"] == 0.55
 
 
 @pytest.mark.parametrize(
@@ -104,5 +110,5 @@ def test_gaps_are_the_times_above_the_ceiling_widest_first():
         ("void at::native::(anonymous namespace)::upsample_nearest2d_nhwc_out_frame", "rest"),
     ],
 )
-def test_a_kernel_is_told_by_its_name(name, expected):
+def test_the_family_of_a_kernel_comes_from_its_name(name, expected):
     assert family(name).startswith(expected)

@@ -1,7 +1,7 @@
-"""What a step's time went into: its kernels by family, beside what its FLOPs take at a ceiling.
+"""The time of a step by family of kernels, beside the time of its FLOPs at a ceiling.
 
-Kernels are told apart by their names: a 1x1 convolution that cuDNN does as a matrix product counts
-as one.
+The family comes from a kernel's name, so a 1x1 convolution that cuDNN computes as a matrix product
+counts as a matrix product.
 """
 
 from collections import Counter, defaultdict
@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcdiff_batch.bench.common.ceilings import Ceilings
 
 GAPS = 3
-HEAVIEST, NAME = 10, 100  # kernels that are named, characters of a name
+HEAVIEST, NAME = 10, 100  # kernels that are listed, characters of a name
 REST = "rest"
-# What a kernel's name, or on a CPU an operator's, has in it, in small letters; the first counts.
+# Parts of the name of a kernel (on a CPU, of an operator), in small letters; the first match counts.
 FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("optimizer, foreach", ("multi_tensor_apply", "foreach", "optimizer", "lpnorm", "adam")),
     (REST, ("spatialsoftmax", "log_softmax", "nll_loss", "logsoftmax", "nllloss")),
@@ -62,8 +62,8 @@ Step = Callable[[], object]
 Json = dict[str, Any]
 
 
-class Kernels(NamedTuple):
-    """Of `steps` steps, by name: milliseconds, and how many ran."""
+class KernelTimes(NamedTuple):
+    """Milliseconds and number of launches over `steps` steps, by the name of a kernel."""
 
     ms: dict[str, float]
     many: Counter[str]
@@ -71,18 +71,19 @@ class Kernels(NamedTuple):
 
 
 def family(name: str) -> str:
-    """Of a kernel, or of an operator."""
+    """The family of a kernel or an operator."""
     small = name.lower()
     return next((x for x, parts in FAMILIES if any(p in small for p in parts)), REST)
 
 
 def wait(device: torch.device) -> None:
+    """Waits for everything that is queued on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def profiled(step: Step, device: torch.device, steps: int) -> Kernels:
-    """Kernels on a GPU; on a CPU operators, each without those that it calls."""
+def profile_steps(step: Step, device: torch.device, steps: int) -> KernelTimes:
+    """Profiles kernels on a GPU; on a CPU operators, each without those that it calls."""
     on_gpu = device.type == "cuda"
     wanted = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
     wait(device)
@@ -97,11 +98,11 @@ def profiled(step: Step, device: torch.device, steps: int) -> Kernels:
             taken = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
             ms[event.name] += taken / 1000
             many[event.name] += 1
-    return Kernels(ms, many, steps)
+    return KernelTimes(ms, many, steps)
 
 
 def flops(step: Step) -> Counter[str]:
-    """Of one step, by family; those of convolutions, products and attention."""
+    """The FLOPs of one step by family: convolutions, matrix products and attention."""
     with FlopCounterMode(display=False) as counter:
         step()
     found: Counter[str] = Counter()
@@ -110,8 +111,8 @@ def flops(step: Step) -> Counter[str]:
     return found
 
 
-def accounted(kernels: Kernels, work: Counter[str], top: Ceilings) -> Json:
-    """Milliseconds of a step by family, beside what its FLOPs take at the ceiling."""
+def split_by_family(kernels: KernelTimes, work: Counter[str], top: Ceilings) -> Json:
+    """The milliseconds of a step by family, beside the time of its FLOPs at the ceiling."""
     ms: dict[str, float] = defaultdict(float)
     many: Counter[str] = Counter()
     for name, taken in kernels.ms.items():
@@ -139,8 +140,8 @@ def accounted(kernels: Kernels, work: Counter[str], top: Ceilings) -> Json:
     return {"kernels_ms": round(total, 4), "families": rows, "heaviest": heaviest}
 
 
-def judged(row: Json, top: Ceilings) -> Json:
-    """`row` with its FLOPs, their share of the ceiling, and the gaps of its step."""
+def add_gaps(row: Json, top: Ceilings) -> Json:
+    """The row with its FLOPs, their share of the ceiling, and the widest gaps of its step."""
     step = row.get("recorded_ms", row["eager_ms"])
     work = sum(x["gflop"] for x in row["families"].values())
     above = {k: x["ms"] - x["at_ceiling_ms"] for k, x in row["families"].items()}
