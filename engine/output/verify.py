@@ -71,7 +71,7 @@ def _hash_case(group: zarr.Group, names: Sequence[str], case: int) -> str:
         images = [_array(group, name)[case] for name in names]
     except Exception:  # zarr and its codecs raise any of many errors
         return ""
-    return shards.hash_hash_case(images)  # type: ignore[arg-type]
+    return shards.hash_pixels(images)  # type: ignore[arg-type]
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:  # type: ignore[type-arg]
