@@ -17,7 +17,7 @@ from mcdiff_batch.bench.common.ceilings import Ceilings
 GAPS = 3
 HEAVIEST, NAME = 10, 100  # kernels that are listed, characters of a name
 REST = "rest"
-# Parts of the name of a kernel (on a CPU, of an operator), in small letters; the first match counts.
+# Parts of the name of a kernel (on a CPU, an operator), in small letters; the first match counts.
 FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("optimizer, foreach", ("multi_tensor_apply", "foreach", "optimizer", "lpnorm", "adam")),
     (REST, ("spatialsoftmax", "log_softmax", "nll_loss", "logsoftmax", "nllloss")),

@@ -50,9 +50,9 @@ class Preset:
     tuner_share: float = 0.5  # the tuner's width, as a share of its skip's channels
     tunes: Tunes = "all"  # what stage III trains: "tuner" is the paper's way
     tuner_artifact_free: bool = True  # stage III: artifact-free cases only; False: all cases
-    evened: float = 0.0  # share of the tissue's uneven brightness taken out of the targets
-    varied: float = 0.0  # share of stage II's images in other proportions and tones
-    clearest: float = 1.0  # share of these, by contrast of bone, that stage III learns towards
+    clearest: float = 1.0  # stage III: share of its cases, by contrast of bone, to learn towards
+    evened: float = 0.0  # share of the tissue's uneven brightness that the targets lose
+    varied: float = 0.0  # share of stage II's images that get other proportions and tones
     conditions: Conditions = "depths"  # Table V; only "depths" can be exported
     corruption: float = 0.7  # share of the cases that are corrupted before the networks read them
     left_out: float = 0.5  # share of stage III's stacks whose optimal depth is replaced

@@ -1,4 +1,4 @@
-"""What stage III learns towards: artifact-free images whose tissue is made more even.
+"""The targets of stage III: artifact-free images whose tissue is made more even.
 
 Both need the mask of the bones and nothing else, so a clinic can do the same on its own archive.
 """
@@ -16,9 +16,9 @@ DIMMEST, BRIGHTEST = 0.3, 3.0  # bounds of the correction
 
 
 def even(image: Image, label: Labels, spacing_mm: float, share: float) -> Image:
-    """Takes `share` of the uneven brightness of the tissue out of image [H, W] in [-1, 1].
+    """Removes a share of the uneven brightness of the tissue from an image [H, W] in [-1, 1].
 
-    A scan dims where depth or contact changes.  Each px is multiplied by (mean of all tissue /
+    A scan is dim where depth or contact changes.  Each px is multiplied by (mean of all tissue /
     mean of the tissue around it) ** share; black outside the strip stays black.
     """
     level, strip = (image + 1) / 2, scan_strip(image[None])
@@ -41,5 +41,5 @@ def contrast_to_bone(image: Image, label: Labels, spacing_mm: float) -> float:
 
 
 def usable(spacing_mm: float) -> float:
-    """The spacing of a px, or a usual one where it is unknown."""
+    """The spacing of a px, or a usual one if it is unknown."""
     return spacing_mm if math.isfinite(spacing_mm) else FALLBACK_SPACING_MM

@@ -1,7 +1,7 @@
-"""Spines and scanners that a training archive does not hold: other proportions, other tones.
+"""Varies images for the extractor: spines of other proportions, scans of other tones.
 
-The extractor is to read any scan.  Where its archive is made of phantoms, or of the scans of one
-clinic, it must not go by their proportions and their tone.
+The extractor has to read any scan.  If its archive holds phantoms, or the scans of one clinic, it
+must not rely on their proportions and their tone.
 """
 
 import math
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ZOOM = 0.2  # greatest logarithm of a zoom; each axis has its own
-TILT = math.radians(4)
-SHIFT = 0.05  # of half the width
-GAMMA = 0.5  # greatest logarithm of gamma
-BLACK = 1e-3  # a level below is outside the strip
+ZOOM = 0.2  # largest logarithm of the zoom of an axis
+TILT = math.radians(4)  # largest
+SHIFT = 0.05  # largest, in half widths
+GAMMA = 0.5  # largest logarithm of gamma
+BLACK = 1e-3  # darker px lie outside the strip
 BLOCK = 16  # px of the coarse grid on which shading is measured
 BLURRED = 0.3  # share of the images that are blurred
 
@@ -37,6 +37,7 @@ def vary(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor
 
 
 def _place(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Zooms, tilts and shifts image and label together."""
     count, (height, width) = len(image), image.shape[2:]
     across, along = np.exp(rng.uniform(-ZOOM, ZOOM, (2, count)))
     tilt = rng.uniform(-TILT, TILT, count)
@@ -52,7 +53,7 @@ def _place(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tens
 
 
 def _shade(level: Tensor, strip: Tensor, share: Tensor) -> Tensor:
-    """Takes a share of the broad shading out; adds to it where the share is negative."""
+    """Removes a share of the broad shading; a negative share adds to it."""
     rows, columns = level.shape[2:]
     size = (max(1, rows // BLOCK), max(1, columns // BLOCK))
     smooth = lambda x: F.interpolate(
