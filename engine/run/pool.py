@@ -24,6 +24,8 @@ END_TIME = 10.0  # s that workers have to end
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
+    """How long the pool waits for its workers."""
+
     patience: float = 300.0  # s without a sign of life, after which a worker is killed
     grace: float = 30.0  # s that units under way have once the run is to end
 
