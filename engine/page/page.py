@@ -37,6 +37,7 @@ from .parts import (
     long_table,
     measured,
     moment,
+    plural,
     seconds,
     section,
     table,
@@ -118,10 +119,11 @@ def _lede(report: Report) -> Iterator[Markup]:
         resumed = _resumed(work)
         yield html("It took {} on {}, {}.", seconds(work.seconds), devices, resumed)
     yield html(
-        "Bundle {}, sampler {}, {} network evaluations per {}.",
+        "Bundle {}, sampler {}, {} {} per {}.",
         provenance.bundle.get("name", "?"),
         provenance.settings.get("solver", "?"),
         figure(provenance.nfe),
+        plural(provenance.nfe, "network evaluation", "network evaluations"),
         "case" if report.gallery.draws == 1 else "draw",
     )
     if report.gallery.draws > 1:
@@ -132,7 +134,8 @@ def _lede(report: Report) -> Iterator[Markup]:
             DRAWS_NFE,
         )
     if report.cases.skipped:
-        yield html("{} cases were not selected.", figure(report.cases.skipped))
+        words = plural(report.cases.skipped, "case was", "cases were")
+        yield html("{} {} not selected.", figure(report.cases.skipped), words)
 
 
 def _resumed(work: Work) -> Markup:
@@ -165,22 +168,26 @@ def _attention(report: Report) -> Iterator[Markup]:
     if not flagged.gate:
         yield html('<p class="muted">The bundle has no gate, so no case is flagged.</p>')
     if flagged.total:
-        yield _counted("cases are flagged: look at them first", flagged, flagged.kinds)
+        one, many = "case is flagged: look at it first", "cases are flagged: look at them first"
+        yield _counted(plural(flagged.total, one, many), flagged, flagged.kinds)
         rows = [(cards.case_name(x), "; ".join(x.why)) for x in flagged.rows]
         yield long_table(("case", "why"), rows)
     if failures.total:
-        yield _counted("cases failed or were interrupted", failures, failures.reasons)
+        one, many = "case failed or was interrupted", "cases failed or were interrupted"
+        yield _counted(plural(failures.total, one, many), failures, failures.reasons)
         columns = ("case", "status", "reason", "detail")
         yield long_table(columns, [_failure(x) for x in failures.rows])
     if cases.open:
-        yield html("<p><b>{} cases are still open.</b></p>", figure(cases.open))
+        words = plural(cases.open, "case is", "cases are")
+        yield html("<p><b>{} {} still open.</b></p>", figure(cases.open), words)
     if cases.damaged_records:
         yield html(
-            "<p>{} ledger records are damaged; the next run enhances their cases again.</p>",
+            "<p>Damaged ledger records: {}. The next run enhances their cases again.</p>",
             figure(cases.damaged_records),
         )
     if incidents.total:
-        yield _counted("incidents that the data did not cause", incidents, incidents.kinds)
+        words = plural(incidents.total, "incident", "incidents")
+        yield _counted(f"{words} that the data did not cause", incidents, incidents.kinds)
         columns = ("when", "kind", "where", "detail")
         yield long_table(columns, [_incident(x) for x in incidents.rows])
 

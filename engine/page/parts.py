@@ -93,10 +93,10 @@ def seconds(value: float) -> Markup:
 
 
 def rounded(value: float | None) -> Markup:
-    """To four digits; whole numbers in full."""
+    """To four digits; whole and large numbers in full."""
     if value is None:
         return figure(None)
-    return figure(value, f"{value:,.4g}" if value % 1 else f"{value:,.0f}")
+    return figure(value, f"{value:,.4g}" if value % 1 and value < 1000 else f"{value:,.0f}")
 
 
 def decibel(value: float | None, sign: str = "") -> Markup:
@@ -109,13 +109,17 @@ def measured(column: Column, value: float | None, sign: str = "") -> Markup:
         return figure(None)
     digits = ".1f" if column.unit else ".3g"
     space = " " if column.unit.isalpha() else ""
-    words = f"{value:{sign}{digits}}{space}{column.unit}"
+    words = f"{value:{sign if value else ''}{digits}}{space}{column.unit}"
     return figure(value, words.replace("-", MINUS))
 
 
 def titled(column: Column, words: str = "") -> str:
     """The title of a column, with `words` after it, and the logarithm of decibels."""
     return f"{column.title}{words}, {DECIBEL}" if column.unit == "dB" else f"{column.title}{words}"
+
+
+def plural(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many
 
 
 def moment(text: str) -> str:

@@ -204,4 +204,4 @@ def _latency_table(shown: Sequence[tuple[str, str, Latency, Histogram]]) -> Mark
         (title, figure(x.count), *(_short(getattr(x, point)) for point in POINTS))
         for title, _, x, _ in shown
     ]
-    return table(("", "of", *POINTS), rows, "numbers")
+    return table(("", "count", *POINTS), rows, "numbers")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.image.columns import COLUMNS
 from mcdiff_batch.engine.image.frame import grey
 from mcdiff_batch.engine.model.framing import frame_case
 from mcdiff_batch.engine.output import ledger, runs
@@ -29,7 +30,7 @@ from mcdiff_batch.engine.page.svg import ticks
 from mcdiff_batch.engine.page.write import write_report
 from mcdiff_batch.engine.report.cases import count_bins, summarise
 from mcdiff_batch.engine.report.collect import collect, draw_pictures
-from mcdiff_batch.engine.report.document import Figure, Summary
+from mcdiff_batch.engine.report.document import FailedCase, Figure, Summary, as_json
 from mcdiff_batch.engine.report.gallery import (
     Pick,
     Pictures,
@@ -210,6 +211,19 @@ def test_contrast_and_signal_to_noise_name_their_logarithm(night: Path) -> None:
     for said in ("Contrast to noise, 20 log10", "Signal to noise, 20 log10", "CNR, 20 log10"):
         assert said in text
     assert "median CNR gain, 20 log10" in text
+
+
+def test_every_column_is_in_report_json_and_on_the_page_where_it_was_measured(night: Path) -> None:
+    quality, text = stored(night)["quality"], read(night / "report/index.html").text
+    assert set(quality) == {column.name for column in COLUMNS}
+    for column in (x for x in COLUMNS if quality[x.name]["after"]["cases"]):
+        assert column.title in text
+
+
+def test_a_field_that_has_its_default_is_left_out_of_the_json() -> None:
+    row = FailedCase(case=1, status="failed", reason="corrupt", detail="")
+    assert as_json([row]) == [{"case": 1, "status": "failed", "reason": "corrupt", "detail": ""}]
+    assert as_json({"row": replace(row, id="a")})["row"]["id"] == "a"
 
 
 def test_names_appear_only_when_asked_for_and_paths_never(night: Path) -> None:
