@@ -132,10 +132,10 @@ def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
         scratch = Path(name)
         bundle = load_bundle(options["bundle"] or SHIPPED)
         path = options["archive"] or scratch / "phantoms.zarr"
-        found = Workload(
+        work = Workload(
             bundle=bundle, path=path, scratch=scratch, devices=options["devices"] or "auto"
         )
-        devices(found.devices)  # raises for a wrong --devices before phantoms are drawn
+        devices(work.devices)  # raises for a wrong --devices before phantoms are drawn
         if options["archive"] is None:
             if shutil.disk_usage(scratch).free < cases * CASE_BYTES:
                 raise SpaceError(
@@ -144,7 +144,7 @@ def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
                 )
             say(f"drawing {cases} different phantoms")
             write_phantoms(path, cases=cases, seed=SEED)
-        yield found
+        yield work
 
 
 def carry_out(
@@ -158,12 +158,12 @@ def carry_out(
     document = _head(workload)
     tables: list[str] = []
     for part in parts:
-        found = part.measure(workload, document["parts"])
-        document["parts"][part.name] = found
-        known, unknown = part.module.measures(found)
-        document["measures"] |= known
+        result = part.measure(workload, document["parts"])
+        document["parts"][part.name] = result
+        figures, unknown = part.module.measures(result)
+        document["measures"] |= figures
         document["unknown"] |= unknown
-        tables += ["", *part.module.as_text(found)]
+        tables += ["", *part.module.as_text(result)]
         document["surroundings"]["ceilings"] += _ceilings_after(workload, part.name)
     document["surroundings"]["after"] = surroundings()
     tables += physics.steadiness(document["surroundings"]["ceilings"])

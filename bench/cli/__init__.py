@@ -51,8 +51,8 @@ def memory(cases: tuple[int, ...], output: Path | None) -> None:
     """Measure the peak memory of runs of several lengths, with a plan that has no model."""
     from mcdiff_batch.bench.measures import memory
 
-    found = memory.measure(cases)
-    _say(found, output)
+    document = memory.measure(cases)
+    _say(document, output)
 
 
 @bench.command()

@@ -31,7 +31,7 @@ class MeanPlan:
     ) -> tuple[Image, Image]:
         assert isinstance(conditioned.conditions, np.ndarray)
         x0 = estimate(conditioned.conditions, x)
-        return combined(x, previous, x0, rung), x0
+        return combine(x, previous, x0, rung), x0
 
 
 def make_mean_plan(device: Device, batch: int) -> Plan:
@@ -57,7 +57,7 @@ def estimate(mean: Image, x: Image) -> Image:
     return found
 
 
-def combined(x: Image, previous: Image, x0: Image, rung: Rung) -> Image:
+def combine(x: Image, previous: Image, x0: Image, rung: Rung) -> Image:
     """The next x: a x + b x0-hat + c times the x0-hat of the previous step."""
     after: Image = np.float32(rung.a) * x + np.float32(rung.b) * x0 + np.float32(rung.c) * previous
     return after

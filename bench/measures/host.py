@@ -137,20 +137,20 @@ def _share(recipe: Recipe, labels: dict[int, Labels]) -> Timing:
     return process_cases(recipe, labels)
 
 
-def measures(result: Json) -> tuple[dict[str, float], dict[str, str]]:
-    return {"host_cases_per_s": result["cases_per_s"]}, {}
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
+    return {"host_cases_per_s": document["cases_per_s"]}, {}
 
 
-def as_text(result: Json) -> list[str]:
+def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
-    ms = result["ms_per_case"] | {"all": sum(result["ms_per_case"].values())}
+    ms = document["ms_per_case"] | {"all": sum(document["ms_per_case"].values())}
     lines = [
         f"{'host, ms a case':<17}" + "".join(f"{stage:>9}" for stage in ms),
         f"{'1 process':<17}" + "".join(f"{x:>9.2f}" for x in ms.values()),
-        f"  ceiling: {result['cases_per_s']:.1f} cases/s without model, processes: "
-        f"{result['processes']}",
+        f"  ceiling: {document['cases_per_s']:.1f} cases/s without model, processes: "
+        f"{document['processes']}",
     ]
-    for row in result["needed"]:
+    for row in document["needed"]:
         lines.append(
             f"  processes for a device of {row['cases_per_s']:g} cases/s: {row['readers']} to read "
             f"and {row['finishers']} to finish"

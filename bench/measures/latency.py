@@ -46,14 +46,14 @@ def _row(workload: Workload, batch: int, samples: int) -> Json:
             f"{workload.path}: has too few cases for latency at batch {batch}; expected more than "
             f"{WARM_UP * batch}"
         )
-    taken = [walk["total"] for walk in walks]
+    seconds = [walk["total"] for walk in walks]
     return {
         "batch": batch,
         "samples": len(walks),
-        "fastest_ms": _ms(min(taken)),
-        "median_ms": _ms(statistics.median(taken)),
-        "slowest_ms": _ms(max(taken)),
-        "percentiles": [_in_ms(percentile(taken, x)) for x in PERCENTS],
+        "fastest_ms": _ms(min(seconds)),
+        "median_ms": _ms(statistics.median(seconds)),
+        "slowest_ms": _ms(max(seconds)),
+        "percentiles": [_in_ms(percentile(seconds, x)) for x in PERCENTS],
         "stages_ms": {
             stage: _ms(statistics.median(walk[stage] for walk in walks)) for stage in STAGES
         },
@@ -81,10 +81,10 @@ def cold_start(workload: Workload) -> float:
     ) as child:
         assert child.stdout is not None
         line = child.stdout.readline()
-        taken = time.perf_counter() - start
+        seconds = time.perf_counter() - start
     if line != "first\n":
         raise RuntimeError(f"the first case of a new process failed (exit {child.returncode})")
-    return taken
+    return seconds
 
 
 def first(bundle: str, archive: str, scratch: str, devices: str) -> None:
@@ -99,35 +99,35 @@ def first(bundle: str, archive: str, scratch: str, devices: str) -> None:
     print("first", flush=True)
 
 
-def measures(result: Json) -> tuple[dict[str, float], dict[str, str]]:
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
     """MLPerf's estimates of the first batch size; and why other percentiles are unknown."""
-    known, unknown = {"cold_start_s": result["cold_start_s"]}, {}
-    for row in result["rows"][0]["percentiles"]:
+    figures, unknown = {"cold_start_s": document["cold_start_s"]}, {}
+    for row in document["rows"][0]["percentiles"]:
         name = f"p{row['percent']}_latency_ms"
         if row["estimate_ms"] is None:
             unknown[name] = f"{row['samples']} samples, {row['needed']} are needed"
         else:
-            known[name] = row["estimate_ms"]
-    return known, unknown
+            figures[name] = row["estimate_ms"]
+    return figures, unknown
 
 
-def as_text(result: Json) -> list[str]:
+def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
     head = f"{'latency, ms':<12}{'samples':>8}{'median':>9}" + "".join(
         f"{f'p{x}':>9}" for x in PERCENTS
     )
-    lines = [head, *(_line(row) for row in result["rows"])]
-    refused = [x for x in result["rows"][0]["percentiles"] if x["estimate_ms"] is None]
+    lines = [head, *(_line(row) for row in document["rows"])]
+    refused = [x for x in document["rows"][0]["percentiles"] if x["estimate_ms"] is None]
     if refused:
         needs = ", ".join(f"p{x['percent']} needs {x['needed']}" for x in refused)
         lines.append(f"  refused, because there are too few samples: {needs}")
     lines.append(
         "  p: MLPerf's early-stopping estimates, no lower than the truth at 99 % confidence"
     )
-    for row in result["rows"]:
+    for row in document["rows"]:
         parts = "  ".join(f"{stage} {ms:g}" for stage, ms in row["stages_ms"].items())
         lines.append(f"  batch {row['batch']}, medians: {parts}")
-    lines.append(f"  cold start, process start to first result: {result['cold_start_s']:.1f} s")
+    lines.append(f"  cold start, process start to first result: {document['cold_start_s']:.1f} s")
     return lines
 
 

@@ -105,8 +105,8 @@ class Field:
         return rungs("ddim", schedule, uniform_ladder(schedule, schedule.steps))
 
     def cases(self, batch: int) -> list[FramedCase]:
-        found = [frame_case(x, self.contract) for x in islice(self.workload.cases(), batch)]
-        return pad(found, batch)
+        cases = [frame_case(x, self.contract) for x in islice(self.workload.cases(), batch)]
+        return pad(cases, batch)
 
     def _noise(self, cases: Sequence[FramedCase]) -> Any:
         shape = (1, self.contract.frame.height, self.contract.frame.width)
@@ -312,21 +312,21 @@ def _around(field: Field, plan: Any, batch: int) -> float:
     return seconds(work, WARM_UP) / batch
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
     """None: peers do not decide a deployment."""
     return {}, {}
 
 
-def as_text(found: Json) -> list[str]:
+def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
     lines = [f"{'peers, a step of a case':<38}{'batch':>6}{'ms':>9}{'times ours (range)':>24}"]
-    for row in found["rows"]:
+    for row in document["rows"]:
         over = row["over_ours"]
         ratio = f"{over['median']:.2f} ({over['low']:.2f}..{over['high']:.2f})"
         lines.append(
             f"{row['name']:<38}{row['batch']:>6}{row['step_ms']['median']:>9.3g}{ratio:>24}"
         )
-    case = found["case"]
+    case = document["case"]
     lines.append(
         f"  a case, all but reading and writing: {case['ours_s']:.3g} s at {case['evaluations']} "
         f"evaluations;"
@@ -335,4 +335,4 @@ def as_text(found: Json) -> list[str]:
         f"  the paper's way {case['paper_s']:.4g} s, {case['times']:.1f} times as long: "
         f"{case['paper_steps']} steps, extrapolated from {case['paper_steps_timed']}"
     )
-    return [*lines, *(f"  absent: {x}: {why}" for x, why in found["absent"].items())]
+    return [*lines, *(f"  absent: {x}: {why}" for x, why in document["absent"].items())]

@@ -117,25 +117,27 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.median((b[j] - b[i]) / (a[j] - a[i])))
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
     """None: how much drift is too much depends on the hours."""
     return {}, {}
 
 
-def as_text(found: Json) -> list[str]:
+def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
-    rate, memory, clock = found["cases_per_hour"], found["memory_mib"], found["clock_mhz"]
+    rate, memory, clock = document["cases_per_hour"], document["memory_mib"], document["clock_mhz"]
     lines = [
-        f"soak, {found['hours']:.2f} h     {'low':>10}{'high':>10}{'drift':>18}",
+        f"soak, {document['hours']:.2f} h     {'low':>10}{'high':>10}{'drift':>18}",
         f"{'cases/h':<17}{rate['low']:>10,.0f}{rate['high']:>10,.0f}"
-        f"{found['rate_drift_percent']:>+14.2f} %",
+        f"{document['rate_drift_percent']:>+14.2f} %",
         f"{'resident MiB':<17}{memory['low']:>10,.0f}{memory['high']:>10,.0f}"
-        f"{found['memory_drift_mib']:>+14.2f} MiB",
+        f"{document['memory_drift_mib']:>+14.2f} MiB",
     ]
     if clock is not None:
         lines.append(f"{'clock MHz':<17}{clock['low']:>10,.0f}{clock['high']:>10,.0f}")
-    throttled = found["throttled_windows"]
+    throttled = document["throttled_windows"]
     words = (
-        "not known here" if throttled is None else f"in {throttled} of {found['windows']} windows"
+        "not known here"
+        if throttled is None
+        else f"in {throttled} of {document['windows']} windows"
     )
     return [*lines, f"  throttled by heat or power: {words}"]

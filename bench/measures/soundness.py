@@ -26,15 +26,15 @@ def measure(workload: Workload, say: Callable[[str], None]) -> Json:
     }
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
     """The worse of the two figures."""
-    if found["plan"]["faults"]:
-        return {}, {"psnr_db": "the plan failed its self-test: " + found["plan"]["faults"][0]}
-    return {"psnr_db": min(found["ladder"]["psnr_median_db"], found["plan"]["psnr_db"])}, {}
+    if document["plan"]["faults"]:
+        return {}, {"psnr_db": "the plan failed its self-test: " + document["plan"]["faults"][0]}
+    return {"psnr_db": min(document["ladder"]["psnr_median_db"], document["plan"]["psnr_db"])}, {}
 
 
-def as_text(found: Json) -> list[str]:
-    ladder, plan = found["ladder"], found["plan"]
+def as_text(document: Json) -> list[str]:
+    ladder, plan = document["ladder"], document["plan"]
     return [
         f"fidelity, dB: ladder {ladder['psnr_median_db']:g} against 1000-step DDIM "
         f"({ladder['cases']} cases, at export); plan {plan['psnr_db']:.0f} against float32",

@@ -42,9 +42,9 @@ def measure(
     rows = []
     for batch in batches:
         say(f"step at batch {batch}: {steps} steps")
-        found = costs(workload.bundle, workload.device, batch)
+        graph_costs = costs(workload.bundle, workload.device, batch)
         blocks = list(_blocks(workload, batch, steps))
-        rows.append(_row(batch, blocks, found["denoiser"] if found else None))
+        rows.append(_row(batch, blocks, graph_costs["denoiser"] if graph_costs else None))
     return {"rows": rows}
 
 
@@ -55,9 +55,9 @@ def _blocks(workload: Workload, batch: int, steps: int) -> Iterator[Block]:
         step()
     before = ceilings(workload.device, 0.1)
     for start in range(0, steps, BLOCK):
-        taken = [step() for _ in range(min(BLOCK, steps - start))]
+        seconds = [step() for _ in range(min(BLOCK, steps - start))]
         after = ceilings(workload.device, 0.1)
-        yield Block(seconds=taken, top=before.lowest(after) if before and after else None)
+        yield Block(seconds=seconds, top=before.lowest(after) if before and after else None)
         before = after
 
 
@@ -117,9 +117,9 @@ def _row(batch: int, blocks: Sequence[Block], cost: Cost | None) -> Json:
     }
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
     """The measures of the first batch size."""
-    row = found["rows"][0]
+    row = document["rows"][0]
     if "gemm_share" not in row:
         return {"step_ms": row["ms"]}, {
             "gemm_share": "this needs the package onnx, and torch on a GPU"
@@ -127,13 +127,13 @@ def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
     return {"step_ms": row["ms"], "gemm_share": row["gemm_share"]}, {}
 
 
-def as_text(found: Json) -> list[str]:
+def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
     lines = [
         f"{'step':<10}{'ms (range)':>24}{'GFLOP':>8}{'MB':>8}{'GFLOP/s':>9}{'of GEMM':>9}"
         f"{'of roofline':>12}"
     ]
-    for row in found["rows"]:
+    for row in document["rows"]:
         name = f"batch {row['batch']}"
         ms = f"{row['ms']:.1f} ({row['fastest_ms']:.1f}..{row['slowest_ms']:.1f})"
         line = f"{name:<10}{ms:>24}"
@@ -141,12 +141,10 @@ def as_text(found: Json) -> list[str]:
             line += f"{row['gflop']:>8.2f}{row['mbyte']:>8.1f}{row['gflops']:>9.1f}"
             line += f"{row['gemm_share']:>9.0%}{row['roofline_share']:>12.0%}"
         lines.append(line)
-    if "gemm_gflops" in found["rows"][0]:
-        top = (
-            f"ceiling {found['rows'][0]['gemm_gflops']:g} GFLOP/s, measured between blocks of steps"
-        )
+    if "gemm_gflops" in document["rows"][0]:
+        top = f"ceiling {document['rows'][0]['gemm_gflops']:g} GFLOP/s, measured between blocks of steps"
         lines.append(f"  {top}; MB: of convolutions and products")
-    for row in found["rows"]:
+    for row in document["rows"]:
         if loud := row["blocks"] - row["quiet_blocks"]:
             lines.append(
                 f"  batch {row['batch']}: left out {loud} of {row['blocks']} blocks, beside a "

@@ -201,37 +201,37 @@ def _command(workload: Workload, setting: Setting, cases: int) -> tuple[float, f
     return float(ended[-1]["seconds"]), seconds
 
 
-def measures(found: Json) -> tuple[dict[str, float], dict[str, str]]:
+def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
     """The measures of the best setting; memory is that of the largest process."""
-    known = {"cases_per_hour": found["best"]["cases_per_hour"]["median"]}
-    known["memory_mib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1)
-    if len(found["rows"]) > 1:
-        one, more = (x["cases_per_hour"]["median"] for x in found["rows"])
-        known["devices_over_one"] = round(more / one, 3)
-        return known, {}
-    return known, {"devices_over_one": "there is only one device"}
+    figures = {"cases_per_hour": document["best"]["cases_per_hour"]["median"]}
+    figures["memory_mib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1)
+    if len(document["rows"]) > 1:
+        one, more = (x["cases_per_hour"]["median"] for x in document["rows"])
+        figures["devices_over_one"] = round(more / one, 3)
+        return figures, {}
+    return figures, {"devices_over_one": "there is only one device"}
 
 
-def as_text(found: Json) -> list[str]:
+def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
     lines = [f"{'throughput, cases/h':<22}{'cases':>6}{'steady':>26}{'with start-up':>16}{'s':>8}"]
-    for row in (*found["sweep"], *found["rows"]):
+    for row in (*document["sweep"], *document["rows"]):
         name = f"{row['devices']} batch {row['batch']}"
         rates = row["cases_per_hour"]
         rate = f"{rates['median']:,.0f} ({rates['low']:,.0f}..{rates['high']:,.0f})"
         whole = f"{row['with_start_per_hour']['median']:,.0f}"
         seconds = row["seconds"]["median"]
         lines.append(f"{name:<22}{row['cases']:>6}{rate:>26}{whole:>16}{seconds:>8.1f}")
-    chosen = found["best"]
+    chosen = document["best"]
     repeats = chosen["cases_per_hour"]["repeats"]
     lines.append(
         f"  best: {chosen['devices']}, batch {chosen['batch']}; median (range) of {repeats}; "
         f"start-up {chosen['start_s']['median']:.1f} s"
     )
-    if not found["official"]:
+    if not document["official"]:
         lines.append(f"  not official: that takes {OFFICIAL_S} s and {OFFICIAL_CASES:,} cases")
-    if found["pairs"]:
-        lines.append(_agreement(found["pairs"]))
+    if document["pairs"]:
+        lines.append(_agreement(document["pairs"]))
     return lines
 
 

@@ -55,15 +55,15 @@ def before_after(
 
     Returns the words below each case.
     """
-    seen = _shown_cases(run, truth, bundle, THREE, real)
+    cases = _shown_cases(run, truth, bundle, THREE, real)
     groups = []
-    for case in seen:
+    for case in cases:
         shown: Images = {ORIGINAL: case.original, ENHANCED: case.enhanced}
         if case.clean is not None:
             shown[CLEAN] = case.clean
         groups.append(_group(case, shown))
     _save(sheet(groups), path)
-    return [x.words for x in seen]
+    return [x.words for x in cases]
 
 
 def uncertainty(
@@ -73,22 +73,22 @@ def uncertainty(
 
     Returns the words below each case.  Raises UsageError for a run with one draw.
     """
-    seen = _shown_cases(run, truth, bundle, TWO, real)
-    maps = [_heats(case) for case in seen]
-    most = {words: _most(words, seen, maps) for words in maps[0]}
+    cases = _shown_cases(run, truth, bundle, TWO, real)
+    maps = [_heats(case) for case in cases]
+    most = {words: _most(words, cases, maps) for words in maps[0]}
     groups = []
-    for case, of in zip(seen, maps, strict=True):
+    for case, of in zip(cases, maps, strict=True):
         shown = {ORIGINAL: case.original, "enhanced\n(mean of draws)": case.enhanced}
         hot = {words: heat(levels, most[words]) for words, levels in of.items()}
         groups.append(_group(case, shown, hot))
     scales = {words.replace("\n", " "): levels for words, levels in most.items()}
     _save(sheet(groups, scales), path)
-    return [x.words for x in seen]
+    return [x.words for x in cases]
 
 
-def _most(words: str, seen: Sequence[Shown], maps: Sequence[Images]) -> int:
+def _most(words: str, cases: Sequence[Shown], maps: Sequence[Images]) -> int:
     """The grey levels at the end of a scale, below which 99 % of the px lie."""
-    inside = [of[words][x.strip] for x, of in zip(seen, maps, strict=True) if words in of]
+    inside = [of[words][x.strip] for x, of in zip(cases, maps, strict=True) if words in of]
     return STEP * max(1, int(np.ceil(np.percentile(np.concatenate(inside), 99) / STEP)))
 
 
@@ -96,10 +96,10 @@ def _heats(case: Shown) -> Images:
     """Spread and error in grey levels, by the words below them."""
     if case.spread is None:
         raise UsageError("the run has no spread; make one with `mcdiff-batch run --draws 8`")
-    found = {"spread\nof draws": 255 * case.spread}
+    maps = {"spread\nof draws": 255 * case.spread}
     if case.clean is not None:
-        found["true\nerror"] = 255 * np.abs(case.enhanced - case.clean)
-    return found
+        maps["true\nerror"] = 255 * np.abs(case.enhanced - case.clean)
+    return maps
 
 
 def conditions(
@@ -115,14 +115,14 @@ def conditions(
 
     nets = {arm: read_weights(work / arm)[0] for arm in ARMS}
     cases = [x for x in subjects(truth, nets["base"].preset.frame) if x.truth.difficult]
-    found = [_unit(x) for x in sample_cases(nets["base"], cases, evaluations, temperature)]
+    images = [_unit(x) for x in sample_cases(nets["base"], cases, evaluations, temperature)]
     groups = []
-    for k, words in _pick(cases, found, TWO).items():
+    for k, words in _pick(cases, images, TWO).items():
         made = {
             said: _unit(sample_cases(nets[arm], [cases[k]], evaluations, temperature)[0])
             for arm, said in ARMS.items()
         }
-        case = _phantom(cases[k], found[k], words)
+        case = _phantom(cases[k], images[k], words)
         assert case.clean is not None
         groups.append(_group(case, {ORIGINAL: case.original, **made, CLEAN: case.clean}))
     _save(sheet(groups), path)
@@ -141,11 +141,11 @@ def _shown_cases(
     hard = [k for k in source.cases if flags[k]]
     cases = [read_subject(archive, group, k, bundle.contract) for k in hard]
     images = [source.image(k, frame) for k in hard]
-    seen = []
+    shown = []
     for k, words in _pick(cases, images, percentiles).items():
         spread = source.spread(hard[k], frame) if source.spread else None
-        seen.append(_phantom(cases[k], images[k], words, spread))
-    return seen if real is None else [*seen, _real(real, bundle, source)]
+        shown.append(_phantom(cases[k], images[k], words, spread))
+    return shown if real is None else [*shown, _real(real, bundle, source)]
 
 
 def _real(image: Path, bundle: Bundle, source: Source) -> Shown:

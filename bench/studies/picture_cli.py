@@ -68,8 +68,8 @@ def uncertainty(**options: Any) -> None:
 def _draw(draw: Callable[..., list[str]], bundle: Path | None, output: Path, **more: Any) -> None:
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 
-    said = draw(bundle=load_bundle(bundle or SHIPPED), path=output, **more)
-    _say(output, said)
+    lines = draw(bundle=load_bundle(bundle or SHIPPED), path=output, **more)
+    _say(output, lines)
 
 
 @picture.command()
@@ -91,7 +91,7 @@ def conditions(output: Path, **options: Any) -> None:
     _say(output, conditions(path=output, **options))
 
 
-def _say(output: Path, said: list[str]) -> None:
-    for words in said:
+def _say(output: Path, lines: list[str]) -> None:
+    for words in lines:
         click.echo(words)
     click.echo(output)

@@ -129,11 +129,11 @@ def scores(image: Labelled, mask: Labels, strip: Mask, spacing_mm: float) -> Jso
     }
 
 
-def measure(found: Enhanced, mask: Labels) -> Json:
+def measure(scan: Enhanced, mask: Labels) -> Json:
     """Scores the scan and the enhanced image.  mask: [y, x] like the scan, numbered as CLASSES."""
-    strip, spacing = found.case.strip, found.case.spacing_mm[0]
+    strip, spacing = scan.case.strip, scan.case.spacing_mm[0]
     framed = nearest_to_frame(mask, Frame(height=strip.shape[0], width=strip.shape[1]))
-    both = {"original": found.original, "enhanced": found.enhanced}
+    both = {"original": scan.original, "enhanced": scan.enhanced}
     return {name: scores(image, framed, strip, spacing) for name, image in both.items()}
 
 
@@ -157,12 +157,12 @@ def as_text(scored: Json) -> str:
     return "\n".join(lines)
 
 
-def draw(found: Enhanced, path: Path) -> None:
+def draw(pair: Enhanced, path: Path) -> None:
     """Writes a PNG: the scan, the enhanced image, and that with its label map over it."""
-    columns = np.flatnonzero(found.case.strip.any(axis=0))
+    columns = np.flatnonzero(pair.case.strip.any(axis=0))
     inside = np.s_[:, columns[0] : columns[-1] + 1]
-    scan, result = (_bytes(x.image) for x in (found.original, found.enhanced))
-    panels = [grey(scan), grey(result), overlaid(result, found.enhanced.label)]
+    scan, result = (_bytes(x.image) for x in (pair.original, pair.enhanced))
+    panels = [grey(scan), grey(result), overlaid(result, pair.enhanced.label)]
     Picture.fromarray(beside([x[inside] for x in panels])).save(path, optimize=True)
 
 
@@ -223,17 +223,17 @@ def main(
             f"{label}: the mask is {mask.shape} px (y, x), expected {extent} like the image"
         )
     loaded = load_bundle(bundle or SHIPPED)
-    found = enhance(image, loaded, spacing, options)
-    scored = measure(found, mask)
+    scan = enhance(image, loaded, spacing, options)
+    scored = measure(scan, mask)
     if picture is not None:
-        draw(found, picture)
+        draw(scan, picture)
     report = {
         "what": "one real image and an expert's mask, on the bundle's frame",
         "image_sha256": file_sha256(image),
         "label_sha256": file_sha256(label),
         "spacing_mm": spacing,
         "frame": asdict(loaded.contract.frame),
-        "run": found.about,
+        "run": scan.about,
         **scored,
         "bars": [asdict(x) | {"verdict": x.verdict} for x in bars(scored)],
         "machine": machine(),

@@ -53,8 +53,8 @@ def sample_cases(
         stack = np.stack([x.depths for x in batch])
         conditioned = plan.condition(stack, weights, strips(batch), scans(batch))
         noise = np.stack([gaussian(0, x.key, (1, *x.strip.shape)) for x in batch])
-        found = sample(plan, np.float32(temperature) * noise, conditioned, walk)
-        images += list(np.clip(found[:, 0], -1, 1))
+        drawn = sample(plan, np.float32(temperature) * noise, conditioned, walk)
+        images += list(np.clip(drawn[:, 0], -1, 1))
     return images
 
 
@@ -103,9 +103,9 @@ def interval(values: Sequence[float]) -> list[float]:
     return [round(float(v), 3) for v in (x.mean(), low, high)]
 
 
-def gain_share(found: Columns, original: Columns, ceiling: Columns, measure: str) -> list[float]:
+def gain_share(enhanced: Columns, original: Columns, ceiling: Columns, measure: str) -> list[float]:
     """The share of the ceiling's gain over the original, with its bootstrap 95 % interval."""
-    a, b, c = (np.asarray(x[measure]) for x in (found, original, ceiling))
+    a, b, c = (np.asarray(x[measure]) for x in (enhanced, original, ceiling))
     drawn = np.random.default_rng(0).integers(len(a), size=(RESAMPLED, len(a)))
     share = lambda i: (a[i] - b[i]).mean(-1) / (c[i] - b[i]).mean(-1)
     low, high = np.quantile(share(drawn), (0.025, 0.975))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.bench.common.mean_plan import combined, estimate, labels, weighted_mean
+from mcdiff_batch.bench.common.mean_plan import combine, estimate, labels, weighted_mean
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.backends.cuda import CudaError
 from mcdiff_batch.engine.image.frame import Image, Labels
@@ -89,7 +89,7 @@ class FakePlan:
         x0 = estimate(conditions.mean, x)
         for row, kind in enumerate(conditions.faults):
             x0[row] = {"nan": np.nan, "flat": 0.0}.get(kind, x0[row])
-        return combined(x, previous, x0, rung), x0
+        return combine(x, previous, x0, rung), x0
 
     def _fault(self, case: str) -> str:
         for fault in self.faults:

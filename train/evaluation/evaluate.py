@@ -107,8 +107,8 @@ class _Scoring:
     @property
     def cases(self) -> list[int]:
         """The cases that every method has an image of."""
-        held = (x.cases for x in self.against.values())
-        return sorted(set(self.source.cases).intersection(*held))
+        available = (x.cases for x in self.against.values())
+        return sorted(set(self.source.cases).intersection(*available))
 
     def record(self, index: int) -> Record | None:
         """All figures of one case; None if the archive's data are bad."""

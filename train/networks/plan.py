@@ -28,9 +28,9 @@ class TorchPlan:
 
     @torch.no_grad()
     def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
-        stack, shares, inside, seen = (self._tensor(x) for x in (depths, weights, strip, scan))
+        stack, shares, inside, second = (self._tensor(x) for x in (depths, weights, strip, scan))
         label, *conditions = self.conditioner(stack, shares, inside)
-        return Conditioning(conditions=(inside, seen, conditions), label=_array(label))
+        return Conditioning(conditions=(inside, second, conditions), label=_array(label))
 
     def unconditioned(self, strip: Image, scan: Image) -> Conditioning:
         """The state for steps of the foundation model alone."""
