@@ -142,7 +142,8 @@ def as_text(document: Json) -> list[str]:
             line += f"{row['gemm_share']:>9.0%}{row['roofline_share']:>12.0%}"
         lines.append(line)
     if "gemm_gflops" in document["rows"][0]:
-        top = f"ceiling {document['rows'][0]['gemm_gflops']:g} GFLOP/s, measured between blocks of steps"
+        rate = document["rows"][0]["gemm_gflops"]
+        top = f"ceiling {rate:g} GFLOP/s, measured between blocks of steps"
         lines.append(f"  {top}; MB: of convolutions and products")
     for row in document["rows"]:
         if loud := row["blocks"] - row["quiet_blocks"]:
