@@ -84,9 +84,9 @@ def _clears_counters(kernel: Kernel) -> bool:
 
 def _kernels_by_module(kernels: Iterable[Kernel], pattern: str) -> Mapping[str, list[Kernel]]:
     """The kernels that contain nodes of a module; group 1 of `pattern` is the module's name."""
-    found: dict[str, list[Kernel]] = {}
+    by_module: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         names = {m[1] for node in kernel.nodes if (m := re.match(pattern, node))}
         for name in names:
-            found.setdefault(name, []).append(kernel)
-    return dict(sorted(found.items()))
+            by_module.setdefault(name, []).append(kernel)
+    return dict(sorted(by_module.items()))

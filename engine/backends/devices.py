@@ -31,16 +31,17 @@ def backend_for(device: Device) -> Backend:
     return backends_on(gpu)[0]
 
 
-def devices(text: str, found: Sequence[Gpu] | None = None) -> tuple[Device, ...]:
+def devices(text: str, available: Sequence[Gpu] | None = None) -> tuple[Device, ...]:
     """The devices that `--devices` names: "auto", "cpu", "cpu:2" (two), "cuda:0,cuda:1".
 
     "auto" means every GPU with the compute capability of the first one if a backend serves it,
-    else the CPU.  found: the GPUs of this machine; None: asks NVIDIA's library.
+    else the CPU.  available: the GPUs of this machine; None: asks NVIDIA's library.
     Raises UsageError, DeviceError.
     """
-    there = gpus.gpus() if found is None else found
+    if available is None:
+        available = gpus.gpus()
     if text == "auto":
-        alike = [x for x in there if x.capability == there[0].capability]
+        alike = [x for x in available if x.capability == available[0].capability]
         use_gpus = alike and backends_on(alike[0])
         return tuple(Device(kind="cuda", index=x.index) for x in alike) if use_gpus else _cpus(1)
     if count := re.fullmatch(r"cpu(?::([1-9]\d*))?", text):
@@ -52,7 +53,7 @@ def devices(text: str, found: Sequence[Gpu] | None = None) -> tuple[Device, ...]
             f"--devices {text}: expected auto, cpu, cpu:2 for two workers on the CPU, or GPUs such "
             "as cuda:0,cuda:1, each once"
         )
-    _check(text, wanted, there)
+    _check(text, wanted, available)
     return wanted
 
 
@@ -60,9 +61,9 @@ def _cpus(count: int) -> tuple[Device, ...]:
     return tuple(Device(kind="cpu", index=i) for i in range(count))
 
 
-def _check(text: str, wanted: Sequence[Device], there: Sequence[Gpu]) -> None:
+def _check(text: str, wanted: Sequence[Device], available: Sequence[Gpu]) -> None:
     """Raises DeviceError if GPUs are missing, of different kinds, or not served by a backend."""
-    by_index = {gpu.index: gpu for gpu in there}
+    by_index = {gpu.index: gpu for gpu in available}
     missing = [str(x) for x in wanted if x.index not in by_index]
     if missing:
         names = ", ".join(f"cuda:{i} {gpu.name}" for i, gpu in by_index.items()) or "none"

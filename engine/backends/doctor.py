@@ -22,11 +22,11 @@ BATCH = 2  # made-up cases
 
 def examine(bundle: Bundle, cache: Path) -> dict[str, Any]:
     """The document of `doctor --json`.  `faults` is empty if every plan can be trusted."""
-    found = gpus()
-    chosen = devices("auto", found)
+    available = gpus()
+    chosen = devices("auto", available)
     places: dict[Device, Gpu | None] = {
         CPU: None,
-        **{Device(kind="cuda", index=gpu.index): gpu for gpu in found},
+        **{Device(kind="cuda", index=gpu.index): gpu for gpu in available},
     }
     plans = {
         f"{backend.name}, {device}": _try(backend, bundle, device, cache)
@@ -37,11 +37,11 @@ def examine(bundle: Bundle, cache: Path) -> dict[str, Any]:
         "machine": machine(),
         "packages": _packages(),
         "driver": driver(),
-        "gpus": [asdict(gpu) for gpu in found],
+        "gpus": [asdict(gpu) for gpu in available],
         "plan_cache": {"folder": str(cache), "plans": len(list(cache.glob(f"*/{BUILD}")))},
         "bundle": {"name": bundle.contract.name, "sha256": bundle.sha256},
         "run_would_take": [str(x) for x in chosen],
-        "because": _because(chosen[0], found),
+        "because": _because(chosen[0], available),
         "plans": plans,
         "faults": [f"{name}: {text}" for name, row in plans.items() for text in row["faults"]],
     }
@@ -55,12 +55,12 @@ def _try(backend: Backend, bundle: Bundle, device: Device, cache: Path) -> dict[
     return asdict(result) | {"faults": result.faults}
 
 
-def _because(device: Device, found: Sequence[Gpu]) -> str:
+def _because(device: Device, available: Sequence[Gpu]) -> str:
     """Why a run would use a device."""
     name = backend_for(device).name
     if device.kind != "cpu":
-        return f"{name} on {found[device.index].name}"
-    reason = no_backend(found[0]) if found else "no GPU is found"
+        return f"{name} on {available[device.index].name}"
+    reason = no_backend(available[0]) if available else "no GPU is found"
     return f"{name} on {cores()} cores: {reason}"
 
 
