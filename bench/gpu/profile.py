@@ -25,11 +25,11 @@ from mcdiff_batch.bench.common.ceilings import Ceilings, ceilings
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.train.cases.data import Dataset, load, split
 from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.presets import PRESETS, Preset, Stage, preset_from
 from mcdiff_batch.train.networks.trio import Networks, to_half
 from mcdiff_batch.train.training import stages
-from mcdiff_batch.train.training.data import Dataset, load, split
 from mcdiff_batch.train.training.loop import Objective, Setting, generator
 from mcdiff_batch.train.training.step import WARM_UP, Stepper
 from mcdiff_batch.train.training.weights import start_from

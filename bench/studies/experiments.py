@@ -21,11 +21,11 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.image.frame import Frame, from_frame, to_frame
 from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.train.cases.data import Dataset, load
 from mcdiff_batch.train.evaluation.subject import Subject
 from mcdiff_batch.train.networks.presets import PAPER_DEPTH_WEIGHTS, Preset
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.segmenters.rater import Rater, load_rater
-from mcdiff_batch.train.training.data import Dataset, load
 from mcdiff_batch.train.training.loop import Setting
 from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import source_sha256

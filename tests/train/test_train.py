@@ -20,16 +20,8 @@ from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.contract import load_bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.model.solver import Rung
-from mcdiff_batch.train.networks.fusion import fuse
-from mcdiff_batch.train.networks.losses import coefficients, denoising_loss, diffuse
-from mcdiff_batch.train.networks.plan import TorchPlan
-from mcdiff_batch.train.networks.presets import PRESETS, adjust, preset_from
-from mcdiff_batch.train.networks.trio import Networks
-from mcdiff_batch.train.networks.unet import Widths
-from mcdiff_batch.train.training import checkpoint
-from mcdiff_batch.train.training.cli import train
-from mcdiff_batch.train.training.corruption import corrupt_batch, corrupt_depths
-from mcdiff_batch.train.training.data import (
+from mcdiff_batch.train.cases.corruption import corrupt_batch, corrupt_depths
+from mcdiff_batch.train.cases.data import (
     PART,
     batch_of,
     draw,
@@ -38,6 +30,14 @@ from mcdiff_batch.train.training.data import (
     one_hot,
     split,
 )
+from mcdiff_batch.train.networks.fusion import fuse
+from mcdiff_batch.train.networks.losses import coefficients, denoising_loss, diffuse
+from mcdiff_batch.train.networks.plan import TorchPlan
+from mcdiff_batch.train.networks.presets import PRESETS, adjust, preset_from
+from mcdiff_batch.train.networks.trio import Networks
+from mcdiff_batch.train.networks.unet import Widths
+from mcdiff_batch.train.training import checkpoint
+from mcdiff_batch.train.training.cli import train
 from mcdiff_batch.train.training.loop import Setting
 from mcdiff_batch.train.training.stages import Noising, train_all
 from mcdiff_batch.train.training.weights import read_weights, start_from

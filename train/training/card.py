@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.train.cases.data import Dataset
 from mcdiff_batch.train.networks.trio import Networks
 
 from .card_page import page
-from .data import Dataset
 from .loop import Setting
 from .weights import source_sha256, write_weights
 

@@ -87,9 +87,9 @@ def train(
     import torch
 
     from mcdiff_batch.engine.errors import UsageError
+    from mcdiff_batch.train.cases import data as cases
     from mcdiff_batch.train.networks.presets import PRESETS, adjust
 
-    from . import data as cases
     from .loop import Setting, world
     from .samples import draw_curves
     from .stages import train_all

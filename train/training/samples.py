@@ -12,10 +12,9 @@ from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.model.schedule import Schedule, log_snr_ladder
 from mcdiff_batch.engine.model.solver import Rung, rungs
+from mcdiff_batch.train.cases.data import Dataset
 from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.trio import Networks
-
-from .data import Dataset
 
 CASES = 4
 EVALUATIONS = 4

@@ -12,18 +12,26 @@ from torch import Tensor
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
 from mcdiff_batch.engine.image.metrics import mean_dice
 from mcdiff_batch.engine.model.schedule import Schedule
+from mcdiff_batch.train.cases.corruption import corrupt_batch
+from mcdiff_batch.train.cases.data import (
+    Batch,
+    Dataset,
+    batch_of,
+    draw,
+    leave_out_optimal,
+    one_hot,
+    other_depth,
+)
+from mcdiff_batch.train.cases.variation import vary
 from mcdiff_batch.train.networks.losses import denoising_loss, diffuse, extractor_loss
 from mcdiff_batch.train.networks.presets import Preset, Stage
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.tuner import Folded
 
 from .card import write_card
-from .corruption import corrupt_batch
-from .data import Batch, Dataset, batch_of, draw, leave_out_optimal, one_hot, other_depth
 from .loop import Objective, Setting, Show, generator, train_stage
 from .samples import draw_samples
 from .step import autocast, move
-from .variation import vary
 from .weights import source_sha256, start_from
 
 Say = Callable[[str], None]
