@@ -197,7 +197,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
     source: Path, tmp_path: Path, clean: dict[str, str]
 ) -> None:
     full = fault("full", source, 4, times=1, counter=tmp_path / "count")
-    with pytest.raises(SpaceError, match="make room"):
+    with pytest.raises(SpaceError, match="free some space"):
         run(source, tmp_path / "out", full)
     assert not (tmp_path / "out/manifest.json").exists()
     inline(job(source, tmp_path / "out", unit_size=2))
@@ -236,7 +236,7 @@ def cut_short(source: Path, output: Path, step: int) -> bool:
 
 def test_an_io_error_while_writing_stops_the_run(source: Path, tmp_path: Path) -> None:
     broken = lambda: OSError(5, "Input/output error")
-    with cut_at(70, broken), pytest.raises(McdiffError, match="mend the disk") as ended:
+    with cut_at(70, broken), pytest.raises(McdiffError, match="repair the disk") as ended:
         inline(job(source, tmp_path / "out", unit_size=2))
     assert ended.value.exit_code == Exit.UNEXPECTED
     assert list(verify.find_damage(tmp_path / "out")) == []
