@@ -1,4 +1,4 @@
-"""The manifest: the hash of every file of a run, written when all its units are finished."""
+"""The manifest: the hash of every file that was committed, written when all units are finished."""
 
 import hashlib
 import json

@@ -211,7 +211,7 @@ def _task(resolved: ResolvedJob, index: int) -> Task:
 def _complete(
     resolved: ResolvedJob, todo: Survey, tracker: Tracker, signals: StopSignals
 ) -> Summary:
-    """Writes columns and manifest, the last act of a run, once every unit has its record."""
+    """Writes the columns and then the manifest, once every unit has its record."""
     root, archive = resolved.job.output, open_archive(resolved.archive.path)
     with durable.explain_errors(root):
         if archive.identity != resolved.archive.identity:
