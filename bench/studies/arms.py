@@ -64,7 +64,7 @@ ARMS = (  # the most important first, in case a run is cut short
 )
 TABLE_V = ("base", "optimal features", "optimal segmentation")
 REPEATS = tuple(  # stage III of Table V's three conditions with other seeds
-    replace(arm, name=f"{arm.name}, seed {seed}", seed=seed)
+    replace(arm, name=f"{arm.name}, seed {seed}", question="Table V", seed=seed)
     for seed in (1, 2)
     for arm in ARMS
     if arm.name in TABLE_V
@@ -81,7 +81,14 @@ FRAMES = (  # scored on the larger grid; with equal multiply-adds per step
     _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),
     _other("512 x 128, patch 4", "frame", frame=WHOLE),
 )
-ALL = (*ARMS, *REPEATS, *WAYS, *FRAMES)
+CONDITIONS = tuple(x for x in (*ARMS[1:], *REPEATS) if x.question == "Table V")
+ALL = (  # in the order in which they are trained: Table V first
+    ARMS[0],
+    *CONDITIONS,
+    *(x for x in ARMS[1:] if x not in CONDITIONS),
+    *WAYS,
+    *FRAMES,
+)
 
 
 def with_stages(preset: Preset, steps: int, parts: Mapping[str, float]) -> Preset:
