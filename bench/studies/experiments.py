@@ -137,9 +137,9 @@ def _train(
     return nets
 
 
-@lru_cache(maxsize=2)
-def _read(path: Path, frame: Frame) -> Dataset:
-    return load(path, frame, PAPER_DEPTH_WEIGHTS, 0.0)
+@lru_cache(maxsize=4)
+def _read(path: Path, frame: Frame, evened: float) -> Dataset:
+    return load(path, frame, PAPER_DEPTH_WEIGHTS, 0.0, evened)
 
 
 def _weighted(data: Dataset, preset: Preset) -> Dataset:
