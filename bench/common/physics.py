@@ -67,7 +67,7 @@ def steadiness(measured: Sequence[Json]) -> list[str]:
     line = f"matrix product meanwhile: {min(rates):.0f} to {max(rates):.0f} GFLOP/s"
     if is_quiet(measured):
         return ["", f"{line}: steady"]
-    return ["", f"NOT QUIET: {line}; other programs load this machine, so measure again"]
+    return ["", f"NOT QUIET: {line}; other programs run here; measure again"]
 
 
 def as_text(
