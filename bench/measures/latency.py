@@ -120,7 +120,7 @@ def as_text(document: Json) -> list[str]:
     refused = [x for x in document["rows"][0]["percentiles"] if x["estimate_ms"] is None]
     if refused:
         needs = ", ".join(f"p{x['percent']} needs {x['needed']}" for x in refused)
-        lines.append(f"  refused, because there are too few samples: {needs}")
+        lines.append(f"  refused for too few samples: {needs}")
     lines.append(
         "  p: MLPerf's early-stopping estimates, no lower than the truth at 99 % confidence"
     )

@@ -55,7 +55,7 @@ def test_the_quick_bench_prints_cost_then_a_table_then_one_json_document(bench, 
     text = "\n".join(lines)
     for head in ("latency, ms", "throughput, cases/h", "host, ms a case", "step  "):
         assert text.index("a case: ") < text.index(head)
-    assert max(map(len, lines)) <= 100
+    assert [x for x in lines if len(x) > 100] == []
     assert json.loads((tmp_path / "new" / "b.json").read_text()) == document
     assert document["machine"]["versions"]["onnxruntime"]
     assert {"load", "clock_mhz", "gpus"} <= document["surroundings"]["after"].keys()

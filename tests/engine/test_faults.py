@@ -267,6 +267,7 @@ import signal
 import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 sys.path.insert(0, sys.argv[1])
 from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.run.pool import Limits
