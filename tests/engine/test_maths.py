@@ -72,7 +72,7 @@ def test_alpha_falls_from_one_and_stays_above_zero():
     alphas = Schedule().alphas()
     assert alphas[0] == 1
     assert (np.diff(alphas) < 0).all()
-    assert 1e-9 < alphas[-1] < 1e-8  # clipped betas: 2.4e-9 (SCIENCE.md)
+    assert 1e-9 < alphas[-1] < 1e-8  # clipped betas: 2.4e-9
 
 
 def test_ddim_is_equation_3_of_the_paper():
