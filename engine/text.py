@@ -1,4 +1,4 @@
-"""Text for people: safe to print, on one line; and durations in words."""
+"""Text for people: safe to print, on one line; durations, sizes and devices in words."""
 
 import math
 
@@ -33,3 +33,26 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60}h{minutes % 60:02d}"
+
+
+def format_bytes(count: float) -> str:
+    """For example "less than 1 KiB", "12 KiB", "35 MiB" or "1.4 GiB"; rounded up."""
+    if count < 1 << 10:
+        return "less than 1 KiB"
+    for exponent, unit in ((10, "KiB"), (20, "MiB")):
+        if count <= 1000 << exponent:
+            return f"{math.ceil(count / (1 << exponent))} {unit}"
+    return f"{math.ceil(10 * count / (1 << 30)) / 10:.1f} GiB"
+
+
+def pluralise(number: int, noun: str) -> str:
+    """For example "1 case" or "2 cases"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def name_device(device: str) -> str:
+    """A device as people say it: "CPU" for cpu:0, "CPU worker 2" for cpu:1, "GPU 0" for cuda:0."""
+    kind, _, index = device.partition(":")
+    if kind == "cpu" and index.isdecimal():
+        return "CPU" if index == "0" else f"CPU worker {int(index) + 1}"
+    return f"GPU {index}" if kind == "cuda" else device

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mcdiff_batch.engine.telemetry.spans import span
 
-from .codecs import CRC_BYTES, Codec, CorruptError, encoded_limit, unpack, unpack_crc32c
+from .codecs import CRC_BYTES, Codec, CorruptError, encoded_limit, unpack, unpack_checksum
 from .metadata import ArraySpec
 from .store import Blob, Store
 
@@ -126,7 +126,7 @@ class ChunkedArray:
         try:
             if len(data) != size:
                 raise CorruptError("it is shorter than its index")
-            plain = unpack_crc32c(data, size, Codec(name="crc32c")) if shards.checksum else data
+            plain = unpack_checksum(data, size, Codec(name="crc32c")) if shards.checksum else data
         except CorruptError as error:
             where = f"the shard of chunk {_dotted(coordinates)} of {self.name}"
             raise CorruptError(f"{where}: {error}") from error

@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from .codecs import COMPRESSORS, Codec
+from .codecs import CHECKSUMS, COMPRESSORS, Codec
 from .store import BadMetadataError
 
 Json = dict[str, Any]
 KINDS = {"int": "i", "uint": "u", "float": "f"}
+PREFIX = "numcodecs."  # of codecs in v3 that zarr takes from numcodecs
+LOSSY = ("bitround", "quantize")  # act when written; nothing is to be undone
+CODECS_LIMIT = 6
+REWRITE = "write the archive again with zarr, with the command in `mcdiff-batch check --help`"
 
 
 def parse_codecs(
@@ -16,18 +20,32 @@ def parse_codecs(
 ) -> tuple[np.dtype[Any], tuple[int, ...], tuple[Codec, ...]]:
     """Dtype, axes and byte codecs from an array's codecs, which are given as name, configuration.
 
-    The only order allowed: transposes, then bytes or vlen-utf8, then byte codecs.
+    The only order allowed: transposes, filters, then bytes or vlen-utf8, then byte codecs.
     """
     axes = tuple(range(rank))
     while codecs and codecs[0][0] == "transpose":
         order, codecs = _parse_order(codecs[0][1], rank), codecs[1:]
         axes = tuple(axes[k] for k in order)
-    serializer, configuration = codecs[0] if codecs else ("", {})
-    expected = "vlen-utf8" if data_type in ("string", "variable_length_utf8") else "bytes"
-    if serializer != expected:
-        raise BadMetadataError(f"codec {serializer!r:.40} is not supported, expected {expected!r}")
-    dtype = _parse_dtype_v3(data_type, parse_endian(configuration))
-    return dtype, axes, _check_codecs([_parse_codec(*x) for x in codecs[1:]])
+    text = data_type in ("string", "variable_length_utf8")
+    expected = "vlen-utf8" if text else "bytes"
+    names = [name for name, _ in codecs]
+    if expected not in names:
+        raise BadMetadataError(f"has codecs {names!r:.80}, expected {expected!r}; {REWRITE}")
+    at = names.index(expected)
+    dtype = _parse_dtype_v3(data_type, parse_endian(codecs[at][1]))
+    filters = [_parse_filter(*x, dtype) for x in codecs[:at]]
+    return dtype, axes, _check_codecs([*filters, *(parse_codec(*x) for x in codecs[at + 1 :])])
+
+
+def _parse_filter(name: str, configuration: Json, dtype: np.dtype[Any]) -> Codec | None:
+    """A codec that stands before the values become bytes; None if nothing is to be undone."""
+    name = name.removeprefix(PREFIX)
+    if name not in (*LOSSY, "delta") or dtype.kind not in "iuf":
+        raise BadMetadataError(f"filter {name!r:.40} is not supported; {REWRITE}")
+    types = [configuration.get(x, dtype.str) for x in ("dtype", "astype")]
+    if any(_numpy(str(x)).newbyteorder("=") != dtype.newbyteorder("=") for x in types):
+        raise BadMetadataError(f"filter {name!r} changes the dtype; {REWRITE}")
+    return None if name in LOSSY else Codec(name=name, option=dtype.str)
 
 
 def _parse_order(configuration: Json, rank: int) -> tuple[int, ...]:
@@ -39,34 +57,65 @@ def _parse_order(configuration: Json, rank: int) -> tuple[int, ...]:
     return tuple(int(k) for k in order)
 
 
-def _parse_codec(name: str, configuration: Json) -> Codec:
-    if name not in (*COMPRESSORS, "crc32c"):
-        raise BadMetadataError(
-            f"codec {name!r:.40} is not supported, expected zstd, gzip, blosc, crc32c or none"
-        )
-    checksum = name == "zstd" and configuration.get("checksum") is True
-    return Codec(name=name, checksum=checksum)
+def parse_codec(name: str, configuration: Json) -> Codec:
+    """A codec from bytes to bytes."""
+    name = name.removeprefix(PREFIX)
+    match name:
+        case "shuffle":
+            size = configuration.get("elementsize", 4)
+            if type(size) is int and 1 <= size <= 256:
+                return Codec(name=name, option=str(size))
+        case "lzma":
+            if configuration.get("format", 1) == 1 and configuration.get("filters") is None:
+                return Codec(name=name, checksum=configuration.get("check", -1) != 0)
+        case "crc32c" | "crc32" | "adler32":
+            place = configuration.get("location") or ("end" if name == "crc32c" else "start")
+            if place in ("start", "end"):
+                return Codec(name=name, option=place)
+        case _ if name in COMPRESSORS:
+            checked = name == "zstd" and configuration.get("checksum") is True
+            return Codec(name=name, checksum=checked)
+    raise BadMetadataError(f"codec {name!r:.40} is not supported, or not as it is set; {REWRITE}")
 
 
-def _check_codecs(codecs: list[Codec]) -> tuple[Codec, ...]:
-    if sum(x.name in COMPRESSORS for x in codecs) > 1 or len(codecs) > 4:
-        raise BadMetadataError("is compressed more than once, expected at most once")
-    return tuple(codecs)
+def _check_codecs(codecs: list[Codec | None]) -> tuple[Codec, ...]:
+    present = tuple(x for x in codecs if x is not None)
+    if sum(x.name in COMPRESSORS for x in present) > 1 or len(present) > CODECS_LIMIT:
+        raise BadMetadataError(f"is compressed more than once, expected at most once; {REWRITE}")
+    return present
 
 
-def parse_compressor_v2(raw: object) -> tuple[Codec, ...]:
-    if raw is None:
-        return ()
-    if not isinstance(raw, dict) or raw.get("id") not in COMPRESSORS:
-        found = raw.get("id") if isinstance(raw, dict) else raw
-        raise BadMetadataError(
-            f"compressor {found!r:.40} is not supported, expected zstd, gzip, blosc or none"
-        )
-    return (_parse_codec(raw["id"], raw),)
+def parse_codecs_v2(raw: Json, dtype: np.dtype[Any]) -> tuple[Codec, ...]:
+    """Filters and compressor of an array of v2, in the order of writing."""
+    filters = [_split_id(x) for x in raw.get("filters") or []]
+    if dtype.kind == "O":
+        if not filters or filters[0][0] != "vlen-utf8":
+            names = [name for name, _ in filters]
+            raise BadMetadataError(f"has text with filters {names!r:.80}; {REWRITE}")
+        filters = filters[1:]
+    codecs = [_parse_v2_filter(*x, dtype) for x in filters]
+    compressor = raw.get("compressor")
+    if compressor is not None:
+        codecs.append(parse_codec(*_split_id(compressor)))
+    return _check_codecs(codecs)
+
+
+def _parse_v2_filter(name: str, configuration: Json, dtype: np.dtype[Any]) -> Codec | None:
+    if name in ("shuffle", *CHECKSUMS):
+        return parse_codec(name, configuration)
+    return _parse_filter(name, configuration, dtype)
+
+
+def _split_id(raw: object) -> tuple[str, Json]:
+    if not isinstance(raw, dict) or not isinstance(raw.get("id"), str):
+        raise BadMetadataError(f"a codec is {raw!r:.40}, expected an object with an id")
+    return raw["id"], raw
 
 
 def parse_dtype_v2(raw: object) -> np.dtype[Any]:
-    """Numbers, booleans and text of fixed length; no objects, no structures."""
+    """Numbers, booleans and text; no other objects, no structures."""
+    if raw == "|O":
+        return np.dtype(object)
     plain = isinstance(raw, str) and len(raw) <= 8 and raw[:1] in "<>|" and raw[1:2] in "biufUS"
     if not plain or not str(raw)[2:].isascii() or not str(raw)[2:].isdigit():
         raise BadMetadataError(f"dtype is {raw!r:.40}, expected a plain one such as '|u1'")
@@ -82,18 +131,22 @@ def _parse_dtype_v3(raw: object, endian: str) -> np.dtype[Any]:
     word, bits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
     if word == "utf" and bits:
         return _numpy(f"{endian}U{int(bits)}")
+    if word == "ascii" and bits:
+        return _numpy(f"S{int(bits)}")
     if word not in KINDS or bits not in ("8", "16", "32", "64"):
         raise BadMetadataError(f"data type is {name!r:.40}, expected a plain one such as 'uint8'")
     return _numpy(f"{endian}{KINDS[word]}{int(bits) // 8}")
 
 
 def _parse_fixed_text(raw: object) -> str:
-    """ "utf12" for fixed-length text of 12 characters."""
+    """ "utf12" for fixed-length text of 12 characters, "ascii12" for 12 bytes."""
     name, configuration = parse_extension(raw)
     size = configuration.get("length_bytes")
-    if name != "fixed_length_utf32" or type(size) is not int or not 4 <= size <= 1 << 16:
+    widths = {"fixed_length_utf32": ("utf", 4), "null_terminated_bytes": ("ascii", 1)}
+    word, width = widths.get(name, ("", 1))
+    if not word or type(size) is not int or not width <= size <= 1 << 16:
         raise BadMetadataError(f"data type is {name!r:.40}, expected a plain one such as 'uint8'")
-    return f"utf{size // 4}"
+    return f"{word}{size // width}"
 
 
 def _numpy(name: str) -> np.dtype[Any]:

@@ -1,15 +1,22 @@
 """Decompresses chunks, without allocating more memory than the metadata declare."""
 
+import bz2
+import lzma
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import google_crc32c
 import numcodecs.blosc  # type: ignore[import-untyped]
+import numcodecs.lz4  # type: ignore[import-untyped]
 import numcodecs.zstd  # type: ignore[import-untyped]
+import numpy as np
 
-COMPRESSORS = ("zstd", "gzip", "blosc")
-CRC_BYTES = 4
+COMPRESSORS = ("zstd", "gzip", "blosc", "zlib", "bz2", "lzma", "lz4")
+CHECKSUMS = ("crc32c", "crc32", "adler32")
+CRC_BYTES = 4  # of each of the checksums
+LZMA_MEMORY = 1 << 28  # bytes; the highest preset takes a quarter of it
 ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 ZSTD_BLOCK = 128 << 10  # bytes; no block of a frame holds more
 ZSTD_SLACK = 64 << 20  # bytes; tolerance of the bound on frames without a size
@@ -22,14 +29,15 @@ class CorruptError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A bytes-to-bytes codec: "zstd", "gzip", "blosc" or "crc32c"."""
+    """A bytes-to-bytes codec: a compressor, a checksum, "shuffle" or "delta"."""
 
     name: str
-    checksum: bool = False  # zstd only: every frame must have one
+    checksum: bool = False  # zstd: every frame must have one; lzma: the writer was to add one
+    option: str = ""  # shuffle: bytes of an element; delta: dtype; checksums: "start" or "end"
 
     @property
     def notices_damage(self) -> bool:
-        return self.checksum or self.name in ("gzip", "crc32c")
+        return self.checksum or self.name in ("gzip", "zlib", "bz2", *CHECKSUMS)
 
 
 def unpack(data: bytes, codecs: tuple[Codec, ...], limit: int) -> bytes:
@@ -38,7 +46,7 @@ def unpack(data: bytes, codecs: tuple[Codec, ...], limit: int) -> bytes:
     At most one of them compresses, so the size after each is known.  Raises CorruptError.
     """
     for k in reversed(range(len(codecs))):
-        trailers = CRC_BYTES * sum(x.name == "crc32c" for x in codecs[:k])
+        trailers = CRC_BYTES * sum(x.name in CHECKSUMS for x in codecs[:k])
         data = UNPACKERS[codecs[k].name](data, limit + trailers, codecs[k])
     return data
 
@@ -48,10 +56,14 @@ def encoded_limit(limit: int) -> int:
     return 2 * limit + (64 << 10)
 
 
-def unpack_crc32c(data: bytes, limit: int, codec: Codec) -> bytes:
-    body, stored = data[:-CRC_BYTES], data[-CRC_BYTES:]
-    if google_crc32c.value(body) != int.from_bytes(stored, "little") or len(data) < CRC_BYTES:
-        raise CorruptError("the crc32c checksum differs")
+def unpack_checksum(data: bytes, limit: int, codec: Codec) -> bytes:
+    if codec.option == "start":
+        stored, body = data[:CRC_BYTES], data[CRC_BYTES:]
+    else:
+        body, stored = data[:-CRC_BYTES], data[-CRC_BYTES:]
+    value = {"crc32c": google_crc32c.value, "crc32": zlib.crc32, "adler32": zlib.adler32}
+    if value[codec.name](body) != int.from_bytes(stored, "little") or len(data) < CRC_BYTES:
+        raise CorruptError(f"the {codec.name} checksum differs")
     return body
 
 
@@ -61,17 +73,54 @@ def append_crc32c(data: bytes) -> bytes:
     return data + checksum.to_bytes(CRC_BYTES, "little")
 
 
-def unpack_gzip(data: bytes, limit: int, codec: Codec) -> bytes:
-    stream = zlib.decompressobj(wbits=31)
+def unpack_stream(data: bytes, limit: int, codec: Codec) -> bytes:
+    stream = STREAMS[codec.name]()
     try:
-        out = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise CorruptError("gzip cannot decompress it") from error
+        out: bytes = stream.decompress(data, limit + 1)
+    except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
+        raise CorruptError(f"{codec.name} cannot decompress it") from error
     if len(out) > limit:
-        raise CorruptError(f"gzip data have more than the {limit} bytes declared")
+        raise CorruptError(f"{codec.name} data have more than the {limit} bytes declared")
     if not stream.eof or stream.unused_data:
-        raise CorruptError("gzip data are truncated or followed by other bytes")
+        raise CorruptError(f"{codec.name} data are truncated or followed by other bytes")
     return out
+
+
+STREAMS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "zlib": zlib.decompressobj,
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY),
+}
+
+
+def unpack_lz4(data: bytes, limit: int, codec: Codec) -> bytes:
+    """A block of lz4 after its size, as numcodecs writes it."""
+    size = int.from_bytes(data[:4], "little")
+    if len(data) < 5 or size > limit:
+        raise CorruptError(f"lz4 data claim {size} bytes, {limit} were declared")
+    try:
+        out = bytes(numcodecs.lz4.decompress(data))
+    except (RuntimeError, ValueError) as error:
+        raise CorruptError("lz4 cannot decompress it") from error
+    if len(out) != size:
+        raise CorruptError(f"lz4 data have {len(out)} bytes, their header says {size}")
+    return out
+
+
+def unpack_shuffle(data: bytes, limit: int, codec: Codec) -> bytes:
+    size = int(codec.option)
+    if len(data) % size:
+        raise CorruptError(f"{len(data)} bytes are no whole number of {size}-byte elements")
+    return np.frombuffer(data, np.uint8).reshape(size, -1).T.tobytes()
+
+
+def unpack_delta(data: bytes, limit: int, codec: Codec) -> bytes:
+    dtype = np.dtype(codec.option)
+    if len(data) % dtype.itemsize:
+        raise CorruptError(f"{len(data)} bytes are no whole number of {dtype.itemsize}-byte values")
+    with np.errstate(all="ignore"):  # what overflows is judged later, as a value of a px
+        return np.cumsum(np.frombuffer(data, dtype), dtype=dtype).astype(dtype).tobytes()
 
 
 def unpack_blosc(data: bytes, limit: int, codec: Codec) -> bytes:
@@ -103,10 +152,13 @@ def unpack_zstd(data: bytes, limit: int, codec: Codec) -> bytes:
 
 
 UNPACKERS: dict[str, Callable[[bytes, int, Codec], bytes]] = {
-    "crc32c": unpack_crc32c,
-    "gzip": unpack_gzip,
+    **dict.fromkeys(CHECKSUMS, unpack_checksum),
+    **dict.fromkeys(STREAMS, unpack_stream),
     "blosc": unpack_blosc,
     "zstd": unpack_zstd,
+    "lz4": unpack_lz4,
+    "shuffle": unpack_shuffle,
+    "delta": unpack_delta,
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from .codec_metadata import (
     Json,
     parse_codecs,
-    parse_compressor_v2,
+    parse_codecs_v2,
     parse_dtype_v2,
     parse_endian,
     parse_extension,
@@ -120,20 +120,18 @@ def parse_v3(raw: Json) -> ArraySpec:
 def parse_v2(raw: Json) -> ArraySpec:
     """Parses `.zarray`.  Raises BadMetadataError, KeyError, TypeError."""
     _expect(raw, "zarr_format", 2)
-    if raw.get("filters"):
-        raise BadMetadataError("has filters, expected none")
     separator = raw.get("dimension_separator", ".")
     if separator not in (".", "/") or raw["order"] not in ("C", "F"):
         raise BadMetadataError("dimension_separator or order is unknown")
     shape, chunks = _parse_counts(raw, "shape", least=0), _parse_counts(raw, "chunks")
-    axes = tuple(range(len(shape)))
+    axes, dtype = tuple(range(len(shape))), parse_dtype_v2(raw["dtype"])
     return _check(
         ArraySpec(
             shape=shape,
             chunks=chunks,
-            dtype=parse_dtype_v2(raw["dtype"]),
+            dtype=dtype,
             axes=axes if raw["order"] == "C" else axes[::-1],
-            codecs=parse_compressor_v2(raw.get("compressor")),
+            codecs=parse_codecs_v2(raw, dtype),
             prefix="",
             separator=separator,
             fill=raw.get("fill_value"),

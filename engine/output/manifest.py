@@ -32,19 +32,22 @@ def read_entries(root: Path) -> Iterator[Entry]:
         yield from ledger.read(root, unit).cases
 
 
-def complete(root: Path, layout: Layout) -> None:
+def complete(root: Path, layout: Layout, metadata: Files) -> None:
     """Writes the columns, then the manifest.
 
+    metadata: of images.zarr; a file that differs from it was damaged, and is written again.
     The hashes of shards come from their records; shards are not read again.
     """
+    for name, data in metadata.items():
+        if not (root / name).is_file() or (root / name).read_bytes() != data:
+            durable.write(root, name, data)
     columns = arrays.column_files(layout, read_entries(root))
     for name, data in columns.items():
         durable.write(root, name, data)
-    metadata = ("zarr.json", *(f"{name}/zarr.json" for name in layout.images))
-    files = columns | {
-        name: (root / name).read_bytes() for name in (f"{shards.FOLDER}/{x}" for x in metadata)
-    }
-    text = json.dumps(asdict(_manifest(root, files)), indent=0, sort_keys=True) + "\n"
+    files = columns | metadata
+    units, counts = describe_units(root)
+    manifest = Manifest(cases=counts, files=dict(_hashes(files.items())) | units)
+    text = json.dumps(asdict(manifest), indent=0, sort_keys=True) + "\n"
     durable.write(root, MANIFEST, text.encode())
 
 
@@ -53,17 +56,20 @@ def read_manifest(root: Path) -> Manifest:
     return from_json(json.loads((root / MANIFEST).read_bytes()), Manifest)
 
 
-def _manifest(root: Path, metadata: Files) -> Manifest:
-    """metadata: every file of images.zarr but the shards."""
+def describe_units(root: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """SHA-256 by name of all records and their shards, and counts of cases by status.
+
+    Raises DamagedRecord.
+    """
+    files: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    files = dict(_hashes(metadata.items()))
     for unit in ledger.list_units(root):
         data = (root / ledger.file_name(unit)).read_bytes()
         head = ledger.decode(data).head
         files.update(_hashes([(ledger.file_name(unit), data)]))
         files.update({shards.shard_name(x, unit): y.sha256 for x, y in head.shards.items()})
         counts.update(head.counts)
-    return Manifest(cases=dict(counts), files=files)
+    return files, dict(counts)
 
 
 def _hashes(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.output import durable, runs
-from mcdiff_batch.engine.report.collect import collect, default_archive, draw_pictures
+from mcdiff_batch.engine.output.places import default_archive
+from mcdiff_batch.engine.report.collect import collect, draw_pictures
 from mcdiff_batch.engine.report.document import as_json
 from mcdiff_batch.engine.telemetry import tracefile
 

@@ -20,6 +20,7 @@ from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import explain
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED
+from mcdiff_batch.engine.output.places import default_archive
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.units import parse_selection
 from mcdiff_batch.engine.text import clean
@@ -108,11 +109,6 @@ def draw_pictures(
         for entry in read_entries(out, chosen, run.settings.unit_size)
         if entry.status == DONE and entry.extent is not None
     }
-
-
-def default_archive(out: Path) -> Path:
-    """archive.zarr beside archive.enhanced."""
-    return out.parent / f"{out.name.removesuffix('.enhanced')}.zarr"
 
 
 def _open_archive(

@@ -12,12 +12,14 @@ from typing import Any
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.backends.backend import BUILD
-from mcdiff_batch.engine.errors import Drained, Exit, McdiffError, SpaceError
+from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, SpaceError
 from mcdiff_batch.engine.model.plan import PlanMaker
 from mcdiff_batch.engine.output import arrays, durable, ledger, manifest, runs, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, Incident
+from mcdiff_batch.engine.output.repair import set_aside
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.units import make_unit
+from mcdiff_batch.engine.output.verify import Damage, find_damage
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
@@ -51,6 +53,28 @@ class Summary:
     def exit_code(self) -> Exit:
         bad = self.counts[FAILED] or self.unfinished
         return Exit.FAILED_CASES if bad else Exit.DONE
+
+
+def repair(job: Job) -> tuple[list[Damage], list[Damage]]:
+    """Sets aside what is damaged in an output, so that `enhance` does it again.
+
+    Returns the damage that `enhance` repairs, and the damage that stays.  Raises McdiffError.
+    """
+    if not resolve(job).begun:
+        return [], []
+    with runs.lock(job.output):
+        found = list(find_damage(job.output))
+        if any(x.name.startswith(f"{runs.PLAN}/") for x in found):
+            _copy_plan(job)  # the compiled files that were found elsewhere have the right hashes
+        return set_aside(job.output, found, lambda case: _readable(job.archive, case))
+
+
+def _readable(archive: Archive, case: int) -> bool:
+    try:
+        archive.read(case)
+    except (CaseError, OSError):
+        return False
+    return True
 
 
 class StopSignals:
@@ -150,7 +174,7 @@ def _prepare(resolved: ResolvedJob, todo: Survey) -> None:
     root = resolved.job.output
     durable.make_folder(root, root / tracefile.FOLDER)
     if not resolved.begun:
-        for name, data in arrays.metadata_files(resolved.layout, _attributes(resolved)).items():
+        for name, data in _metadata(resolved).items():
             durable.write(root, name, data)
         for name in resolved.layout.images:
             durable.make_folder(root, root / shards.FOLDER / name / "c")
@@ -168,6 +192,10 @@ def _copy_plan(job: Job) -> None:
         return
     for name in (*(job.plan_files or {}), BUILD):
         durable.write(job.output, f"{runs.PLAN}/{name}", (job.plan_folder / name).read_bytes())
+
+
+def _metadata(resolved: ResolvedJob) -> arrays.Files:
+    return arrays.metadata_files(resolved.layout, _attributes(resolved))
 
 
 def _attributes(resolved: ResolvedJob) -> dict[str, Any]:
@@ -219,7 +247,7 @@ def _complete(
             tracker.record_incident(Incident(kind="input", detail=detail))
         left = [index for index in todo.pending if not (root / ledger.file_name(index)).is_file()]
         if not left and (todo.pending or not (root / runs.MANIFEST).is_file()):
-            manifest.complete(root, resolved.layout)
+            manifest.complete(root, resolved.layout, _metadata(resolved))
     summary = _summary(resolved, archive, tracker)
     if left and signals.count:
         raise Drained(

@@ -10,6 +10,7 @@ from typing import Any
 import numcodecs
 import numpy as np
 import pytest
+import zarr
 from zarr.codecs import (
     BloscCodec,
     BytesCodec,
@@ -22,6 +23,12 @@ from zarr.codecs import (
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import CaseError
 from tests.support.crafting import CHECKED, edit, ids, pictures, snapshot, write_archive
+
+
+def from_numcodecs(name: str, **configuration: object) -> dict[str, object]:
+    """A codec of zarr v3 that zarr takes from numcodecs."""
+    return {"name": f"numcodecs.{name}", "configuration": configuration}
+
 
 V2_FORTRAN: dict[str, Any] = {"zarr_format": 2, "order": "F"}
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -43,6 +50,20 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "sharded tiles": {"chunks": (1, 1, 20, 8), "shards": (2, 5, 40, 16)},
     "flat keys": {"chunk_key_encoding": {"name": "default", "separator": "."}},
     "v2 keys": {"chunk_key_encoding": {"name": "v2", "separator": "/"}},
+    "zlib": {"compressors": from_numcodecs("zlib", level=1)},
+    "bz2": {"compressors": from_numcodecs("bz2", level=1)},
+    "lzma": {"compressors": from_numcodecs("lzma")},
+    "shuffle and lz4": {
+        "compressors": [from_numcodecs("shuffle", elementsize=2), from_numcodecs("lz4")]
+    },
+    "crc32 around zstd": {"compressors": [ZstdCodec(level=1), from_numcodecs("crc32")]},
+    "adler32 in zstd": {"compressors": [from_numcodecs("adler32", location="end"), ZstdCodec()]},
+    "v2 zlib": {"zarr_format": 2, "compressors": numcodecs.Zlib(level=1)},
+    "v2 bz2": {"zarr_format": 2, "compressors": numcodecs.BZ2(level=1)},
+    "v2 lzma": {"zarr_format": 2, "compressors": numcodecs.LZMA(preset=1)},
+    "v2 lz4": {"zarr_format": 2, "compressors": numcodecs.LZ4()},
+    "v2 shuffle": V2_FORTRAN | {"filters": [numcodecs.Shuffle(2)], "chunks": (1, 2, 13, 7)},
+    "v2 crc32": {"zarr_format": 2, "filters": [numcodecs.CRC32()]},
     "v2 by default": {"zarr_format": 2},
     "v2 plain": {"zarr_format": 2, "compressors": None},
     "v2 zstd": {"zarr_format": 2, "compressors": numcodecs.Zstd(level=1)},
@@ -54,6 +75,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f2", "f4"])
 def test_every_layout_is_read_as_zarr_reads_it(tmp_path: Path, layout: str, dtype: str) -> None:
@@ -68,6 +90,33 @@ def test_every_layout_is_read_as_zarr_reads_it(tmp_path: Path, layout: str, dtyp
         assert case.depths.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(case.depths, images[index])
     assert snapshot(path) == before  # P6
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_filters_of_values_are_undone(tmp_path: Path, zarr_format: int, dtype: str) -> None:
+    images, kind = pictures(dtype=dtype), np.dtype(dtype).str
+    filters = {
+        2: [*([numcodecs.Quantize(3, kind)] if dtype == "f4" else []), numcodecs.Delta(kind)],
+        3: [TransposeCodec(order=(3, 1, 0, 2)), from_numcodecs("delta", dtype=kind)],
+    }
+    storage = {"filters": filters[zarr_format], "zarr_format": zarr_format}
+    path = write_archive(tmp_path / "a.zarr", images, **storage)
+    stored = zarr.open_group(path, mode="r")["depths"]
+    assert isinstance(stored, zarr.Array)
+    np.testing.assert_array_equal(open_archive(path).read(1).depths, np.asarray(stored[1]))
+
+
+def test_text_of_v2_is_read_in_every_length(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures(), zarr_format=2)
+    names = ["", "Zoë " * 500, "c"]
+    numcodecs_text = {"filters": [numcodecs.VLenUTF8()], "compressors": numcodecs.Zlib()}
+    column = zarr.open_group(path).create_array(
+        "case_id", shape=3, chunks=3, dtype=str, **numcodecs_text
+    )
+    column[:] = np.array(names, object)
+    assert [open_archive(path).key(k) for k in range(3)] == names
 
 
 @pytest.mark.parametrize("dtype", [">u2", ">f2", ">f4", "<u2"])

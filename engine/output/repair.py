@@ -1,0 +1,42 @@
+"""Sets aside what is damaged in an output, so that the run does it again."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import durable, ledger
+from .ledger import DONE, DamagedRecord
+from .runs import MANIFEST
+from .verify import Damage
+
+
+def set_aside(
+    root: Path, found: Sequence[Damage], readable: Callable[[int], bool]
+) -> tuple[list[Damage], list[Damage]]:
+    """Deletes the manifest and the records of damaged units.  Only the holder of the lock may.
+
+    readable: whether the archive still has a case.  A unit stays as it is if it has an image that
+    is whole, of a case that the archive has lost.  Returns the damage that the run now repairs, and
+    the damage that stays.  Raises SpaceError, McdiffError.
+    """
+    units: defaultdict[int, list[Damage]] = defaultdict(list)
+    for damage in found:
+        if damage.unit is not None:
+            units[damage.unit].append(damage)
+    keep = {unit for unit, own in units.items() if not all(map(readable, _whole(root, unit, own)))}
+    repaired = [x for x in found if x.unit not in keep]
+    if repaired:
+        durable.remove(root, MANIFEST)
+    for unit in sorted(units.keys() - keep):
+        durable.remove(root, ledger.file_name(unit))
+    return repaired, [x for x in found if x.unit in keep]
+
+
+def _whole(root: Path, unit: int, found: Sequence[Damage]) -> set[int]:
+    """The done cases of a damaged unit whose images are as they were committed."""
+    try:
+        record = ledger.read(root, unit)
+    except (FileNotFoundError, DamagedRecord):
+        return set()
+    lost = {case for damage in found for case in damage.cases}
+    return {entry.case for entry in record.cases if entry.status == DONE} - lost
