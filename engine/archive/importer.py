@@ -26,6 +26,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "case_id": (),
     "depth_present": ("depth",),
     "extent": ("axis",),
+    "pixel_spacing_mm": ("axis",),
 }
 
 
@@ -63,14 +64,14 @@ def import_images(
     depths: of every case; those that a case lacks are marked as absent.
     Raises ArchiveError for images that cannot be used, UsageError if `output` exists, SpaceError.
     """
-    _check_output(output)
+    check_output(output)
     new = plan_import(sources, spacing_mm, depths)
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     try:
         _write(partial, new)
         partial.rename(output)
     except OSError as error:
-        raise _explain(error, output) from error
+        raise explain(error, output) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return new
@@ -97,7 +98,8 @@ def plan_import(
     )
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Raises UsageError unless an archive can be created there."""
     if output.exists() or output.is_symlink():
         raise UsageError(f"{output}: exists already, expected a new name; choose another --output")
     if not output.parent.is_dir():
@@ -187,12 +189,12 @@ def _depths(scans: Sequence[Scan], wanted: int | None) -> int:
 def _write(path: Path, new: NewArchive) -> None:
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(new)})
     shape = (len(new.scans), new.depths, *new.grid)
-    pixels = _array(group, "depths", new.dtype, shape, 1)
+    pixels = create_array(group, "depths", new.dtype, shape, 1)
     for index, scan in enumerate(new.scans):
         pixels[index] = _read_scan(scan, new)
     for name, values in _columns(new).items():
         dtype = "string" if values.dtype == object else values.dtype.name
-        _array(group, name, dtype, values.shape, 1024)[:] = values
+        create_array(group, name, dtype, values.shape, 1024)[:] = values
 
 
 def _attributes(new: NewArchive) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def _attributes(new: NewArchive) -> dict[str, Any]:
     return attributes
 
 
-def _array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Any:
+def create_array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Any:
     """A new array of `chunk` cases per chunk, with checksums; empty chunks are written too."""
     return group.create_array(
         name,
@@ -235,7 +237,8 @@ def _read_scan(scan: Scan, new: NewArchive) -> npt.NDArray[Any]:
     return out
 
 
-def _explain(error: OSError, output: Path) -> Exception:
+def explain(error: OSError, output: Path) -> Exception:
+    """The error for the user, where writing a new archive failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(f"{output}: no space left; free some or choose another --output")
     return UsageError(f"{output}: cannot be written ({error.strerror}); choose another --output")

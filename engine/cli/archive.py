@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcdiff_batch.engine.dicom.cli import import_from_dicom, import_options
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.text import make_printable
 
@@ -79,7 +80,7 @@ def _one_line(key: str) -> str:
 
 
 @click.command("import")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("sources", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Archive to create.")
 @click.option(
     "--pixel-spacing",
@@ -92,16 +93,30 @@ def _one_line(key: str) -> str:
     help="Depths per case; those that a case lacks are marked as absent (default: as many as "
     "the case with the most).",
 )
+@import_options
 def import_(
-    sources: tuple[Path, ...], output: Path, pixel_spacing: float | None, depths: int | None
+    sources: tuple[Path, ...],
+    output: Path,
+    pixel_spacing: float | None,
+    depths: int | None,
+    **dicom: Any,
 ) -> int:
-    """Make an archive from PNG or TIFF images.
+    """Make an archive from PNG, TIFF or DICOM images.
 
     The images are grey, 8 or 16 bit, one for each depth.  A source is an image (a case of one
     depth), a folder with the images of one case, or a folder of such folders.  The images of a
     case are sorted by name, shallow to deep; depth_2 comes before depth_10.  File and folder
     names become case ids.
+
+    DICOM images come from a folder (--dicom) or from a PACS (--dicomweb).  Their depths are sorted
+    by InstanceNumber or frame.  The way back to them is in a file beside the archive.
     """
+    if dicom["folder"] is not None or dicom["url"] is not None:
+        if sources:
+            raise click.UsageError("Expected SOURCES, or one of --dicom and --dicomweb.")
+        return import_from_dicom(output, pixel_spacing, depths, **dicom)
+    if not sources:
+        raise click.UsageError("Missing argument 'SOURCES...', or --dicom, or --dicomweb.")
     from mcdiff_batch.engine.archive.importer import import_images
 
     layout = import_images(sources, output, spacing_mm=pixel_spacing, depths=depths)

@@ -55,10 +55,14 @@ class Problem:
 class Sorting:
     """What a folder of DICOM files comes to."""
 
-    files: int
+    numbers: dict[Path, int]  # of all files, in natural order of the paths, from 1
     cases: tuple[Case, ...]  # without those that have problems
     problems: tuple[Problem, ...]
     skipped: dict[str, int]  # files that are no images for us, by what they are
+
+    @property
+    def files(self) -> int:
+        return len(self.numbers)
 
 
 def sort_folder(folder: Path, group_by: GroupBy = "series") -> Sorting:
@@ -93,7 +97,7 @@ def sort_folder(folder: Path, group_by: GroupBy = "series") -> Sorting:
             texts |= error.texts
     problems = (Problem(file=numbers[x], path=x, text=texts[x]) for x in texts)
     return Sorting(
-        files=len(paths),
+        numbers=numbers,
         cases=tuple(sorted(cases, key=lambda x: x.key)),
         problems=tuple(sorted(problems, key=lambda x: x.file)),
         skipped=dict(skipped),

@@ -116,12 +116,13 @@ def quiet() -> Iterator[None]:
     """No warning of pydicom reaches the terminal: it would show values from the file (P10)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before = config.settings.reading_validation_mode
-        config.settings.reading_validation_mode = config.IGNORE
+        settings = config.settings
+        before = settings.reading_validation_mode, settings.writing_validation_mode
+        settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
         try:
             yield
         finally:
-            config.settings.reading_validation_mode = before
+            settings.reading_validation_mode, settings.writing_validation_mode = before
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut
-from pydicom.pixels.decoders import get_decoder
+from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import RLELossless
 
 from .headers import (
