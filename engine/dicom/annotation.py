@@ -26,7 +26,15 @@ from pydicom.sr.codedict import codes
 
 from mcdiff_batch.engine.image.columns import CONFIDENCE, LEVELS, LUMBAR, THORACIC
 
-from .derived import NOT_FOR_DIAGNOSIS, PRODUCT, Provenance, Results, Subject, set_series
+from .derived import (
+    NOT_FOR_DIAGNOSIS,
+    Provenance,
+    Results,
+    Subject,
+    make_uid,
+    set_series,
+)
+from .headers import PRODUCT
 
 OWN = "99MCDIFF"  # coding scheme of what no public one has
 BONES = {  # class of a bundle -> SNOMED CT, as DICOM's context groups 6115 and 7151 have it
@@ -74,6 +82,7 @@ def make_segmentation(
         content_description=f"Label map of the enhanced image. {NOT_FOR_DIAGNOSIS}"[:64],
     )
     dimension = subject.uid("dimension")
+    out.PatientOrientation = subject.header.PatientOrientation
     for item in (*out.DimensionOrganizationSequence, *out.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimension
     _finish(out, subject, "segmentation", about)
@@ -96,7 +105,7 @@ def make_report(
     if not groups:
         return None
     device = DeviceObserverIdentifyingAttributes(
-        uid=subject.uid("device"), name=PRODUCT, model_name=about.bundle[:64]
+        uid=make_uid("device", about.bundle_hash), name=PRODUCT, model_name=about.bundle[:64]
     )
     observer = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
     report = MeasurementReport(
@@ -105,7 +114,7 @@ def make_report(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    lines = (f"{NOT_FOR_DIAGNOSIS} {about.description}", *(f"Flagged: {x}" for x in results.flags))
+    lines = (about.description, *(f"Flagged: {x}" for x in results.flags))
     report[0].ContentSequence.extend(
         TextContentItem(name=codes.DCM.Comment, value=x, relationship_type="CONTAINS")
         for x in lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mcdiff_batch.engine.errors import Exit, UsageError
+from mcdiff_batch.engine.errors import ArchiveError, Exit, UsageError
 from mcdiff_batch.engine.output.places import default_archive, find_run
 from mcdiff_batch.engine.text import make_printable
 
@@ -122,7 +122,12 @@ def _import_from_server(
     server = Server(url)
     folder = output.with_name(f"{output.name}.download")
     try:
-        download(server, matches, folder, _say)
+        if not download(server, matches, folder, _say):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ArchiveError(
+                f"{server.url}: no image of the classes Ultrasound, Ultrasound Multi-frame or "
+                "Secondary Capture matches; look at --match"
+            )
     finally:
         server.close()
     made = import_dicom(folder, output, options, place=server.url, tell=_say)

@@ -81,9 +81,7 @@ class Subject:
     seed: str
 
     def uid(self, *parts: str) -> UID:
-        """2.25 and a UUID of version 5 (PS3.5, B.2): always the same for the same parts."""
-        name = "/".join((self.seed, *parts))
-        return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}")
+        return make_uid(self.seed, *parts)
 
     @property
     def date(self) -> str:
@@ -92,6 +90,11 @@ class Subject:
     @property
     def time(self) -> str:
         return str(self.header.get("ContentTime") or self.header.get("StudyTime") or "000000")
+
+
+def make_uid(*parts: str) -> UID:
+    """2.25 and a UUID of version 5 (PS3.5, B.2): always the same for the same parts."""
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(parts)).int}")
 
 
 def make_subject(case: MappedCase, source: Dataset, pixels: str, about: Provenance) -> Subject:

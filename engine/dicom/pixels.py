@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, get_decoder
-from pydicom.uid import RLELossless
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from .headers import (
     JPEG,
@@ -45,6 +45,8 @@ def read_pixels(header: Header) -> Grey:
     dataset = read(header.path, (*KEYWORDS, *DETAILS), pixels=True)
     with refuse_damage("its pixels cannot be decoded; copy or export it again"):
         _check_size(dataset, header)
+        if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+            _swap_palette(dataset)
         return np.stack([_grey(dataset, frame, header.layout) for frame in _decode(dataset)])
 
 
@@ -52,7 +54,7 @@ def _decode(dataset: Dataset) -> Iterator[npt.NDArray[Any]]:
     """Frames as stored, colours as RGB."""
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     for index in range(int(dataset.get("NumberOfFrames") or 1)):
-        yield decoder.as_array(dataset, index=index)[0]
+        yield decoder.as_array(dataset, index=index, correct_unused_bits=False)[0]
 
 
 def _check_size(dataset: Dataset, header: Header) -> None:
@@ -165,3 +167,12 @@ def _apply_palette(area: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]
     if not ((colours & 255 == 0) | (colours & 255 == levels)).all():
         raise refuse(dataset, "RedPaletteColorLookupTableDescriptor", "a palette of 256 levels")
     return levels.astype(np.uint8)
+
+
+def _swap_palette(dataset: Dataset) -> None:
+    """Makes a palette of 16 bit little endian, which pydicom takes it for."""
+    for name in ("Red", "Green", "Blue"):
+        descriptor = dataset.get(f"{name}PaletteColorLookupTableDescriptor")
+        if descriptor and int(descriptor[2]) == 16:
+            element = dataset[f"{name}PaletteColorLookupTableData"]
+            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
