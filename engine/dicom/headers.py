@@ -131,9 +131,11 @@ def refuse_damage(what: str = "is damaged or cut short; copy it again") -> Itera
     try:
         with quiet():
             yield
-    except (Refusal, OSError, MemoryError):
+    except (Refusal, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault
+            raise
         raise Refusal(f"{what} ({type(error).__name__})") from error
 
 

@@ -1,7 +1,11 @@
 """Decodes the pixels of a DICOM image to grey, within the size that its header declares."""
 
+import os
 import struct
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,8 @@ DETAILS = (
 )
 FRAMES_OF_JPEG = {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}  # markers that hold the size of the image
 
+END_OF_IMAGE = b"\xff\xd9"  # of JPEG
+
 
 def read_pixels(header: Header) -> Grey:
     """The scan in a file, [depth, y, x], cropped to its region; black is 0.
@@ -47,7 +53,29 @@ def read_pixels(header: Header) -> Grey:
         _check_size(dataset, header)
         if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
             _swap_palette(dataset)
-        return np.stack([_grey(dataset, frame, header.layout) for frame in _decode(dataset)])
+        with _refuse_complaints():
+            frames = list(_decode(dataset))
+        return np.stack([_grey(dataset, frame, header.layout) for frame in frames])
+
+
+@contextmanager
+def _refuse_complaints() -> Iterator[None]:
+    """Raises Refusal where a decoder writes to stderr.
+
+    libjpeg inside GDCM returns an image that is grey from where the data are damaged, and only
+    complains.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with TemporaryFile() as complaints:
+        os.dup2(complaints.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        if complaints.seek(0, os.SEEK_END):
+            raise Refusal("(7FE0,0010) PixelData is damaged; copy or export it again")
 
 
 def _decode(dataset: Dataset) -> Iterator[npt.NDArray[Any]]:
@@ -79,6 +107,8 @@ def _check_size(dataset: Dataset, header: Header) -> None:
         if syntax == RLELossless:
             _check_rle(frame, pixels, samples * width)
             continue
+        if syntax in JPEG and not frame.rstrip(b"\0").endswith(END_OF_IMAGE):
+            raise Refusal("(7FE0,0010) PixelData ends in the middle of an image; copy it again")
         found = _jpeg_size(frame) if syntax in JPEG else _jpeg_2000_size(frame)
         if found != (layout.rows, layout.columns, samples):
             raise Refusal(

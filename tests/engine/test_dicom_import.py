@@ -26,6 +26,7 @@ from tests.support.crafting import command, snapshot
 from tests.support.dicom import (
     SPACING,
     Change,
+    compress,
     make_image,
     region,
     save,
@@ -43,20 +44,6 @@ def imported(tmp_path: Path, image: Any) -> Case:
     save(tmp_path / "in" / "a.dcm", image)
     import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options())
     return open_archive(tmp_path / "out.zarr").read(0)
-
-
-def compress(path: Path, syntax: Any) -> None:
-    """Compresses a file in place with GDCM."""
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFileName(str(path))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
 
 
 def test_a_series_is_a_case_whose_depths_are_ordered_by_instance_number(tmp_path: Path) -> None:
