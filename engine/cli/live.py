@@ -11,7 +11,7 @@ from rich.text import Text
 from mcdiff_batch.engine.run.tracker import DeviceProgress, Progress
 from mcdiff_batch.engine.text import clean, format_duration, name_device
 
-BAR = 20  # characters
+BAR = 16  # characters
 Row = tuple[RenderableType, ...]
 
 
@@ -26,7 +26,7 @@ def table(at: Progress | None) -> RenderableType:
     for justify in ("left", "left", "left", "right", "right", "right"):
         rows.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
     rows.add_row("", "", "", Text("enhanced", style="dim"))
-    rows.add_row("all cases", _bar(at.handled, at.cases), f"through {_percent(at)}", *_whole(at))
+    rows.add_row("all cases", _bar(at.handled, at.cases), f"progress {_percent(at)}", *_whole(at))
     for device in at.devices:
         rows.add_row(*_device(device, at))
     return Group(*_trouble(at), rows, *_machine(at.machine))
@@ -79,11 +79,11 @@ def _machine(sample: dict[str, Any]) -> Iterator[Text]:
 
 
 UNITS = {
-    "utilisation_percent": "busy {:.0f} %",
+    "utilisation_percent": "utilisation {:.0f} %",
     "power_w": "{:.0f} W",
     "temperature_c": "{:.0f} °C",
     "clock_mhz": "{:.0f} MHz",
-    "memory_mib": "{:.0f} MiB",
+    "memory_mib": "{:.0f} MiB of memory",
 }
 
 
