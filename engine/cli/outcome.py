@@ -1,6 +1,6 @@
 """What a run says in words: what it would do, how it ended, and which cases are not done."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +18,26 @@ LISTED = 20  # cases that are not done, or damaged files
 UNITS = 5  # units that could not be finished
 
 
-def describe_plan(resolved: "ResolvedJob") -> str:
-    """What a run would do, a line for each setting; for --dry-run.  Raises SpaceError."""
+def describe_plan(resolved: "ResolvedJob", damaged: Collection[int] = ()) -> str:
+    """What a run would do, a line for each setting; for --dry-run.  Raises SpaceError.
+
+    damaged: units that --repair would do again.
+    """
+    from mcdiff_batch.engine.output.units import make_unit
     from mcdiff_batch.engine.run.enhance import check_space
     from mcdiff_batch.engine.run.job import bytes_needed, survey
 
-    settings, todo = resolved.settings, survey(resolved)
-    units, selected = len(todo.pending), len(resolved.selection)
+    settings, selection = resolved.settings, resolved.selection
+    pending = {*survey(resolved).pending, *damaged}
+    units, selected = len(pending), len(selection)
     check_space(resolved, units)
-    done, failed = todo.counts["done"], todo.counts["failed"]
-    before = f"{done} done{_if(failed, ', {} failed')}"
-    left = pluralise(selected - done - failed, "case")
+    whole = (make_unit(x, resolved.archive.cases, settings.unit_size) for x in pending)
+    left = sum(case in selection for unit in whole for case in unit.cases)
     rows = {
         "output": f"{resolved.job.output} ({'begun' if resolved.begun else 'new'})",
         "cases": f"{settings.cases} ({selected} of {resolved.archive.cases})",
-        "before": before if resolved.begun else "nothing",
-        "to do": f"{left} in {pluralise(units, 'unit')}" if units else "nothing",
+        "finished": pluralise(selected - left, "case") if resolved.begun else "nothing",
+        "to do": f"{pluralise(left, 'case')} in {pluralise(units, 'unit')}" if units else "nothing",
         "unit size": pluralise(settings.unit_size, "case"),
         "devices": name_devices(resolved.job.devices),
         "batch size": pluralise(settings.batch_size, "case"),

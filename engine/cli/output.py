@@ -114,8 +114,8 @@ def verify(output: Path, subset: str, as_json: bool) -> int:
     else:
         click.echo(make_printable("\n".join(_damage_lines(output, found))))
     if found:
-        files = pluralise(len(found), "file")
-        raise VerificationError(f"{output}: {files} not as committed; {remedy}")
+        files = pluralise(len(found), "damaged file")
+        raise VerificationError(f"{output}: {files} found; {remedy}")
     return Exit.DONE
 
 

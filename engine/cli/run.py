@@ -143,9 +143,12 @@ def run(archive: Path | None, named: Path | None, output: Path | None, **options
     for text in job.archive.warnings:
         say.note("warning", text)
     if options["dry_run"]:
-        click.echo(make_printable(describe_plan(resolve(job))))
-        for damage in find_damage(job.output) if options["repair"] else ():
+        resolved = resolve(job)
+        found = list(find_damage(job.output)) if options["repair"] and resolved.begun else []
+        for damage in found:
             say.note("damaged", str(damage))
+        units = {x.unit for x in found if x.unit is not None}
+        click.echo(make_printable(describe_plan(resolved, units)))
         return Exit.DONE
     job, maker = prepare(bundle, job, backend, cache_root())
     damaged = _repair(job, say) if options["repair"] else 0
