@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mcdiff_batch.engine.image.frame import Image, Labels, Mask, Pixels, grey, spread_grey
-from mcdiff_batch.engine.image.gate import failed_checks
+from mcdiff_batch.engine.image.gate import failed_checks, failed_plausibility
 from mcdiff_batch.engine.image.measure import Result
 from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
@@ -71,6 +71,7 @@ def _finish_case(work: Work, done: Enhancement, recipe: Recipe) -> None:
     image, gate = grey(done.image, case.strip), recipe.contract.gate
     with span("quality"):
         quality = measure(done, image)
+    doubts = failed_plausibility(quality, case.faint, case.size_mm)
     with span("encode"):
         on_frame = {"enhanced": image, "label": done.after}
         if done.spread is not None:
@@ -86,7 +87,7 @@ def _finish_case(work: Work, done: Enhancement, recipe: Recipe) -> None:
         extent=case.extent,
         optimal=case.optimal,
         quality=quality,
-        flags=() if gate is None else failed_checks(gate, quality),
+        flags=(*(() if gate is None else failed_checks(gate, quality)), *doubts),
     )
 
 
