@@ -181,8 +181,14 @@ def _parse_subset(text: str) -> tuple[int, int]:
     help="Archive of the run (default: archive.zarr beside archive.enhanced).",
 )
 @click.option("--show-ids", is_flag=True, help="Name cases by id too.")
-@click.option("--compare", "other", type=PATH, help="Output of another run to compare with.")
-def report(output: Path, archive: Path | None, show_ids: bool, other: Path | None) -> int:
+@click.option("--show-host", is_flag=True, help="Name the machine that writes the report.")
+@click.option(
+    "--compare",
+    "other",
+    type=PATH,
+    help="Output of another run: write report/comparison.html too, the report and how they differ.",
+)
+def report(output: Path, archive: Path | None, other: Path | None, **shown: bool) -> int:
     """Write the report of the run in OUTPUT again."""
     from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
@@ -190,5 +196,5 @@ def report(output: Path, archive: Path | None, show_ids: bool, other: Path | Non
     for folder in (output, other):
         if folder is not None:
             find_run(folder)
-    click.echo(write_report(output, show_ids=show_ids, archive=archive, other=other))
+    click.echo(write_report(output, archive=archive, other=other, **shown))
     return 0
