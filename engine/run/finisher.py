@@ -10,7 +10,7 @@ from mcdiff_batch.engine.image.gate import failed_checks, failed_plausibility
 from mcdiff_batch.engine.image.measure import Result
 from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
-from mcdiff_batch.engine.output import ledger, shards
+from mcdiff_batch.engine.output import durable, ledger, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
 from mcdiff_batch.engine.telemetry.spans import FINISHING, SpanLog, recording, span
 
@@ -134,6 +134,7 @@ def commit(work: Work, recipe: Recipe) -> UnitDone:
 
 def _write_unit(work: Work, recipe: Recipe) -> Record:
     unit, size = work.task.unit, recipe.layout.unit_size
+    durable.remove(recipe.output, ledger.file_name(unit.index))  # of shards that are replaced now
     with span("encode"):
         images = recipe.layout.images
         encoded = {name: shards.encode_shard(work.chunks[name], size) for name in images}
