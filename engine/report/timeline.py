@@ -30,8 +30,7 @@ def draw_timeline(
     if not total:
         return None
     edges = np.linspace(0, total, COLUMNS + 1)
-    devices = {line.device for session in sessions for line in session}
-    names = sorted(devices, key=natural_order)
+    names = sorted({x.device for session in sessions for x in session}, key=natural_order)
     spent = {name: {cause: np.zeros(COLUMNS) for cause in CAUSES} for name in names}
     waits: list[Wait] = []
     for offset, session in zip(np.cumsum([0.0, *seconds]), sessions, strict=False):
