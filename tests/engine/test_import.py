@@ -227,7 +227,8 @@ def test_contradictions_between_images_are_refused(tmp_path: Path) -> None:
     refused("files and folders", "mixed")
     refused("notes.txt", "noted")
     refused("has 0 images", "empty")
-    refused("is not a file", "none.png")
+    with pytest.raises(UsageError, match="no such file"):
+        import_images([tmp_path / "none.png"], tmp_path / "out.zarr")
     save(tmp_path / "\x1b[31mred.png", grey())
     refused("rename", "\x1b[31mred.png")
     assert not (tmp_path / "out.zarr").exists()
