@@ -1,0 +1,5 @@
+"""The product.  Every process imports this first, before any library."""
+
+from .isolation import isolate
+
+isolate()

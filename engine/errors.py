@@ -13,8 +13,10 @@
 
 A message says where the error is, what was found, what was expected and what to do.
 A `CaseError` does not end the program: it goes to the ledger, and the run continues.
+An `OSError` becomes one of the errors above through `explain`.
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -90,3 +92,56 @@ class CaseError(Exception):
 
     def __reduce__(self) -> tuple[type["CaseError"], tuple[str, str]]:
         return CaseError, (self.reason, self.detail)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PLACE = {  # a place that the user named cannot be used
+    errno.EACCES: "ask its owner for permission, or choose another place",
+    errno.EPERM: "ask its owner for permission, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOENT: "check the name, and whether it was moved or deleted",
+    errno.ENOTDIR: "a file is in the place of a folder; choose another name",
+    errno.EISDIR: "a folder is in the place of a file; choose another name",
+    errno.EEXIST: "something else has this name; choose another name",
+    errno.ENOTEMPTY: "choose another name, or an empty folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "it is a link, or links lead in a circle; name the folder itself",
+    errno.EXDEV: "keep all of its folders on one file system",
+}
+REMEDIES = {
+    **dict.fromkeys(FULL, "free some space and run the same command again"),
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same command again",
+    errno.ENFILE: "close other programs and run the same command again",
+    errno.ENOMEM: "free memory and run the same command again",
+    errno.ESTALE: "the share was changed on its server; mount it again and run the same command",
+    errno.EROFS: "see dmesg why it became read-only, repair that and run the same command again",
+    errno.EACCES: "ask the owner for permission and run the same command again",
+    errno.EPERM: "ask the owner for permission and run the same command again",
+    errno.EXDEV: "keep all of its folders on one file system and run the same command again",
+    errno.ENOENT: "put it back and run the same command again",
+}
+REPAIR = "repair the disk and run the same command again"
+
+
+def explain(
+    error: OSError, where: object = None, *, named: bool = True, also: str = ""
+) -> McdiffError:
+    """The error for the user that an error of the operating system becomes.
+
+    where: what could not be used (default: the file that the error names).
+    named: whether the user has just named that place, which may be the mistake (exit code 2);
+    otherwise it was usable until now.  also: one more clause for the message.
+    """
+    place = error.filename if where is None else where
+    reason = error.strerror or type(error).__name__
+    kind: type[McdiffError] = SpaceError if error.errno in FULL else McdiffError
+    remedy = REMEDIES.get(error.errno or 0, REPAIR)
+    if named and error.errno in PLACE:
+        kind, remedy = UsageError, PLACE[error.errno]
+    text = reason if error.errno in FULL else f"cannot be read or written ({reason})"
+    head = text if place is None else f"{_text(place)}: {text}"
+    return kind("; ".join(x for x in (head, also, remedy) if x))
+
+
+def _text(place: object) -> str:
+    return place.decode(errors="backslashreplace") if isinstance(place, bytes) else str(place)

@@ -1,7 +1,8 @@
-"""Reading files: their hash, JSON documents as dataclasses, and JSON lines."""
+"""Files: their hash, JSON documents as dataclasses, and JSON lines."""
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,15 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 value = json.loads(text)
                 if isinstance(value, dict):
                     yield value
+
+
+def append_json(path: Path, value: object) -> None:
+    """Adds a line to a JSON lines file, below a line that was cut short.  Raises OSError."""
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        text = json.dumps(value, separators=(",", ":")) + "\n"
+        file.write(("" if file.read(1) in (b"", b"\n") else "\n").encode() + text.encode())
 
 
 def file_sha256(path: Path) -> str:

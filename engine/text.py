@@ -1,6 +1,8 @@
 """Text for people: safe to print, on one line; durations, sizes and devices in words."""
 
 import math
+import re
+from typing import Any
 
 LONGEST = 300  # characters of a text that came from data
 
@@ -56,3 +58,9 @@ def name_device(device: str) -> str:
     if kind == "cpu" and index.isdecimal():
         return "CPU" if index == "0" else f"CPU worker {int(index) + 1}"
     return f"GPU {index}" if kind == "cuda" else device
+
+
+def natural_order(text: str) -> tuple[Any, ...]:
+    """A sort key that puts depth_2 before depth_10, and cuda:2 before cuda:10."""
+    parts = re.split(r"([0-9]+)", text)
+    return [int(x) if k % 2 else x for k, x in enumerate(parts)], text

@@ -1,0 +1,3 @@
+"""Training and evaluation, with PyTorch."""
+
+import mcdiff_batch.engine  # noqa: F401 - before any library, which it silences

@@ -126,6 +126,9 @@ def phantom(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="segmenter that reads Dice and levels; default: the shipped one",
 )
+@click.option(
+    "--arm", "arms", multiple=True, help="play this arm only, such as base; may be repeated"
+)
 def experiments(
     data: Path,
     held_out: Path,
@@ -133,9 +136,11 @@ def experiments(
     steps: int,
     source: Path | None,
     rater: Path | None,
+    arms: tuple[str, ...],
 ) -> None:
     """Compare settings of training; the same command again continues where it stopped."""
-    from mcdiff_batch.bench.studies.experiments import Options, as_text, run_experiments
+    from mcdiff_batch.bench.studies.experiments import Options, run_experiments
+    from mcdiff_batch.bench.studies.summary import as_text
     from mcdiff_batch.train.segmenters.rater import SHIPPED
 
     options = Options(
@@ -145,6 +150,7 @@ def experiments(
         source=source,
         rater=rater or SHIPPED[0],
         steps=steps,
+        arms=arms,
         say=lambda text: click.echo(text, err=True),
     )
     click.echo(as_text(document := run_experiments(options)))

@@ -1,6 +1,6 @@
 """The arms of the experiments, as data: each changes one setting."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ class Arm:
     question: str
     changes: Mapping[str, Any] = field(default_factory=dict)  # to the base preset
     sampled: str | None = None  # the arm whose networks are sampled
+    start: str | None = None  # the arm whose stages I and II it shares; None: the common ones
     temperature: float = 1.0
     seed: int = 0
     parts: Mapping[str, float] = field(default_factory=lambda: {"tuner": 1.0})  # steps by stage
@@ -39,6 +40,16 @@ def _other(name: str, question: str, **changes: Any) -> Arm:
     return Arm(name=name, question=question, changes=changes, parts=ALONE)
 
 
+def _repeat(arms: Iterable[Arm], question: str) -> tuple[Arm, ...]:
+    """Stage III of each arm with other seeds."""
+    arms = tuple(arms)
+    return tuple(
+        replace(x, name=f"{x.name}, seed {seed}", question=question, seed=seed)
+        for seed in (1, 2)
+        for x in arms
+    )
+
+
 ARMS = (  # the most important first, in case a run is cut short
     Arm(name="base", question="the preset `small` on half its frame"),
     Arm(name="no noise", question="temperature", sampled="base", temperature=0.0),
@@ -53,6 +64,7 @@ ARMS = (  # the most important first, in case a run is cut short
     _other("network reads the estimate", "what the network reads", reads="estimate"),
     _other("network reads x_t", "what the network reads", reads="x"),
     _other("plain regression", "diffusion", regression=True),
+    Arm(name="regression in stage III", question="diffusion", changes={"regression": True}),
     _other("v", "second observation", prediction="v"),
     Arm(name="tuners alone", question="what stage III trains", changes={"tunes": "tuner"}),
     Arm(name="decoder", question="what stage III trains", changes={"tunes": "decoder"}),
@@ -61,14 +73,10 @@ ARMS = (  # the most important first, in case a run is cut short
     Arm(name="power 2", question="loss weights", changes={"loss_power": 2.0}),
     _other("sigma_b 0.15", "sigma_b", sigma_b=0.15),
     _other("sigma_b 0.4", "sigma_b", sigma_b=0.4),
+    _other("sigma_b as an input", "sigma_b", sigma_b_input=True),
 )
 TABLE_V = ("base", "optimal features", "optimal segmentation")
-REPEATS = tuple(  # stage III of Table V's three conditions with other seeds
-    replace(arm, name=f"{arm.name}, seed {seed}", question="Table V", seed=seed)
-    for seed in (1, 2)
-    for arm in ARMS
-    if arm.name in TABLE_V
-)
+REPEATS = _repeat((x for x in ARMS if x.name in TABLE_V), "Table V")
 WAYS = (  # several settings at once
     _other("the paper's way", "second observation", **PAPER_WAY),
     Arm(
@@ -76,6 +84,34 @@ WAYS = (  # several settings at once
         question="cases of stage III",
         changes={"tuner_artifact_free": False, "left_out": 1.0},
     ),
+)
+PAPERS_TABLE_V = (  # no network reads the scan itself
+    WAYS[0],
+    *(
+        Arm(
+            name=f"the paper's way, optimal {words}",
+            question="Table V, the paper's way",
+            changes={**PAPER_WAY, "conditions": kind},
+            start="the paper's way",
+        )
+        for words, kind in (("features", "optimal"), ("segmentation", "segmentation"))
+    ),
+)
+PAPERS = (
+    *PAPERS_TABLE_V[1:],
+    *(
+        replace(x, parts={"tuner": 1.0}, start="the paper's way")
+        for x in _repeat(PAPERS_TABLE_V, "Table V, the paper's way")
+    ),
+)
+TOLD = tuple(  # one training, told another sigma_b than it was centred on
+    Arm(
+        name=f"sigma_b as an input, {told}",
+        question="sigma_b",
+        sampled="sigma_b as an input",
+        changes={"sigma_b": told},
+    )
+    for told in (0.15, 0.4)
 )
 FRAMES = (  # scored on the larger grid; with equal multiply-adds per step
     _other("256 x 64, patch 2", "frame", widths=replace(BASE.widths, patch=2)),
@@ -88,6 +124,8 @@ ALL = (  # in the order in which they are trained: Table V first
     *(x for x in ARMS[1:] if x not in CONDITIONS),
     *WAYS,
     *FRAMES,
+    *PAPERS,
+    *TOLD,
 )
 
 

@@ -7,7 +7,7 @@ of each arm are stored when it is done, and the same command again continues.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 import zarr
 
 from mcdiff_batch.engine.archive.archive import open_archive
+from mcdiff_batch.engine.errors import FingerprintError, UsageError
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.image.frame import Frame, from_frame, to_frame
 from mcdiff_batch.engine.telemetry.machine import machine
@@ -31,11 +32,11 @@ from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import source_sha256
 
 from . import scoring
-from .arms import ALL, ARMS, BASE, COMMON, FRAMES, REPEATS, TABLE_V, WHOLE, Arm, with_stages
+from .arms import ALL, BASE, COMMON, FRAMES, WHOLE, Arm, with_stages
+from .summary import summarise
 
 Say = Callable[[str], None]
 SEED = 0  # of stages I and II that arms share
-EQUAL_DB = 120  # a PSNR beyond this is an image against itself
 REFERENCES = ("original", "clean target")
 
 
@@ -49,6 +50,7 @@ class Options:
     source: Path | None  # weights from which stages I and II start; None: random weights
     rater: Path
     steps: int  # of stage III in an arm; the other stages take a part of them
+    arms: Sequence[str]  # names of the arms to play; empty: all
     say: Say
 
     @property
@@ -57,8 +59,17 @@ class Options:
 
 
 def run_experiments(options: Options) -> dict[str, Any]:
-    """Trains and scores every arm; writes the document after each and returns the last one."""
+    """Trains and scores the arms; writes the document after each and returns the last one.
+
+    Raises UsageError for the name of no arm, FingerprintError if the work folder belongs to other
+    data, steps or weights.
+    """
+    unknown = [x for x in options.arms if x not in {arm.name for arm in ALL}]
+    if unknown:
+        names = "; ".join(x.name for x in ALL)
+        raise UsageError(f"--arm {unknown[0]!r}: is no arm; expected one of: {names}")
     options.work.mkdir(parents=True, exist_ok=True)
+    _pin(options)
     document: dict[str, Any] = {}
     for name in _score_arms(options):
         document = _document(options)
@@ -77,6 +88,8 @@ def _score_arms(options: Options) -> Iterator[str]:
     ):
         _store(options, name, {"": scoring.measure_images(images, cases, rater)})
     for arm in ALL:
+        if options.arms and arm.name not in options.arms:
+            continue
         if not _path(options, arm.name).exists():
             nets = _train_arm(options, arm)
             _store(options, arm.name, _scores(options, arm, nets, cases, rater))
@@ -102,19 +115,24 @@ def _scores(
 
 
 def _train_arm(options: Options, arm: Arm) -> Networks:
-    """Trains the arm's networks; stages I and II are the common ones unless it has its own."""
+    """Trains the arm's networks; stages I and II are shared unless the arm has its own."""
     if arm.sampled is not None:
-        return _train_arm(options, next(x for x in ARMS if x.name == arm.sampled))
+        nets = _train_arm(options, _named(arm.sampled))
+        nets.preset = replace(nets.preset, **arm.changes)
+        return nets
     if COMMON.keys() <= arm.parts.keys():
         preset = with_stages(arm.preset(), options.steps, arm.parts)
         return _train(options, arm.name, preset, arm.seed)
-    _train(options, "shared", with_stages(BASE, options.steps, COMMON), SEED, options.source)
+    if arm.start is None:
+        _train(options, "shared", with_stages(BASE, options.steps, COMMON), SEED, options.source)
+    else:
+        _train_arm(options, _named(arm.start))
     folder = options.work / arm.name
     folder.mkdir(exist_ok=True)
     for stage in COMMON:
         file = f"{stage}.safetensors"
         if not (folder / file).exists():
-            shutil.copy(options.work / "shared" / file, folder / file)
+            shutil.copy(options.work / (arm.start or "shared") / file, folder / file)
     preset = with_stages(arm.preset(), options.steps, {**COMMON, **arm.parts})
     return _train(options, arm.name, preset, arm.seed)
 
@@ -135,6 +153,10 @@ def _train(
     train, unseen = read(options.data), read(options.held_out)
     nets, _ = train_all(preset, train, unseen, setting, lambda text: options.say(f"{name}: {text}"))
     return nets
+
+
+def _named(name: str) -> Arm:
+    return next(x for x in ALL if x.name == name)
 
 
 @lru_cache(maxsize=4)
@@ -161,97 +183,44 @@ def _store(options: Options, name: str, scores: dict[str, scoring.Columns]) -> N
 def _document(options: Options) -> dict[str, Any]:
     """The document of everything that is scored so far."""
     references = {x: json.loads(_path(options, x).read_text())[""] for x in REFERENCES}
-    done = [x for x in ALL if _path(options, x.name).exists()]
-    stored = {x.name: json.loads(_path(options, x.name).read_text()) for x in done}
-    base = stored.get(ARMS[0].name, {})
+    done = [x.name for x in ALL if _path(options, x.name).exists()]
+    stored = {x: json.loads(_path(options, x).read_text()) for x in done}
     return {
         "what": "experiments on training; means over cases with bootstrap 95 % intervals",
         "machine": machine(("torch",)) | {"threads": torch.get_num_threads()},
         "seed": SEED,
         "evaluations": scoring.EVALUATIONS,
-        "cases": len(references["original"]["psnr"]),
+        **_inputs(options),
+        "frame": asdict(BASE.frame),
+        **summarise(stored, *(references[x] for x in REFERENCES)),
+    }
+
+
+def _inputs(options: Options) -> dict[str, Any]:
+    """What decides the scores, besides the arms."""
+    return {
         "rater_sha256": file_sha256(options.rater),
         "data": {"train": _identity(options.data), "held_out": _identity(options.held_out)},
         "from_sha256": source_sha256(options.source),
         "steps": options.steps,
-        "frame": asdict(BASE.frame),
-        "references": {
-            name: {m: scoring.interval(x) for m, x in columns.items() if max(x) < EQUAL_DB}
-            for name, columns in references.items()
-        },
-        "table_v": _table_v(stored, references["original"]),
-        "runs": [_row(arm, stored[arm.name], base, references) for arm in done],
     }
 
 
-def _table_v(stored: dict[str, Any], original: scoring.Columns) -> dict[str, Any]:
-    """Gains over the original of Table V's conditions, 20 ln: each case's mean over the seeds."""
-    table: dict[str, Any] = {}
-    for name in TABLE_V:
-        names = [name, *(x.name for x in REPEATS if x.name.startswith(f"{name}, "))]
-        stored_arms = [stored[x] for x in names if x in stored]
-        table[name] = {"seeds": len(stored_arms)}
-        for mode in stored_arms[0] if stored_arms else ():
-            table[name][mode] = {
-                m: scoring.interval(
-                    np.subtract(
-                        np.mean([x[mode][m] for x in stored_arms], axis=0), original[m]
-                    ).tolist()
-                )
-                for m in ("cnr_ln", "snr_ln")
-            }
-    return table
+def _pin(options: Options) -> None:
+    """Writes what the work folder belongs to, or compares it."""
+    path, mine = options.work / "inputs.json", _inputs(options)
+    if not path.exists():
+        path.write_text(json.dumps(mine, indent=1) + "\n")
+    theirs = json.loads(path.read_text())
+    for key, value in json.loads(json.dumps(mine)).items():
+        if theirs[key] != value:
+            raise FingerprintError(
+                f"{path}: these experiments have other {key}: {theirs[key]}, this command has "
+                f"{value}; use another --output, or the same options as before"
+            )
 
 
 def _identity(path: Path) -> dict[str, Any]:
     archive = open_archive(path)
     about = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("phantom")
     return {"identity": archive.identity, "cases": archive.cases, "phantom": about}
-
-
-def _row(
-    arm: Arm, found: dict[str, Any], base: dict[str, Any], references: dict[str, Any]
-) -> dict[str, Any]:
-    """A row: means and intervals of an arm, and its paired difference from the base arm."""
-    row: dict[str, Any] = {"arm": arm.name, "question": arm.question}
-    for mode, columns in found.items():
-        row[mode] = {m: scoring.interval(x) for m, x in columns.items()}
-        if arm in FRAMES:
-            continue  # on another grid than the references and the base
-        over = {m: np.subtract(x, base[mode][m]).tolist() for m, x in columns.items()}
-        row[f"{mode}, over base"] = {m: scoring.interval(x) for m, x in over.items()}
-        row[f"{mode}, share of the ceiling's gain"] = {
-            m: scoring.gain_share(columns, references["original"], references["clean target"], m)
-            for m in ("cnr_ln", "snr_ln")
-        }
-    return row
-
-
-def as_text(document: dict[str, Any]) -> str:
-    """The table, for a person: one row per arm and number of evaluations."""
-    names = {
-        "psnr": "PSNR",
-        "cnr_ln": "CNR, ln",
-        "snr_ln": "SNR, ln",
-        "dice": "Dice",
-        "levels": "levels",
-    }
-    head = "".join(f"{x:>8}" for x in names.values())
-    lines = [f"{'':<28}evaluations{head}"]
-    for name, means in document["references"].items():
-        lines.append(f"{name:<28}{'':11}{_cells(means, names)}")
-    for row in document["runs"]:
-        for evaluations in map(str, document["evaluations"]):
-            cells = _cells(row[evaluations], names)
-            lines.append(f"{row['arm']:<28}{evaluations:>11}{cells}")
-    lines.append("TABLE V: gains over the original, 20 ln, mean and 95 % interval over cases")
-    for name, found in document["table_v"].items():
-        for evaluations in (str(x) for x in document["evaluations"] if str(x) in found):
-            gains = (found[evaluations][m] for m in ("cnr_ln", "snr_ln"))
-            cells = "".join(f"{a:+8.2f} ({b:+.2f}..{c:+.2f})" for a, b, c in gains)
-            lines.append(f"{name:<28}{evaluations:>11}{cells}  {found['seeds']} seeds")
-    return "\n".join(lines)
-
-
-def _cells(means: dict[str, list[float]], names: dict[str, str]) -> str:
-    return "".join(f"{means[x][0]:8.2f}" if x in means else f"{'':8}" for x in names)

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,26 @@ import numpy.typing as npt
 
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 
-from .attributes import RANGES, Attributes, is_spacing, parse_attributes, read_attribute
+from .attributes import (
+    RANGES,
+    Attributes,
+    is_spacing,
+    parse_attributes,
+    read_attributes,
+    used_range,
+)
 from .chunks import ChunkedArray, MissingError
 from .codecs import CorruptError
-from .columns import Columns, read_columns
+from .columns import Columns, read_columns, warn_of_sizes
+from .meaning import Validity, read_validity
 from .metadata import CHUNK_LIMIT, ArraySpec, read_array_spec
-from .store import BadMetadataError, Store, UnsafeFileError
+from .store import BadMetadataError, Store, UnsafeFileError, find_root, propose_path
 
 CASES_LIMIT = 10_000_000
 DEPTHS_LIMIT = 64
 SMALLEST = 8  # px
 SLACK = 0.5  # of the intensity range: a case with values further outside fails
-ADVICE = "expected an archive such as `mcdiff-batch import` writes; see `mcdiff-batch check --help`"
+ADVICE = "expected an archive as `mcdiff-batch import` writes; `mcdiff-batch check --help` shows it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,7 @@ class Case:
     optimal: int | None
     spacing_mm: tuple[float, float]  # y, x; NaN where unknown
     intensity_range: tuple[float, float]
+    used: tuple[float, float]  # values of the present depths, a few stray px aside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,7 @@ class Archive:
     warnings: tuple[str, ...]
     identity: str  # SHA-256 of everything but the pixels
     spacing_mm: tuple[float, float]  # y, x; for cases without their own
+    validity: Validity  # of the values of px
     columns: Columns = field(repr=False)
     pixels: ChunkedArray = field(repr=False)
 
@@ -79,7 +88,7 @@ class Archive:
         optimal = self._optimal(index, present)
         depths = self._depths(index, present, self._checked_extent(index))
         for depth in np.flatnonzero(present):
-            _check_image(depths[depth], int(depth), self.intensity_range)
+            _check_image(depths[depth], int(depth), self.intensity_range, self.validity)
         return Case(
             index=index,
             key=self.key(index),
@@ -88,6 +97,7 @@ class Archive:
             optimal=optimal,
             spacing_mm=self._spacing(index),
             intensity_range=self.intensity_range,
+            used=used_range(depths[present]),
         )
 
     def _present(self, index: int) -> npt.NDArray[np.bool_]:
@@ -148,7 +158,9 @@ def _black(limits: tuple[float, float], dtype: np.dtype[Any]) -> float:
     return float(np.clip(limits[0], 0, np.iinfo(dtype).max))
 
 
-def _check_image(image: npt.NDArray[Any], depth: int, limits: tuple[float, float]) -> None:
+def _check_image(
+    image: npt.NDArray[Any], depth: int, limits: tuple[float, float], validity: Validity
+) -> None:
     """image [y, x].  Raises CaseError where it cannot be an image."""
     low, high = float(image.min()), float(image.max())  # NaN where any px is
     if not math.isfinite(low + high):
@@ -162,6 +174,18 @@ def _check_image(image: npt.NDArray[Any], depth: int, limits: tuple[float, float
             f"depth {depth} has values from {low:g} to {high:g}, expected {limits[0]:g} to "
             f"{limits[1]:g}; set the attribute mcdiff.intensity_range",
         )
+    if low < validity.low or high > validity.high:
+        raise CaseError(
+            "range",
+            f"depth {depth} has values from {low:g} to {high:g}, the archive says that valid ones "
+            f"are {validity.low:g} to {validity.high:g}; correct the values or the valid range",
+        )
+    if missing := validity.count_missing(image):
+        raise CaseError(
+            "missing",
+            f"depth {depth} has {missing} px with a value that the archive says is no measurement "
+            "(_FillValue, missing_value); fill them, or correct the attribute",
+        )
 
 
 def open_archive(path: Path) -> Archive:
@@ -170,31 +194,30 @@ def open_archive(path: Path) -> Archive:
     Raises ArchiveError where the archive cannot be used at all.
     """
     try:
-        return _open(Store(_root(path)))
+        return _open(Store(find_root(path)))
     except BadMetadataError as error:
-        raise ArchiveError(f"{path}: {error}; {ADVICE}") from error
+        other, message = propose_path(path), str(error)
+        if other is not None:
+            message += f", expected an archive; did you mean {other}?"
+        elif "expected" not in message:
+            message += f"; {ADVICE}"
+        raise ArchiveError(f"{path}: {message}") from error
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from error
 
 
-def _root(path: Path) -> Path:
-    if not path.exists():
-        raise BadMetadataError("there is no such folder")
-    if not path.is_dir():
-        raise BadMetadataError("is not a folder, expected a zarr group")
-    return Path(os.path.realpath(path))
-
-
 def _open(store: Store) -> Archive:
-    raw = read_attribute(store)
+    root = read_attributes(store)
     array = read_array_spec(store, "depths")
     if array is None:
         raise BadMetadataError("has no array `depths` (case, depth, y, x)")
-    document, spec = array
+    spec = array.spec
     dtype = _check_depths_array(spec)
     cases, depths, *grid = spec.shape
+    validity, doubts = read_validity("depths", array)
     columns = read_columns(store, read_array_spec, cases, depths)
-    meaning = parse_attributes(raw, dtype)
+    meaning = parse_attributes(root, array.attributes, dtype)
+    validity, blank = validity.without_black(meaning.intensity_range[0])
     return Archive(
         cases=cases,
         depths=depths,
@@ -202,16 +225,25 @@ def _open(store: Store) -> Archive:
         dtype=dtype,
         codec=_codec(spec),
         intensity_range=meaning.intensity_range,
-        warnings=(*_warnings(spec, columns, meaning), *columns.warnings),
-        identity=_identity(document, columns, meaning),
+        warnings=(
+            *_warnings(spec, columns, meaning),
+            *doubts,
+            *blank,
+            *meaning.warnings,
+            *columns.warnings,
+            *warn_of_sizes(cases, (grid[0], grid[1]), columns, meaning.spacing_mm),
+        ),
+        identity=_identity(array.document, columns, meaning, validity),
         spacing_mm=meaning.spacing_mm,
+        validity=validity,
         columns=columns,
         pixels=ChunkedArray(store=store, name="depths", spec=spec),
     )
 
 
-def _identity(document: bytes, columns: Columns, meaning: Attributes) -> str:
-    numbers = (*meaning.intensity_range, *meaning.spacing_mm)
+def _identity(document: bytes, columns: Columns, meaning: Attributes, validity: Validity) -> str:
+    numbers: tuple[object, ...] = (*meaning.intensity_range, *meaning.spacing_mm)
+    numbers += () if validity == Validity() else (validity,)
     parts = [hashlib.sha256(document).hexdigest(), columns.digest, *map(repr, numbers)]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()
 

@@ -1,5 +1,6 @@
 """Reads every case of an archive and lists the problems; needs no model."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,8 +9,13 @@ import numpy as np
 from mcdiff_batch.engine.errors import CaseError
 
 from .archive import Archive, Case
+from .attributes import is_faint, suggest_range
 
-DIM = 0.25  # of the intensity range: if no pixel is brighter, the range is probably wrong
+ABSENT = (  # what may be done about chunks that are not there
+    "restore the chunks from a copy; or, if zarr left them out because they equal the fill value, "
+    "write the archive again with write_empty_chunks, with the command in "
+    "`mcdiff-batch check --help`"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,9 @@ class Findings:
     """What the audit has found so far.  Only `problems` grows."""
 
     problems: list[Problem]
-    brightest: float = 0.0  # share of the intensity range
+    faint: int = 0  # cases that use little of the intensity range
+    first_faint: int = -1
+    used: tuple[float, float] = (math.inf, -math.inf)  # values of those cases
     repeated: int = 0  # cases with the same image at two depths
     first_repeated: int = -1
 
@@ -87,8 +95,11 @@ def _look(archive: Archive, index: int, findings: Findings) -> None:
 
 def _note(case: Case, findings: Findings) -> None:
     images = case.depths[case.present]
-    low, high = case.intensity_range
-    findings.brightest = max(findings.brightest, (float(images.max()) - low) / (high - low))
+    if is_faint(case.used, case.intensity_range):
+        findings.first_faint = case.index if findings.faint == 0 else findings.first_faint
+        findings.faint += 1
+        low, high = findings.used
+        findings.used = min(low, case.used[0]), max(high, case.used[1])
     if len({x.tobytes() for x in images}) < len(images):
         findings.first_repeated = case.index if findings.repeated == 0 else findings.first_repeated
         findings.repeated += 1
@@ -99,9 +110,12 @@ def _warnings(findings: Findings, archive: Archive) -> list[str]:
     if findings.repeated:
         first = f"the first is case {findings.first_repeated}"
         out.append(f"{findings.repeated} cases show the same image at two depths; {first}")
-    if len(findings.problems) < archive.cases and findings.brightest < DIM:
-        out.append(
-            f"the brightest px is at {findings.brightest:.0%} of the intensity range; "
-            "set the attribute mcdiff.intensity_range"
-        )
+    if findings.faint:
+        count = f"{findings.faint} of {archive.cases} cases"
+        first = f"the first is case {findings.first_faint}"
+        hint = suggest_range(findings.used, archive.intensity_range, archive.dtype)
+        out.append(f"{count} {hint}, as the attribute mcdiff.intensity_range; {first}")
+    absent = sum(x.reason == "missing" and "chunk" in x.detail for x in findings.problems)
+    if absent:
+        out.append(f"{absent} of {archive.cases} cases lack chunks: {ABSENT}")
     return out

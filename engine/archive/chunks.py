@@ -14,7 +14,7 @@ from mcdiff_batch.engine.telemetry.spans import span
 
 from .codecs import CRC_BYTES, Codec, CorruptError, encoded_limit, unpack, unpack_checksum
 from .metadata import ArraySpec
-from .store import Blob, Store
+from .store import Blob, Store, describe_pointer
 
 Values = npt.NDArray[Any]
 Box = tuple[slice, ...]  # whole numbers, step 1
@@ -56,7 +56,10 @@ class ChunkedArray:
         for coordinates in chunks_in(box, self.spec.chunks):
             values = self.chunk(coordinates)
             if values is None:
-                raise MissingError(f"chunk {_dotted(coordinates)} of {self.name} is absent")
+                raise MissingError(
+                    f"chunk {_dotted(coordinates)} of {self.name} is absent; restore it, or see "
+                    "what `mcdiff-batch check` says"
+                )
             into, part = intersect(box, coordinates, self.spec.chunks)
             out[into] = values[part]
         return out
@@ -83,7 +86,7 @@ class ChunkedArray:
             return to_array(plain, spec)
         except CorruptError as error:
             where = f"chunk {_dotted(coordinates)} of {self.name}"
-            raise CorruptError(f"{where}: {error}") from error
+            raise CorruptError(f"{where}: {describe_pointer(data) or error}") from error
 
     def _read_chunk(self, coordinates: Coordinates) -> bytes | None:
         """The stored bytes of a chunk; None if absent."""

@@ -41,10 +41,11 @@ def _parse_filter(name: str, configuration: Json, dtype: np.dtype[Any]) -> Codec
     """A codec that stands before the values become bytes; None if nothing is to be undone."""
     name = name.removeprefix(PREFIX)
     if name not in (*LOSSY, "delta") or dtype.kind not in "iuf":
-        raise BadMetadataError(f"filter {name!r:.40} is not supported; {REWRITE}")
-    types = [configuration.get(x, dtype.str) for x in ("dtype", "astype")]
+        raise BadMetadataError(f"filter {name!r:.40} is not supported, expected none; {REWRITE}")
+    types = [] if name == "bitround" else [configuration["dtype"]]
+    types.append(configuration.get("astype", dtype.str))
     if any(_numpy(str(x)).newbyteorder("=") != dtype.newbyteorder("=") for x in types):
-        raise BadMetadataError(f"filter {name!r} changes the dtype; {REWRITE}")
+        raise BadMetadataError(f"filter {name!r} changes the dtype, expected none; {REWRITE}")
     return None if name in LOSSY else Codec(name=name, option=dtype.str)
 
 
@@ -59,7 +60,7 @@ def _parse_order(configuration: Json, rank: int) -> tuple[int, ...]:
 
 def parse_codec(name: str, configuration: Json) -> Codec:
     """A codec from bytes to bytes."""
-    name = name.removeprefix(PREFIX)
+    stored, name = name, name.removeprefix(PREFIX)
     match name:
         case "shuffle":
             size = configuration.get("elementsize", 4)
@@ -75,7 +76,9 @@ def parse_codec(name: str, configuration: Json) -> Codec:
         case _ if name in COMPRESSORS:
             checked = name == "zstd" and configuration.get("checksum") is True
             return Codec(name=name, checksum=checked)
-    raise BadMetadataError(f"codec {name!r:.40} is not supported, or not as it is set; {REWRITE}")
+    raise BadMetadataError(
+        f"codec {stored!r:.40} is not supported as it is set, expected one such as zstd; {REWRITE}"
+    )
 
 
 def _check_codecs(codecs: list[Codec | None]) -> tuple[Codec, ...]:
@@ -91,7 +94,9 @@ def parse_codecs_v2(raw: Json, dtype: np.dtype[Any]) -> tuple[Codec, ...]:
     if dtype.kind == "O":
         if not filters or filters[0][0] != "vlen-utf8":
             names = [name for name, _ in filters]
-            raise BadMetadataError(f"has text with filters {names!r:.80}; {REWRITE}")
+            raise BadMetadataError(
+                f"dtype is '|O' with filters {names!r:.80}, expected text by vlen-utf8; {REWRITE}"
+            )
         filters = filters[1:]
     codecs = [_parse_v2_filter(*x, dtype) for x in filters]
     compressor = raw.get("compressor")
@@ -108,7 +113,9 @@ def _parse_v2_filter(name: str, configuration: Json, dtype: np.dtype[Any]) -> Co
 
 def _split_id(raw: object) -> tuple[str, Json]:
     if not isinstance(raw, dict) or not isinstance(raw.get("id"), str):
-        raise BadMetadataError(f"a codec is {raw!r:.40}, expected an object with an id")
+        raise BadMetadataError(
+            f"a compressor or filter is {raw!r:.40}, expected an object with an id"
+        )
     return raw["id"], raw
 
 

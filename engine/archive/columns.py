@@ -3,22 +3,24 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .attributes import HEIGHT_MM, WIDTH_MM, is_human
 from .chunks import ChunkedArray, Values, chunks_in, intersect
 from .codecs import CorruptError
-from .metadata import ArraySpec
+from .meaning import Validity, read_validity
+from .metadata import ArrayMetadata, ArraySpec
 from .store import BadMetadataError, Store, UnsafeFileError
 
 BYTES_LIMIT = 1 << 30  # of one column
 FLOATS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
-SpecReader = Callable[[Store, str], tuple[bytes, ArraySpec] | None]
+SpecReader = Callable[[Store, str], ArrayMetadata | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +63,13 @@ def read_columns(store: Store, spec_of: SpecReader, cases: int, depths: int) -> 
         array = spec_of(store, name)
         values[name] = None
         if array is not None:
-            document, spec = array
+            spec = array.spec
             _check(name, spec, column, cases)
+            validity, doubts = read_validity(name, array)
+            warnings += doubts
             raw = _read_all(ChunkedArray(store=store, name=name, spec=spec), warnings)
-            values[name] = _convert(name, raw)
-            _add(digest, name.encode(), document, _plain_bytes(raw))
+            values[name] = _convert(name, _without_missing(name, raw, validity))
+            _add(digest, name.encode(), array.document, _plain_bytes(raw))
     return Columns(**values, warnings=tuple(warnings), digest=digest.hexdigest())
 
 
@@ -110,7 +114,7 @@ def _read_chunk(array: ChunkedArray, coordinates: tuple[int, ...]) -> Values | N
     try:
         return array.chunk(coordinates)
     except UnsafeFileError as error:
-        raise BadMetadataError(f"{error}, expected a regular file") from error
+        raise BadMetadataError(str(error)) from error
     except CorruptError as error:
         raise BadMetadataError(f"{error}; repair the archive") from error
 
@@ -126,6 +130,19 @@ def _fill(name: str, spec: ArraySpec) -> object:
         raise BadMetadataError(
             f"{name} has fill value {spec.fill!r:.40}, which its dtype cannot have"
         ) from error
+
+
+def _without_missing(name: str, raw: Values, validity: Validity) -> Values:
+    """Gives values that are said to be missing the value that stands for that here."""
+    stand_in = {"optimal_depth": -1, "pixel_spacing_mm": np.nan, "extent": 0}
+    if raw.dtype.kind not in "biuf" or not validity.count_missing(raw):
+        return raw
+    if name not in stand_in:
+        raise BadMetadataError(f"{name} has values that it says are missing; give them a value")
+    missing = np.isin(raw, validity.missing)
+    return np.where(
+        missing, stand_in[name], raw.astype(np.float64 if raw.dtype.kind == "f" else np.int64)
+    )
 
 
 def _convert(name: str, raw: Values) -> object:
@@ -152,3 +169,22 @@ def _parse_ids(raw: Values) -> tuple[str, ...]:
         second = ids.index(twice, first + 1)
         raise BadMetadataError(f"cases {first} and {second} have the same case_id; rename one")
     return ids
+
+
+def warn_of_sizes(
+    cases: int, grid: tuple[int, int], columns: Columns, spacing: tuple[float, float]
+) -> Iterator[str]:
+    """Whether any case would have a size in mm that no scan of a spine has."""
+    extents = np.array([grid]) if columns.extent is None else columns.extent
+    own = columns.pixel_spacing_mm
+    sizes = extents * (np.array([spacing]) if own is None else own)
+    wrong = [k for k, size in enumerate(sizes.tolist()) if not is_human(*size)]
+    if wrong:
+        height, width = sizes[wrong[0]]
+        count = cases if len(sizes) == 1 else len(wrong)
+        yield (
+            f"{count} of {cases} cases would be of a size that no scan of a spine has: case "
+            f"{wrong[0]} is {height:.0f} x {width:.0f} mm, expected {HEIGHT_MM[0]:.0f} to "
+            f"{HEIGHT_MM[1]:.0f} x {WIDTH_MM[0]:.0f} to {WIDTH_MM[1]:.0f} mm (y, x); correct the "
+            "pixel spacing, which is in mm"
+        )

@@ -4,9 +4,8 @@ import errno
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine.errors import ArchiveError, SpaceError, UsageError
 
-from .archive import DEPTHS_LIMIT, SMALLEST
-from .attributes import RANGES
-from .image_files import SUFFIXES, Header, natural_order, read_grey, read_header
+from .archive import SMALLEST, open_archive
+from .attributes import is_faint, suggest_range, used_range
+from .image_files import Header, find_cases, read_grey, read_header
 
 AXES: dict[str, tuple[str, ...]] = {
     "depths": ("depth", "y", "x"),
@@ -47,97 +46,117 @@ class NewArchive:
     depths: int
     grid: tuple[int, int]  # y, x px
     dtype: str
-    spacing_mm: float | None  # size of a px; None: unknown
+    intensity_range: tuple[float, float]  # black, white
+    spacing_mm: tuple[float, float] | None  # y, x, size of a px; None: unknown
+    warnings: tuple[str, ...] = ()
 
 
 def import_images(
     sources: Sequence[Path],
     output: Path,
     *,
-    spacing_mm: float | None = None,
+    spacing_mm: float | tuple[float, float] | None = None,
     depths: int | None = None,
+    intensity_range: tuple[float, float] | None = None,
 ) -> NewArchive:
     """Writes a new archive, which gets the name `output` when it is complete.
 
     sources: images (a case of one depth each), folders of images (a case each, sorted by name
         from shallow to deep), or folders of such folders.
+    spacing_mm: size of a px, or y and x.
     depths: of every case; those that a case lacks are marked as absent.
+    intensity_range: values of black and white; by default, all that the image files can have.
     Raises ArchiveError for images that cannot be used, UsageError if `output` exists, SpaceError.
     """
-    check_output(output)
-    new = plan_import(sources, spacing_mm, depths)
+    check_output(output, sources)
+    new = plan_import(sources, spacing_mm, depths, intensity_range)
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     try:
-        _write(partial, new)
+        doubts = _write(partial, new)
         partial.rename(output)
     except OSError as error:
         raise explain(error, output) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return new
+    return replace(new, warnings=(*new.warnings, *open_archive(output).warnings, *doubts))
 
 
 def plan_import(
-    sources: Sequence[Path], spacing_mm: float | None = None, depths: int | None = None
+    sources: Sequence[Path],
+    spacing_mm: float | tuple[float, float] | None = None,
+    depths: int | None = None,
+    intensity_range: tuple[float, float] | None = None,
 ) -> NewArchive:
-    """Reads the headers of all images.  Raises ArchiveError."""
-    scans = tuple(
-        _scan(name, files) for name, files in chain.from_iterable(map(_find_cases, sources))
-    )
+    """Reads the headers of all images.  Raises ArchiveError, UsageError."""
+    cases, passed = find_cases(sources)
+    scans = tuple(_scan(name, files) for name, files in cases)
     if not scans:
         raise ArchiveError("no images found; expected PNG or TIFF files, or folders of them")
     _check_names(scans)
     _check_dtypes(scans)
-    extents = [x.header.extent for x in scans]
+    extents, header = [x.header.extent for x in scans], scans[0].header
+    spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, int | float) else spacing_mm
+    notes = (
+        [] if not passed else [f"{passed} hidden and system files, such as Thumbs.db, passed over"]
+    )
     return NewArchive(
         scans=scans,
         depths=_depths(scans, depths),
         grid=(max(y for y, _ in extents), max(x for _, x in extents)),
-        dtype=scans[0].header.dtype,
-        spacing_mm=spacing_mm,
+        dtype=header.dtype,
+        intensity_range=_check_range(intensity_range) or (0.0, float(header.white)),
+        spacing_mm=spacing,
+        warnings=(*notes, *_compare_spacing(scans, spacing)),
     )
 
 
-def check_output(output: Path) -> None:
-    """Raises UsageError unless an archive can be created there."""
+def _check_range(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    if limits is not None and not limits[0] < limits[1]:
+        raise UsageError(
+            f"--intensity-range is {limits[0]:g} {limits[1]:g}, expected black, then white, which "
+            "is higher; exchange them"
+        )
+    return limits
+
+
+def _compare_spacing(
+    scans: Sequence[Scan], spacing_mm: tuple[float, float] | None
+) -> Iterator[str]:
+    """What the resolution in the image files says of the size of a px."""
+    stated = {x.header.spacing_mm for x in scans} - {None}
+    if len(stated) != 1:
+        return
+    y, x = stated.pop() or (0.0, 0.0)
+    size, option = (
+        (f"{y:g} mm", f"{y:g}") if y == x else (f"{y:g} x {x:g} mm (y, x)", f"{y:g},{x:g}")
+    )
+    if spacing_mm is None:
+        yield (
+            f"the images say that a pixel is {size}; if that is right, import them with "
+            f"--pixel-spacing {option}, so that angles can be measured"
+        )
+    elif not np.allclose(spacing_mm, (y, x), rtol=0.02):
+        yield (
+            f"the images say that a pixel is {size}, --pixel-spacing says "
+            f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm (y, x); make sure that it is right, in mm"
+        )
+
+
+def check_output(output: Path, sources: Sequence[Path]) -> None:
+    """Raises UsageError unless an archive can be created there, outside the sources."""
     if output.exists() or output.is_symlink():
         raise UsageError(f"{output}: exists already, expected a new name; choose another --output")
     if not output.parent.is_dir():
         raise UsageError(
             f"{output.parent}: there is no such folder; create it or choose another --output"
         )
-
-
-def _find_cases(source: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Name and images of each case of a source, sorted by name.  Hidden files are ignored."""
-    if not source.is_dir():
-        yield source.stem, [source]
-        return
-    entries = sorted((x for x in source.iterdir() if x.name[0] != "."), key=natural_order)
-    folders = [x for x in entries if x.is_dir()]
-    if not folders:
-        yield source.resolve().name, _pictures(source, entries)
-        return
-    if len(folders) < len(entries):
-        raise ArchiveError(f"{source}: has files and folders, expected only one of them")
-    for folder in folders:
-        inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural_order)
-        yield folder.name, _pictures(folder, inside)
-
-
-def _pictures(folder: Path, entries: Iterable[Path]) -> list[Path]:
-    """The entries of a case's folder.  Raises ArchiveError unless all of them are images."""
-    pictures = list(entries)
-    for other in (x for x in pictures if x.is_dir() or x.suffix.lower() not in SUFFIXES):
-        raise ArchiveError(
-            f"{other}: expected only PNG or TIFF images in this folder; move it away"
-        )
-    if not 1 <= len(pictures) <= DEPTHS_LIMIT:
-        raise ArchiveError(
-            f"{folder}: has {len(pictures)} images, expected the 1 to {DEPTHS_LIMIT} depths of one "
-            "case; for cases of one depth, name the files instead of the folder"
-        )
-    return pictures
+    inside = output.parent.resolve()
+    for source in sources:
+        if source.is_dir() and inside.is_relative_to(source.resolve()):
+            raise UsageError(
+                f"{output}: is inside {source}, which is to be imported; choose another --output, "
+                f"such as {source.resolve().parent / output.name}"
+            )
 
 
 def _scan(name: str, pictures: list[Path]) -> Scan:
@@ -145,8 +164,9 @@ def _scan(name: str, pictures: list[Path]) -> Scan:
     for picture, header in zip(pictures, headers, strict=True):
         if header != headers[0]:
             raise ArchiveError(
-                f"{picture}: is {header.extent} px, {header.dtype}; expected "
-                f"{headers[0].extent} px, {headers[0].dtype}, as the first image of the case"
+                f"{picture}: is {header.extent} px, {header.white.bit_length()} bit; expected "
+                f"{headers[0].extent} px, {headers[0].white.bit_length()} bit, as the first image "
+                "of the case; correct or remove one"
             )
     if min(headers[0].extent) < SMALLEST:
         raise ArchiveError(f"{pictures[0]}: is {headers[0].extent} px, expected {SMALLEST} or more")
@@ -170,10 +190,11 @@ def _is_unicode(name: str) -> bool:
 def _check_dtypes(scans: Sequence[Scan]) -> None:
     first = scans[0]
     for scan in scans:
-        if scan.header.dtype != first.header.dtype:
+        bits, expected = (x.header.white.bit_length() for x in (scan, first))
+        if bits != expected:
             raise ArchiveError(
-                f"{scan.pictures[0]}: is {scan.header.dtype}, {first.pictures[0]} is "
-                f"{first.header.dtype}; import 8 and 16 bit images into separate archives"
+                f"{scan.pictures[0]}: is of {bits} bit, {first.pictures[0]} of {expected} bit; "
+                "import for example 8 and 16 bit images into separate archives"
             )
 
 
@@ -186,21 +207,46 @@ def _depths(scans: Sequence[Scan], wanted: int | None) -> int:
     return wanted or most
 
 
-def _write(path: Path, new: NewArchive) -> None:
+def _write(path: Path, new: NewArchive) -> list[str]:
+    """Writes the archive; warnings on the values of its px."""
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(new)})
     shape = (len(new.scans), new.depths, *new.grid)
     pixels = create_array(group, "depths", new.dtype, shape, 1)
+    faint: list[tuple[float, float]] = []  # lowest and highest value of the faint cases
+    outside = 0
     for index, scan in enumerate(new.scans):
-        pixels[index] = _read_scan(scan, new)
+        images = _read_scan(scan, new)
+        pixels[index] = images
+        height, width = scan.header.extent
+        used = used_range(images[: len(scan.pictures), :height, :width])
+        faint += [used] if is_faint(used, new.intensity_range) else []
+        outside += used[0] < new.intensity_range[0] or used[1] > new.intensity_range[1]
     for name, values in _columns(new).items():
         dtype = "string" if values.dtype == object else values.dtype.name
         create_array(group, name, dtype, values.shape, 1024)[:] = values
+    return [*_warn_of_faint(faint, new), *_warn_of_clipping(outside, new)]
+
+
+def _warn_of_faint(faint: Sequence[tuple[float, float]], new: NewArchive) -> Iterator[str]:
+    if faint:
+        used = min(x for x, _ in faint), max(x for _, x in faint)
+        hint = suggest_range(used, new.intensity_range, new.dtype)
+        yield f"{len(faint)} of {len(new.scans)} cases {hint}, with --intensity-range"
+
+
+def _warn_of_clipping(outside: int, new: NewArchive) -> Iterator[str]:
+    if outside:
+        low, high = new.intensity_range
+        yield (
+            f"{outside} of {len(new.scans)} cases have values outside {low:g} to {high:g}, which "
+            "come out black or white; give a larger --intensity-range"
+        )
 
 
 def _attributes(new: NewArchive) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"schema": 1, "intensity_range": list(RANGES[new.dtype])}
+    attributes: dict[str, Any] = {"schema": 1, "intensity_range": list(new.intensity_range)}
     if new.spacing_mm is not None:
-        attributes["pixel_spacing_mm"] = [new.spacing_mm, new.spacing_mm]
+        attributes["pixel_spacing_mm"] = list(new.spacing_mm)
     return attributes
 
 
@@ -233,6 +279,8 @@ def _read_scan(scan: Scan, new: NewArchive) -> npt.NDArray[Any]:
     out = np.zeros((new.depths, *new.grid), new.dtype)
     for depth, picture in enumerate(scan.pictures):
         image = read_grey(picture)
+        if image.shape != scan.header.extent or image.dtype != new.dtype:
+            raise ArchiveError(f"{picture}: was changed while it was imported; import again")
         out[depth, : image.shape[0], : image.shape[1]] = image
     return out
 

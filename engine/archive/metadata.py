@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,8 +70,17 @@ class ArraySpec:
         return self.separator.join(parts) or "0"
 
 
-def read_array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
-    """The metadata of an array, as bytes and parsed; None if there is no such array.
+class ArrayMetadata(NamedTuple):
+    """The metadata of an array: as bytes, parsed, and what it says of its values."""
+
+    document: bytes
+    spec: ArraySpec
+    attributes: Json
+    dimensions: tuple[str | None, ...]  # names of its axes; empty: none are given
+
+
+def read_array_spec(store: Store, name: str) -> ArrayMetadata | None:
+    """The metadata of an array; None if there is no such array.
 
     Raises BadMetadataError, OSError.
     """
@@ -79,12 +88,33 @@ def read_array_spec(store: Store, name: str) -> tuple[bytes, ArraySpec] | None:
         document = store.document(f"{name}/{file}")
         if document is not None:
             try:
-                return document[0], reader(document[1])
+                spec = reader(document[1])
+                return ArrayMetadata(document[0], spec, *_read_attributes(store, name, document[1]))
             except (KeyError, TypeError) as error:
                 raise BadMetadataError(f"{name}/{file}: {error} is missing or wrong") from error
             except BadMetadataError as error:
                 raise BadMetadataError(f"{name}: {error}") from error
     return None
+
+
+def _read_attributes(store: Store, name: str, raw: Json) -> tuple[Json, tuple[str | None, ...]]:
+    """Attributes, and the names of the axes: those of zarr v3, or those that xarray writes."""
+    if raw["zarr_format"] == 3:
+        attributes = raw.get("attributes") or {}
+    else:
+        document = store.document(f"{name}/.zattrs")
+        attributes = document[1] if document else {}
+    if not isinstance(attributes, dict):
+        raise BadMetadataError("attributes are not an object")
+    own, xarray = raw.get("dimension_names"), attributes.get("_ARRAY_DIMENSIONS")
+    names = own or xarray or []
+    if own and xarray and own != xarray:
+        raise BadMetadataError(
+            f"dimension_names are {own!r:.80}, _ARRAY_DIMENSIONS {xarray!r:.80}; correct one"
+        )
+    if not isinstance(names, list) or not all(isinstance(x, str | None) for x in names):
+        raise BadMetadataError(f"dimension names are {names!r:.80}, expected a list of names")
+    return attributes, tuple(names)
 
 
 def parse_v3(raw: Json) -> ArraySpec:

@@ -6,10 +6,21 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 JSON_LIMIT = 8 << 20  # bytes; usual metadata take a few thousand
+NEAR = 1000  # entries of a folder that are looked through for an archive
+PACKED = {  # commands that unpack
+    ".zip": "unzip FILE -d FOLDER",
+    **dict.fromkeys((".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst"), "tar -xf FILE"),
+}
+POINTERS = {  # beginnings of files that stand for a larger one
+    b"/annex/objects/": "git annex get .",
+    b"version https://git-lfs.github.com/spec/": "git lfs pull",
+}
+UNLINK = "run `git annex unlock .` in it, or copy it with `cp -rL`"
 
 
 class UnsafeFileError(ValueError):
@@ -64,7 +75,11 @@ class Store:
         """Never waits for a FIFO and never opens a device."""
         path = os.path.join(self.root, key)  # noqa: PTH118 - faster, for thousands of chunks a second
         if os.path.realpath(path) != path:
-            raise UnsafeFileError(f"{key} is a link or leads through one")
+            lost = "" if os.path.exists(path) else ", whose content is not here (`git annex get .`)"  # noqa: PTH110
+            raise UnsafeFileError(
+                f"{key} is a link or leads through one{lost}; expected an archive without links: "
+                f"{UNLINK}"
+            )
         try:
             _check_regular(os.lstat(path), key)
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -77,12 +92,52 @@ class Store:
             with self.open(key) as blob:
                 return None if blob is None else _parse(blob, key)
         except UnsafeFileError as error:
-            raise BadMetadataError(f"{error}, expected a regular file") from error
+            raise BadMetadataError(str(error)) from error
+
+
+def find_root(path: Path) -> Path:
+    """The folder of an archive, without links.  Raises BadMetadataError."""
+    if path.is_file() and (packed := PACKED.get(path.suffix.lower())):
+        raise BadMetadataError(
+            f"is a packed archive, expected a folder; unpack it with `{packed}`, which makes a "
+            "folder, and give that"
+        )
+    if not path.exists():
+        raise BadMetadataError("there is no such folder")
+    if not path.is_dir():
+        raise BadMetadataError("is not a folder, expected a zarr group")
+    return Path(os.path.realpath(path))
+
+
+def propose_path(path: Path) -> Path | None:
+    """An archive near a path that is none: the folder around it, or the only one in it."""
+    if not path.is_dir():
+        return None
+    root = Path(os.path.realpath(path))
+    if _is_archive(root.parent):
+        return path.parent if path.name not in ("", "..") else root.parent
+    inside = (x.name for x in islice(os.scandir(root), NEAR) if x.is_dir())
+    found = [name for name in inside if _is_archive(root / name)]
+    return path / found[0] if len(found) == 1 else None
+
+
+def _is_archive(folder: Path) -> bool:
+    """Whether a folder looks like a group with an array `depths`."""
+    group = any((folder / x).is_file() for x in ("zarr.json", ".zgroup"))
+    return group and any((folder / "depths" / x).is_file() for x in ("zarr.json", ".zarray"))
+
+
+def describe_pointer(data: bytes) -> str:
+    """What to do about a file that only points to its content; empty for any other file."""
+    for start, command in POINTERS.items():
+        if data.startswith(start):
+            return f"the file's content is not here; fetch it with `{command}`"
+    return ""
 
 
 def _check_regular(status: os.stat_result, key: str) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
-        raise UnsafeFileError(f"{key} is not a regular file")
+        raise UnsafeFileError(f"{key} is not a regular file, expected one; copy the archive again")
     return status
 
 
@@ -95,7 +150,7 @@ def _parse(blob: Blob, key: str) -> tuple[bytes, dict[str, Any]]:
     except RecursionError as error:
         raise BadMetadataError(f"{key} is nested too deeply") from error
     except ValueError as error:
-        raise BadMetadataError(f"{key} is not JSON") from error
+        raise BadMetadataError(describe_pointer(text) or f"{key} is not JSON") from error
     if not isinstance(value, dict):
         raise BadMetadataError(f"{key} is a JSON {type(value).__name__}, expected an object")
     return text, value

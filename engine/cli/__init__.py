@@ -1,17 +1,30 @@
 """The program `mcdiff-batch`.  Its commands are entry points, group `mcdiff_batch.commands`."""
 
+import errno
+import os
+import signal
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import click
 
-from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.errors import Exit, McdiffError, explain
+from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import make_printable
+
+from .streams import Streams, lossy_streams
 
 ORDER = (
     *("run", "check", "status", "verify", "report", "import", "phantom"),
     *("doctor", "compile", "train", "evaluate"),
 )
+ANSWERS = ("check", "status", "verify", "doctor")  # commands that do nothing but print
+DEBUG = "MCDIFF_DEBUG"  # a variable of the environment: print tracebacks
 
 
 class Commands(click.Group):
@@ -47,20 +60,86 @@ def group() -> None:
 
 def main() -> None:
     """Runs the command line.  An error for the user becomes one line on stderr and an exit code."""
+    with lossy_streams() as streams, _interruptible():
+        if any(word in ANSWERS for word in sys.argv[1:2]):
+            streams.wait_for_reader()
+        code = _tell_losses(streams, _call())
+    sys.exit(code)
+
+
+def _call() -> int:
+    """Runs the command and returns its exit code, whatever it raises."""
     try:
         code = group.main(standalone_mode=False)
-    except McdiffError as error:
-        click.echo(f"error: {make_printable(str(error))}", err=True)
-        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return Exit.DRAINED
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
+        return error.exit_code
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        found = _explain(error)
+        click.echo(f"error: {make_printable(str(found))}", err=True)
+        return found.exit_code
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _explain(error: Exception) -> McdiffError:
+    """The error for the user that any error becomes.  It shows nothing of the data (P10)."""
+    if isinstance(error, McdiffError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return explain(error)
+    if isinstance(error, MemoryError):
+        return McdiffError("out of memory; free memory and run the same command again")
+    if isinstance(error, ModuleNotFoundError):
         extras = "pip install 'mcdiff-batch[train,evaluate]'"
-        click.echo(
-            f"error: this command needs {error.name}, which is not installed: {extras}", err=True
-        )
-        sys.exit(Exit.USAGE)
-    except click.Abort:
-        sys.exit(Exit.DRAINED)
-    sys.exit(code if isinstance(code, int) else 0)
+        return MissingPackage(f"this command needs {error.name}, which is not installed: {extras}")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return McdiffError(
+        f"unexpected {type(error).__name__} in {where}; please report it with what the same "
+        f"command prints after `export {DEBUG}=1` (that may show parts of your data)"
+    )
+
+
+class MissingPackage(McdiffError):
+    exit_code = Exit.USAGE
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Any signal that asks to stop ends a command as Ctrl-C does, so that it can clean up.
+
+    A run replaces these handlers by its own.  A signal that is ignored, as under nohup, stays so.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    before = {x: signal.getsignal(x) for x in SIGNALS if ours}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_losses(streams: Streams, code: int) -> int:
+    """Says what could not be told, where that is possible.  Returns the exit code.
+
+    It stays that of the work; but a command that only answers has failed if its answer is lost,
+    unless the reader had enough of it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    lost = streams.losses()
+    if len(lost) == 1:
+        ((name, error),) = lost.items()
+        if error.errno != errno.EPIPE:
+            text = f"warning: {name} could not be written ({error.strerror}); messages are missing"
+            click.echo(text, err=name == "stdout")
+    answer = lost.get("stdout") if any(x in ANSWERS for x in sys.argv[1:2]) else None
+    failed = answer is not None and answer.errno != errno.EPIPE
+    return code or (Exit.UNEXPECTED if failed else Exit.DONE)

@@ -29,6 +29,37 @@ def check(archive: Path, as_json: bool, show_ids: bool) -> int:
 
     Reads the whole archive, writes nothing and needs no model.  Exit codes: 0 all cases can be
     used, 3 some cannot, 4 the archive cannot be used at all.
+
+    An archive is a zarr group (format 2 or 3).  Only depths is required.
+
+    \b
+      depths            (case, depth, y, x), u1, u2, f2 or f4: the images,
+                        superficial depth first; bone is dark
+      case_id           (case), text or integer: name of the case
+      optimal_depth     (case), integer, from 0: the depth a rater would choose
+      depth_present     (case, depth), bool: false where a depth was not taken
+      extent            (case, 2), y and x in px: what the scan fills
+      pixel_spacing_mm  (case, 2), y and x: size of a pixel in mm
+
+    The attribute mcdiff of the group has intensity_range ([black, white]; default 0 to 255 for u1,
+    0 to 65535 for u2, 0 to 1 for floats) and pixel_spacing_mm (one number, or y and x).  This sets
+    them:
+
+    \b
+      python -c "import zarr; zarr.open_group('A.zarr').attrs['mcdiff'] = {
+        'intensity_range': [0, 4095], 'pixel_spacing_mm': 0.18}"
+
+    This writes an archive again, with all its chunks, from A.zarr to B.zarr:
+
+    \b
+      python -c "import zarr; a = zarr.open_group('A.zarr', mode='r')
+      b = zarr.create_group('B.zarr', attributes=dict(a.attrs))
+      for n, x in a.arrays():
+        b.create_array(n, shape=x.shape, chunks=(1, *x.shape[1:]),
+          dtype=str if x.dtype.kind in 'OT' else x.dtype,
+          compressors=zarr.codecs.ZstdCodec(checksum=True),
+          config={'write_empty_chunks': True})
+        for k in range(len(x)): b[n][k] = x[k]"
     """
     from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.archive.audit import audit
@@ -79,13 +110,35 @@ def _one_line(key: str) -> str:
     return make_printable(cut).replace("\n", "\\n")
 
 
+def _parse_spacing(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, float] | None:
+    """A size in mm, or two, y and x, with a comma between."""
+    if value is None:
+        return None
+    try:
+        sizes = [float(x) for x in value.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 2) or not all(0 < x <= 100 for x in sizes):
+        raise click.BadParameter(f"{value} is no size in mm up to 100; give one such as 0.18")
+    return sizes[0], sizes[-1]
+
+
 @click.command("import")
-@click.argument("sources", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Archive to create.")
 @click.option(
     "--pixel-spacing",
-    type=click.FloatRange(min=0, min_open=True, max=100),
-    help="Size of a pixel in mm. Without it, angles cannot be measured.",
+    callback=_parse_spacing,
+    metavar="MM",
+    help="Size of a pixel in mm, or Y,X. Without it, angles cannot be measured.",
+)
+@click.option(
+    "--intensity-range",
+    type=(float, float),
+    metavar="BLACK WHITE",
+    help="Values of black and white (default: all that the files can have, such as 0 65535).",
 )
 @click.option(
     "--depths",
@@ -97,7 +150,8 @@ def _one_line(key: str) -> str:
 def import_(
     sources: tuple[Path, ...],
     output: Path,
-    pixel_spacing: float | None,
+    pixel_spacing: tuple[float, float] | None,
+    intensity_range: tuple[float, float] | None,
     depths: int | None,
     **dicom: Any,
 ) -> int:
@@ -106,7 +160,7 @@ def import_(
     The images are grey, 8 or 16 bit, one for each depth.  A source is an image (a case of one
     depth), a folder with the images of one case, or a folder of such folders.  The images of a
     case are sorted by name, shallow to deep; depth_2 comes before depth_10.  File and folder
-    names become case ids.
+    names become case ids.  Hidden files and those of operating systems are passed over.
 
     DICOM images come from a folder (--dicom) or from a PACS (--dicomweb).  Their depths are sorted
     by InstanceNumber or frame.  The way back to them is in a file beside the archive.
@@ -114,15 +168,23 @@ def import_(
     if dicom["folder"] is not None or dicom["url"] is not None:
         if sources:
             raise click.UsageError("Expected SOURCES, or one of --dicom and --dicomweb.")
-        return import_from_dicom(output, pixel_spacing, depths, **dicom)
+        return import_from_dicom(output, pixel_spacing, intensity_range, depths, **dicom)
     if not sources:
         raise click.UsageError("Missing argument 'SOURCES...', or --dicom, or --dicomweb.")
     from mcdiff_batch.engine.archive.importer import import_images
 
-    layout = import_images(sources, output, spacing_mm=pixel_spacing, depths=depths)
-    height, width = layout.grid
-    click.echo(
-        f"{len(layout.scans)} cases of {layout.depths} depths, {layout.dtype}, "
-        f"up to {height} x {width} px (y, x)"
+    layout = import_images(
+        sources,
+        output,
+        spacing_mm=pixel_spacing,
+        depths=depths,
+        intensity_range=intensity_range,
     )
+    height, width = layout.grid
+    lines = [
+        f"{len(layout.scans)} cases of {layout.depths} depths, {layout.dtype}, "
+        f"up to {height} x {width} px (y, x)",
+        *(f"warning: {x}" for x in layout.warnings),
+    ]
+    click.echo(make_printable("\n".join(lines)))
     return Exit.DONE

@@ -1,35 +1,48 @@
 """Commands that read the output of a run: `status`, `verify` and `report`."""
 
 import json
+import shlex
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import UsageError, VerificationError
+from mcdiff_batch.engine.errors import Exit, UsageError, VerificationError
+from mcdiff_batch.engine.text import make_printable, pluralise
 
-OUTPUT = click.Path(path_type=Path, exists=True, file_okay=False)
+from .outcome import LISTED, describe_failures
+
+if TYPE_CHECKING:
+    from mcdiff_batch.engine.output.verify import Damage
+
+PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("output", type=OUTPUT)
+@click.argument("output", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Show the progress of the run until it ends.")
 def status(output: Path, as_json: bool, watch: bool) -> int:
-    """Show how far a run is.
+    """Show how far the run in OUTPUT is, and which cases are not done.
 
     Reads only, so it is safe at any time.
     """
+    from mcdiff_batch.engine.output.places import find_run
+
+    find_run(output)
     if watch:
         _follow(output, "json" if as_json else "auto")
     counts = read_status(output)
     if as_json:
         click.echo(json.dumps(counts))
-    else:
-        click.echo(" · ".join(f"{name} {value}" for name, value in counts.items()))
-    return 0
+        return Exit.DONE
+    lines = [describe_status(output, counts), *describe_failures(output)]
+    click.echo(make_printable("\n".join(lines)))
+    return Exit.DONE
 
 
 def _follow(output: Path, way: str) -> None:
@@ -39,7 +52,6 @@ def _follow(output: Path, way: str) -> None:
 
     from .progress import show_progress
 
-    runs.load_existing(output)
     with suppress(KeyboardInterrupt), show_progress(way) as show:
         while runs.is_running(output):
             at = tracker.read_progress(output)
@@ -63,35 +75,94 @@ def read_status(output: Path) -> dict[str, Any]:
     return {"state": "complete" if complete else state, "cases": cases, **counts}
 
 
+def describe_status(output: Path, counts: dict[str, Any]) -> str:
+    """For example "night.enhanced: stopped, 5 of 8 cases done, 1 failed, 2 left"."""
+    left = counts["cases"] - counts["done"] - counts["failed"]
+    parts = [f"{counts['state']}, {counts['done']} of {counts['cases']} cases done"]
+    numbers = {"failed": counts["failed"], "left": left, "flagged": counts["flagged"]}
+    parts += [f"{number} {name}" for name, number in numbers.items() if number]
+    todo = "; the same command again does the rest" if left and counts["state"] != "running" else ""
+    return f"{output}: {', '.join(parts)}{todo}"
+
+
 @click.command()
-@click.argument("output", type=OUTPUT)
+@click.argument("output", type=PATH)
 @click.option(
     "--subset",
     default="1/1",
     show_default=True,
     help="Part k of n, written k/n, of the images; all other files are read in every part.",
 )
-def verify(output: Path, subset: str) -> int:
-    """Check the files of a run against their hashes.
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(output: Path, subset: str, as_json: bool) -> int:
+    """Check the files of the run in OUTPUT against their hashes.
 
-    Reads all files again and compares them with the ledger and the manifest.  Exit code 8 if a
-    file differs.
+    Reads all files again and compares them with the ledger and the manifest.  Names each damaged
+    file, the cases whose images are lost, and the command that repairs them.  Exit code 8 if a file
+    is damaged.
     """
-    from mcdiff_batch.engine.output import runs
+    from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.output.verify import find_damage
 
-    runs.load_existing(output)
+    find_run(output)
     part, parts = _parse_subset(subset)
-    lines = [str(damage) for damage in find_damage(output, part, parts)]
-    for line in lines:
-        click.echo(line)
-    if lines:
-        raise VerificationError(
-            f"{output}: {len(lines)} files are not as they were committed; delete the ledger "
-            "records of their units and run the same command again"
+    found = list(find_damage(output, part, parts))
+    remedy = _remedy(output, found)
+    if as_json:
+        document = {"damaged": [_as_row(x) for x in found], "remedy": remedy}
+        click.echo(json.dumps(document))
+    else:
+        click.echo(make_printable("\n".join(_damage_lines(output, found))))
+    if found:
+        files = pluralise(len(found), "damaged file")
+        raise VerificationError(f"{output}: {files} found; {remedy}")
+    return Exit.DONE
+
+
+def _damage_lines(output: Path, found: Sequence["Damage"]) -> Iterator[str]:
+    from mcdiff_batch.engine.output.ledger import file_name
+
+    if not found:
+        yield f"{output}: all files are as they were committed"
+    for damage in found[:LISTED]:
+        record = "" if damage.unit is None else f" (record {file_name(damage.unit)})"
+        yield f"{damage}{record if damage.name not in record else ''}"
+    if len(found) > LISTED:
+        yield f"... and {len(found) - LISTED} more; --json lists them all"
+
+
+def _as_row(damage: "Damage") -> dict[str, Any]:
+    from mcdiff_batch.engine.output.ledger import file_name
+
+    record = None if damage.unit is None else file_name(damage.unit)
+    return asdict(damage) | {"record": record}
+
+
+def _remedy(output: Path, found: Sequence["Damage"]) -> str:
+    """What to do about damage; empty if there is none."""
+    from mcdiff_batch.engine.output.runs import CONFIG
+
+    if any(x.name == CONFIG for x in found):
+        return (
+            f"{CONFIG} holds the settings, and nothing can write it again: copy it from a backup, "
+            "or run again with a new --output"
         )
-    click.echo(f"{output}: all files are as they were committed")
-    return 0
+    return f"repair it with: {_repair_command(output)}" if found else ""
+
+
+def _repair_command(output: Path) -> str:
+    """The command that repairs an output; ARCHIVE and BUNDLE where these are not found."""
+    from mcdiff_batch.engine.files import file_sha256
+    from mcdiff_batch.engine.model.contract import SHIPPED
+    from mcdiff_batch.engine.output import places, runs
+
+    archive = places.default_archive(output)
+    words = ["mcdiff-batch", "run", str(archive) if archive.exists() else "ARCHIVE"]
+    if not archive.exists() or places.default_output(archive) != output:
+        words += ["--output", str(output)]
+    if runs.load_existing(output).settings.bundle != file_sha256(SHIPPED / "contract.json"):
+        words += ["--bundle", "BUNDLE"]
+    return shlex.join([*words, "--repair"])
 
 
 def _parse_subset(text: str) -> tuple[int, int]:
@@ -102,22 +173,28 @@ def _parse_subset(text: str) -> tuple[int, int]:
 
 
 @click.command()
-@click.argument("output", type=OUTPUT)
+@click.argument("output", type=PATH)
 @click.option(
     "--input",
     "archive",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Archive of the run (default: archive.zarr beside archive.enhanced).",
 )
 @click.option("--show-ids", is_flag=True, help="Name cases by id too.")
-@click.option("--compare", "other", type=OUTPUT, help="Output of another run to compare with.")
-def report(output: Path, archive: Path | None, show_ids: bool, other: Path | None) -> int:
-    """Write the report of a run again."""
-    from mcdiff_batch.engine.output import runs
+@click.option("--show-host", is_flag=True, help="Name the machine that writes the report.")
+@click.option(
+    "--compare",
+    "other",
+    type=PATH,
+    help="Output of another run: write report/comparison.html too, the report and how they differ.",
+)
+def report(output: Path, archive: Path | None, other: Path | None, **shown: bool) -> int:
+    """Write the report of the run in OUTPUT again."""
+    from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
 
     for folder in (output, other):
         if folder is not None:
-            runs.load_existing(folder)
-    click.echo(write_report(output, show_ids=show_ids, archive=archive, other=other))
+            find_run(folder)
+    click.echo(write_report(output, archive=archive, other=other, **shown))
     return 0

@@ -1,4 +1,7 @@
-"""Shows how far a run is: a live table on a terminal, otherwise lines of text or JSON."""
+"""Shows how far a run is: a live table on a terminal, otherwise lines of text or JSON.
+
+Each way ends with the end state, however the run ended.
+"""
 
 import json
 import math
@@ -6,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import click
 
+from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.run.tracker import Progress
-from mcdiff_batch.engine.text import format_duration
+from mcdiff_batch.engine.text import clean, format_duration
 
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
@@ -22,11 +27,15 @@ def show_progress(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
 
     way: "auto" (a table on a terminal, else lines) or "json".
     """
+    if way == "json":
+        with _json_to_the_end() as show:
+            yield show
+        return
     from rich.console import Console
 
     console = Console(stderr=True)
-    if way == "json" or not console.is_terminal:
-        yield Json() if way == "json" else Lines()
+    if not console.is_terminal:
+        yield Lines()
         return
     from rich.live import Live
 
@@ -37,26 +46,50 @@ def show_progress(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
 
 
 class Lines:
-    """Prints a line every 30 s, the first as soon as there is a rate."""
+    """Prints a line every 30 s, the first as soon as there is a rate, and one at the end."""
 
     def __init__(self) -> None:
         self.last = -math.inf
 
     def __call__(self, at: Progress) -> None:
-        if at.rate and time.monotonic() - self.last >= EVERY:
+        if at.exit_code is not None:
+            click.echo(f"{at.state}: {at.summary} in {format_duration(at.elapsed)}", err=True)
+        elif at.rate and time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
             click.echo(f"{at.summary}, {at.rate:.2f}/s, {format_duration(at.eta)} left", err=True)
 
 
 class Json:
-    """Prints a JSON object every 5 s: the fields of Progress, `handled`, and `eta` in s or null."""
+    """Prints a JSON object every 5 s: the fields of Progress, `handled`, and `eta` in s or null.
+
+    The last one has another `state` than "running", and an `exit_code`.
+    """
 
     def __init__(self) -> None:
         self.last = -math.inf
+        self.ended = False
 
     def __call__(self, at: Progress) -> None:
-        if time.monotonic() - self.last >= EVERY_JSON:
+        self.ended = at.exit_code is not None
+        if self.ended or time.monotonic() - self.last >= EVERY_JSON:
             self.last = time.monotonic()
             eta = round(at.eta, 1) if math.isfinite(at.eta) else None
-            fields = asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta}
-            click.echo(json.dumps(fields), err=True)
+            self.write(asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta})
+
+    def write(self, fields: dict[str, Any]) -> None:
+        click.echo(json.dumps(fields), err=True)
+
+
+@contextmanager
+def _json_to_the_end() -> Iterator[Json]:
+    """A run that ends before it has begun has a last line too, with the error."""
+    show = Json()
+    try:
+        yield show
+    except BaseException as error:
+        if not show.ended:
+            known = isinstance(error, McdiffError)
+            code = error.exit_code if isinstance(error, McdiffError) else Exit.UNEXPECTED
+            text = clean(error) if known else type(error).__name__
+            show.write({"state": "stopped", "exit_code": int(code), "error": text})
+        raise

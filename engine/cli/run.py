@@ -1,23 +1,23 @@
-"""`mcdiff-batch run`: its options, what `--dry-run` prints, and what a run prints at its end."""
+"""The command `run`."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import DeviceError, Drained
-from mcdiff_batch.engine.text import make_printable
+from mcdiff_batch.engine.errors import DeviceError, Drained, Exit, UsageError, VerificationError
+from mcdiff_batch.engine.text import make_printable, pluralise
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.backends.backend import Backend
     from mcdiff_batch.engine.model.contract import Bundle
     from mcdiff_batch.engine.model.plan import Device
-    from mcdiff_batch.engine.run.enhance import Summary
-    from mcdiff_batch.engine.run.job import Job, ResolvedJob
+    from mcdiff_batch.engine.run.job import Job
 
 FOLDER = click.Path(path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
-LISTED = 20  # cases that are not done, at the end of a run
 SAME_NAME = (  # options that a Job has under the same name
     *("batch_size", "unit_size", "steps", "seed", "draws", "temperature"),
     *("cases", "limit", "grid", "retry_failed"),
@@ -25,7 +25,8 @@ SAME_NAME = (  # options that a Job has under the same name
 
 
 @click.command()
-@click.option("--input", "archive", type=FOLDER, required=True, help="Archive to enhance.")
+@click.argument("archive", type=FOLDER, required=False)
+@click.option("--input", "named", type=FOLDER, help="The archive, by an option.")
 @click.option(
     "--output",
     type=FOLDER,
@@ -75,7 +76,9 @@ SAME_NAME = (  # options that a Job has under the same name
     type=click.Choice(["frame", "input"]),
     help="Pixels of the results: the model's frame, or those of the input (default: frame).",
 )
-@click.option("--dry-run", is_flag=True, help="Print what the run would do; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what the run would do, or has left to do; write nothing."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "stop"]),
@@ -92,6 +95,11 @@ SAME_NAME = (  # options that a Job has under the same name
 @click.option(
     "--retry-failed", is_flag=True, help="Try failed cases again, after you repaired the archive."
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="First check all files of the output, as `verify` does, and do damaged ones again.",
+)
 @click.option("--show-ids", is_flag=True, help="Name cases by id too, on screen and in the report.")
 @click.option(
     "--patience",
@@ -107,30 +115,43 @@ SAME_NAME = (  # options that a Job has under the same name
     show_default=True,
     help="auto: a table on a terminal, otherwise a line every 30 s; json: JSON lines. On stderr.",
 )
-def run(archive: Path, output: Path | None, **options: Any) -> int:
-    """Enhance every case of an archive.
+def run(archive: Path | None, named: Path | None, output: Path | None, **options: Any) -> int:
+    """Enhance every case of ARCHIVE.
 
-    The same command again finishes a run that was stopped.
+    The same command again finishes a run that was stopped.  README describes the format of an
+    archive, and so does `mcdiff-batch check --help`.
     """
+    path, say = _choose_archive(archive, named), _Say(as_json=options["progress"] == "json")
+    say.step("loading the model ...")
     from mcdiff_batch.engine.backends.devices import backend_for, devices
     from mcdiff_batch.engine.backends.plan_cache import cache_root
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
-    from mcdiff_batch.engine.output import runs
+    from mcdiff_batch.engine.output import places, runs
+    from mcdiff_batch.engine.output.verify import find_damage
     from mcdiff_batch.engine.page.write import write_report
     from mcdiff_batch.engine.run.enhance import enhance
     from mcdiff_batch.engine.run.job import resolve
     from mcdiff_batch.engine.run.preflight import prepare
 
+    from .outcome import describe_failures, describe_plan, describe_summary
     from .progress import show_progress
 
     bundle = load_bundle(options["bundle"] or SHIPPED)
     chosen = devices(options["devices"])
     backend = backend_for(chosen[0])
-    job = _job(archive, output or default_output(archive), bundle, chosen, backend, options)
+    job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
+    for text in job.archive.warnings:
+        say.note("warning", text)
     if options["dry_run"]:
-        click.echo(describe_plan(resolve(job)))
-        return 0
+        resolved = resolve(job)
+        found = list(find_damage(job.output)) if options["repair"] and resolved.begun else []
+        for damage in found:
+            say.note("damaged", str(damage))
+        units = {x.unit for x in found if x.unit is not None}
+        click.echo(make_printable(describe_plan(resolved, units)))
+        return Exit.DONE
     job, maker = prepare(bundle, job, backend, cache_root())
+    damaged = _repair(job, say) if options["repair"] else 0
     try:
         with show_progress(options["progress"]) as show:
             summary = enhance(job, maker, show)
@@ -139,9 +160,64 @@ def run(archive: Path, output: Path | None, **options: Any) -> int:
             write_report(job.output, show_ids=options["show_ids"], archive=job.archive)
         raise
     page = write_report(summary.output, show_ids=options["show_ids"], archive=summary.archive)
-    lines = describe_failures(summary, show_ids=options["show_ids"])
+    lines = describe_failures(summary.output, summary.archive if options["show_ids"] else None)
+    most = job.max_failures
+    if summary.unfinished and most is not None and summary.counts["failed"] > most:
+        lines.append(f"stopped, because more than {pluralise(most, 'case')} failed")
     click.echo(make_printable("\n".join([*lines, describe_summary(summary, page)])))
+    if damaged:
+        raise VerificationError(
+            f"{job.output}: {pluralise(damaged, 'file')} could not be repaired; see `mcdiff-batch "
+            f"verify {job.output}`"
+        )
     return summary.exit_code
+
+
+def _choose_archive(archive: Path | None, named: Path | None) -> Path:
+    if archive and named and archive.resolve() != named.resolve():
+        raise UsageError(
+            f"two archives are named, {archive} and --input {named}; expected one: a run enhances "
+            "one archive"
+        )
+    path = archive or named
+    if path is None:
+        raise UsageError("no archive is named; write for example: mcdiff-batch run archive.zarr")
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Say:
+    """Tells about the start of a run on stderr: lines of text, or of JSON."""
+
+    as_json: bool
+
+    def step(self, text: str) -> None:
+        if not self.as_json:
+            click.echo(text, err=True)
+
+    def note(self, kind: str, text: str) -> None:
+        line = json.dumps({kind: text}) if self.as_json else f"{kind}: {make_printable(text)}"
+        click.echo(line, err=True)
+
+
+def _repair(job: "Job", say: _Say) -> int:
+    """Sets damage aside and says so.  Returns the number of files that stay damaged."""
+    from mcdiff_batch.engine.run.enhance import repair
+
+    say.step("checking all files of the output ...")
+    mended, kept = repair(job)
+    for damage in mended:
+        again = "its file is written again" if damage.unit is None else "its unit is done again"
+        say.note("repair", f"{damage}; {again}")
+    for damage in kept:
+        say.note(
+            "not repaired",
+            f"{damage}; other cases of unit {damage.unit} are whole, and the archive has lost one "
+            "of them: repair the archive first (see `mcdiff-batch check`)",
+        )
+    if not mended and not kept:
+        say.note("repair", "no file is damaged")
+    return len(kept)
 
 
 def _job(
@@ -168,60 +244,4 @@ def _job(
         max_failures=0 if options["on_error"] == "stop" else options["max_failures"],
         limits=Limits(patience=options["patience"]),
         **{name: options[name] for name in SAME_NAME},
-    )
-
-
-def default_output(archive: Path) -> Path:
-    """archive.enhanced beside archive.zarr."""
-    return archive.parent / f"{archive.name.removesuffix('.zarr')}.enhanced"
-
-
-def describe_plan(resolved: "ResolvedJob") -> str:
-    """What a run would do, a line for each setting; for --dry-run."""
-    from mcdiff_batch.engine.run.job import bytes_needed, survey
-
-    settings, pending = resolved.settings, len(survey(resolved).pending)
-    rows = {
-        "output": resolved.job.output,
-        "cases": f"{settings.cases} ({len(resolved.selection)} of {resolved.archive.cases})",
-        "units": f"{pending} to do, {settings.unit_size} cases each",
-        "devices": ", ".join(map(str, resolved.job.devices)),
-        "batch size": settings.batch_size,
-        "sampler": settings.solver,
-        "steps": len(settings.ladder),
-        "seed": f"{settings.seed}, temperature {settings.temperature:g}",
-        "draws": settings.draws,
-        "grid": f"{settings.grid}, {' x '.join(map(str, resolved.layout.image))} px",
-        "disk space": f"up to {bytes_needed(resolved, pending) >> 20} MiB",
-    }
-    lines = [f"{name:<12}{value}" for name, value in rows.items()]
-    return "\n".join([*lines, *(f"warning: {text}" for text in resolved.archive.warnings)])
-
-
-def describe_failures(summary: "Summary", *, show_ids: bool) -> list[str]:
-    """A line for each of the first cases that are not done, named by index."""
-    from mcdiff_batch.engine.output.ledger import FAILED, OPEN
-    from mcdiff_batch.engine.output.manifest import read_entries
-
-    if not (summary.counts[FAILED] or summary.counts[OPEN]):
-        return []
-    failed = [x for x in read_entries(summary.output) if x.status in (FAILED, OPEN)]
-    lines = []
-    for entry in failed[:LISTED]:
-        name = f" ({summary.archive.key(entry.case)})" if show_ids else ""
-        lines.append(f"case {entry.case}{name}: {entry.status} {entry.reason} {entry.detail}")
-    if len(failed) > LISTED:
-        lines.append(f"... and {len(failed) - LISTED} more; see the report")
-    return [" ".join(line.split()) for line in lines]
-
-
-def describe_summary(summary: "Summary", page: Path) -> str:
-    """How a run ended, in one or two lines."""
-    counts = summary.counts
-    failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    left = f", {summary.unfinished} left for the next run" if summary.unfinished else ""
-    flagged = f"\n{summary.flagged} flagged: look at them first, see report"
-    return (
-        f"{counts['done']} of {summary.cases} cases done{failed}{left} in {summary.seconds:.0f} s: "
-        f"{summary.output} (report: {page}){flagged if summary.flagged else ''}"
     )

@@ -72,7 +72,8 @@ def import_options(command: Command) -> Command:
 
 def import_from_dicom(
     output: Path,
-    pixel_spacing: float | None,
+    pixel_spacing: tuple[float, float] | None,
+    intensity_range: tuple[float, float] | None,
     depths: int | None,
     folder: Path | None,
     url: str | None,
@@ -91,6 +92,7 @@ def import_from_dicom(
 
     options = Options(
         spacing_mm=pixel_spacing,
+        intensity_range=intensity_range,
         depths=depths,
         group_by=case_by,
         skip_refused=skip_refused,
@@ -118,7 +120,7 @@ def _import_from_server(
 
     if options.group_by == "folder":
         raise UsageError("--case-by folder works with --dicom only")
-    check_output(output)
+    check_output(output, ())
     server = Server(url)
     folder = output.with_name(f"{output.name}.download")
     try:

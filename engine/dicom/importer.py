@@ -30,7 +30,8 @@ LISTED = 20  # problems in a message
 class Options:
     """How to make an archive of DICOM images."""
 
-    spacing_mm: float | None = None  # of images that do not say their own
+    spacing_mm: tuple[float, float] | None = None  # y, x, of images that do not say their own
+    intensity_range: tuple[float, float] | None = None  # black, white; None: as BitsStored says
     depths: int | None = None  # per case; None: as many as the case with the most
     group_by: GroupBy = "series"
     skip_refused: bool = False  # leave out cases with problems, instead of making nothing
@@ -64,7 +65,7 @@ def import_dicom(
     tell: gets a line for each file that is refused.
     Raises ArchiveError, UsageError, SpaceError.
     """
-    check_output(output)
+    check_output(output, [folder])
     map_path = uid_map.path_beside(output)
     try:
         sorting = sort_folder(folder, options.group_by)
@@ -97,7 +98,7 @@ def import_dicom(
         grid=_grid(cases),
         map=map_path,
         left_out=len(sorting.problems) + len(problems),
-        notes=tuple(_notes(written, sorting, options)),
+        notes=(*_notes(written, sorting, options), *open_archive(output).warnings),
     )
 
 
@@ -119,6 +120,12 @@ def _accept(
             f"{whites[-1]} in others, expected one value; import them into separate archives"
         )
     most = max(x.depths for x in cases)
+    limits = options.intensity_range
+    if limits is not None and not limits[0] < limits[1]:
+        raise UsageError(
+            f"--intensity-range is {limits[0]:g} {limits[1]:g}, expected black, then white, which "
+            "is higher; exchange them"
+        )
     if options.depths is not None and options.depths < most:
         raise ArchiveError(
             f"{folder}: a case has {most} depths, expected at most {options.depths}; give a larger "
@@ -187,7 +194,8 @@ def _write(
 ) -> tuple[list[Case], list[Problem]]:
     """Writes the cases whose pixels can be decoded; stops at the first that cannot, unless told."""
     layout, depths, grid = cases[0].layout, _depths(cases, options), _grid(cases)
-    meaning = {"schema": 1, "intensity_range": [0.0, float(layout.white)]}
+    limits = options.intensity_range or (0.0, float(layout.white))
+    meaning = {"schema": 1, "intensity_range": list(limits)}
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": meaning})
     pixels = create_array(group, "depths", layout.dtype, (len(cases), depths, *grid), 1)
     written: list[Case] = []
@@ -238,8 +246,7 @@ def _columns(cases: list[Case], depths: int, options: Options) -> dict[str, npt.
 
 
 def _spacing(case: Case, options: Options) -> tuple[float, float] | None:
-    own, given = case.layout.spacing_mm, options.spacing_mm
-    return own if own is not None or given is None else (given, given)
+    return case.layout.spacing_mm or options.spacing_mm
 
 
 def _map(archive: Path, cases: list[Case], folder: Path, place: str | None) -> UidMap:
@@ -279,5 +286,5 @@ def _notes(cases: list[Case], sorting: Sorting, options: Options) -> Iterable[st
             "((0028,0301) BurnedInAnnotation is absent); look at some of them"
         )
     unknown = sum(_spacing(x, options) is None for x in cases)
-    if unknown:
+    if 0 < unknown < len(cases):
         yield f"{unknown} cases have no pixel spacing, so angles cannot be measured"

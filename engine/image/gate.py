@@ -1,7 +1,8 @@
 """Decides which results somebody should look at first: quality columns against thresholds.
 
 The thresholds are part of a bundle.  `mcdiff-batch gate` chooses them on validation cases with
-planted failures, and stores beside them how many of those they caught.
+planted failures, and stores beside them how many of those they caught.  Two checks need no bundle:
+they tell that the archive probably says something wrong of its images.
 """
 
 from collections.abc import Iterable
@@ -10,10 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from mcdiff_batch.engine.archive.attributes import is_human
 from mcdiff_batch.engine.text import clean
 
-from .columns import AGREEMENT, COVERAGE, INVENTED, LOST, LUMBAR, SPREAD, THORACIC, Quality
+from .columns import (
+    AGREEMENT,
+    COVERAGE,
+    INVENTED,
+    LEVELS,
+    LOST,
+    LUMBAR,
+    SPREAD,
+    THORACIC,
+    Quality,
+)
 
+MOST_LEVELS = 18  # thoracic and lumbar vertebrae are 17; some people have one more
+WIDEST_DEG = 120.0  # of a curve angle
 TOO_LOW = ("agreement", "coverage")  # checks that fail below their threshold
 TOO_HIGH = ("levels", "angle", "spread")  # checks that fail above it
 
@@ -37,6 +51,24 @@ def failed_checks(gate: Gate, quality: Quality) -> tuple[str, ...]:
     return (*low, *(x for x in TOO_HIGH if values[x] > _threshold(gate, x)))
 
 
+def failed_plausibility(
+    quality: Quality, faint: bool, size_mm: tuple[float, float]
+) -> tuple[str, ...]:
+    """Names of the checks that fail because the archive's own statements cannot be right.
+
+    faint: whether the scan uses a small part of the intensity range.  size_mm: of the scan, y, x;
+    NaN where it is unknown: then nothing is known of the anatomy either.
+    """
+    angles = (quality.get(THORACIC.after), quality.get(LUMBAR.after))
+    human = (
+        is_human(*size_mm)
+        and not (quality.get(LEVELS.after) or 0) > MOST_LEVELS
+        and not any((x or 0) > WIDEST_DEG for x in angles)
+    )
+    doubtful = not human and np.isfinite(size_mm).all()
+    return (*(("intensity",) if faint else ()), *(("anatomy",) if doubtful else ()))
+
+
 def explain(failed: Iterable[str], quality: Quality) -> list[str]:
     """A line for a person on each check that a case failed."""
     values = check_values(quality)
@@ -47,6 +79,8 @@ def explain(failed: Iterable[str], quality: Quality) -> list[str]:
         "levels": f"levels: {lost:.0f} lost, {invented:.0f} invented",
         "angle": f"curve angle changed by {values['angle']:.1f}°",
         "spread": f"draws differ: {values['spread']:.3f} on average",
+        "intensity": "uses a small part of the intensity range; check mcdiff.intensity_range",
+        "anatomy": "size in mm, levels or angles that no human spine has; check the pixel spacing",
     }
     return [clean(lines.get(name, name)) for name in failed]
 

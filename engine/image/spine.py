@@ -89,6 +89,16 @@ def spine_of_landmarks(
     return _spine(sorted(levels, key=lambda x: x.y_mm), 1.0, True)
 
 
+def angle_levels(spine: Spine) -> tuple[tuple[Level, Level] | None, ...]:
+    """The two levels, (thoracic, lumbar), between which each angle is: the most tilted either way.
+
+    None where a region has fewer than two levels.
+    """
+    regions = ([x for x in spine.levels if x.label == label] for label in (PROCESS, LUMP))
+    tilt = lambda x: x.tilt_deg
+    return tuple((min(x, key=tilt), max(x, key=tilt)) if len(x) > 1 else None for x in regions)
+
+
 def compare_levels(before: Spine, after: Spine) -> tuple[int, int]:
     """Counts levels (lost, invented): those without a partner in the other spine.
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdiff_batch.engine.archive.archive import Archive, Case
+from mcdiff_batch.engine.archive.attributes import is_faint
 from mcdiff_batch.engine.errors import ArchiveError, CaseError
 from mcdiff_batch.engine.image.frame import Image, Mask, Placement, place, scan_strip, to_frame
 
@@ -30,6 +31,14 @@ class FramedCase:
     spacing_mm: tuple[float, float]  # of frame px, y, x; NaN where unknown
     placement: Placement
     extent: tuple[int, int]  # y, x px as stored
+    faint: bool = False  # it uses so little of the intensity range that the range may be wrong
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Of the scan without black margins, y, x; NaN where unknown."""
+        y, x = (np.flatnonzero(self.strip.any(axis=axis)) for axis in (1, 0))
+        height, width = (float(at[-1] - at[0] + 1) for at in (y, x))
+        return height * self.spacing_mm[0], width * self.spacing_mm[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +89,7 @@ def frame_case(case: Case, contract: Contract) -> FramedCase:
         spacing_mm=(case.spacing_mm[0] / placement.scale, case.spacing_mm[1] / placement.scale),
         placement=placement,
         extent=extent,
+        faint=is_faint(case.used, case.intensity_range),
     )
 
 

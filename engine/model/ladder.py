@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.text import pluralise
 
 from . import schedule
 from .contract import Contract, Sampler
@@ -64,10 +65,12 @@ def choose(contract: Contract, temperature: float, solver: str | None, steps: in
         if sampler.nfe == count and solver in (None, sampler.solver):
             return sampler.solver, sampler.ladder
     if solver == FITTED:
-        fitted = ", ".join(str(x.nfe) for x in usable if x.solver == FITTED) or "none"
+        fitted = sorted({x.nfe for x in usable if x.solver == FITTED})
+        steps_of = " or ".join(f"--steps {x}" for x in fitted)
         raise UsageError(
-            f"--sampler fitted: this bundle has no fitted ladder of {count} steps at temperature "
-            f"{temperature:g}, only of: {fitted}; use --steps with one of those, or --sampler ddim"
+            f"--sampler fitted: this bundle has no fitted ladder of {pluralise(count, 'step')} at "
+            f"temperature {temperature:g}; use {steps_of or 'another --temperature'}, or --sampler "
+            "ddim"
         )
     name = solver or _published(contract, temperature)
     if (name, count) == ("ddim", contract.schedule.steps):

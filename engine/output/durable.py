@@ -7,15 +7,22 @@ in the folder `.tmp` of the output, where the next run finds and deletes those o
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mcdiff_batch.engine.errors import McdiffError, SpaceError
+from mcdiff_batch.engine.errors import explain
 from mcdiff_batch.engine.telemetry.spans import span
 
 SCRATCH = ".tmp"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SYNC = (  # answers of file systems that cannot sync a folder, such as SMB and some FUSE mounts
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM),
+)
+WEAKER = (
+    "this file system cannot sync folders, so a power cut may take back the last units that were "
+    "done (`mcdiff-batch verify` finds that, and the same command does them again)"
+)
 
 
 def write(root: Path, name: str, data: bytes) -> None:
@@ -30,7 +37,7 @@ def write(root: Path, name: str, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder((root / name).parent)
+        _sync_name(root / name, Path.unlink)
 
 
 def remove(root: Path, name: str) -> None:
@@ -46,39 +53,70 @@ def clear_scratch(root: Path) -> None:
     shutil.rmtree(root / SCRATCH, ignore_errors=True)
 
 
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync_folder(folder: Path) -> bool:
+    """Whether the file system synced the names in `folder`; some cannot.  Raises OSError."""
+    handle = None
     try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         with span("fsync"):
             os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+        return False
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def find_weakness(root: Path) -> str:
+    """Tries to write in `root`, which exists.  Returns what its file system cannot promise, or "".
+
+    Raises OSError.
+    """
+    make_folder(root, root / SCRATCH)
+    _write_synced(root / SCRATCH / "trial", b"trial")
+    (root / SCRATCH / "trial").unlink()
+    return "" if sync_folder(root) else WEAKER
 
 
 def make_folder(root: Path, folder: Path) -> None:
-    """Creates `folder` and its parents up to `root`, durably."""
+    """Creates `folder` and its parents, those of `root` too, durably.  Raises OSError."""
     if not folder.is_dir():
-        if folder != root:
+        if folder.parent != folder:
             make_folder(root, folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        _sync_name(folder, Path.rmdir)
+
+
+def _sync_name(path: Path, undo: Callable[[Path], None]) -> None:
+    """Syncs the name of a new file or folder.  If that fails it is taken back, for a later run
+    would take it for durable.  Raises OSError."""
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            undo(path)
+        raise
+
+
+def sync_again(root: Path, names: Iterable[str]) -> None:
+    """Syncs `root`, its own name, and those of its folders that exist.  A killed run may have left
+    names that can be seen and are not durable yet.  Raises OSError."""
+    folders = (root / name for name in names)
+    for folder in (root.parent, root, *(x for x in folders if x.is_dir())):
+        sync_folder(folder)
 
 
 @contextmanager
 def explain_errors(root: Path) -> Iterator[None]:
     """Turns an OSError into SpaceError (no space, quota, file too large) or McdiffError."""
-    safe = "committed units are safe"
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            raise SpaceError(
-                f"{root}: {error.strerror}; {safe}; free some space and run the same command again"
-            ) from error
-        raise McdiffError(
-            f"{root}: cannot be read or written ({error.strerror}); {safe}; repair the disk and "
-            "run the same command again"
-        ) from error
+        also = "committed units are safe"
+        raise explain(error, root, named=False, also=also) from error
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mcdiff_batch.engine.files import from_json
+from mcdiff_batch.engine.files import append_json, from_json
 
 from . import durable
 
@@ -165,5 +165,5 @@ def append_incident(root: Path, incident: Incident) -> None:
     """Adds a line to incidents.jsonl.  Raises SpaceError, McdiffError."""
     fields = {key: value for key, value in asdict(incident).items() if value not in (None, "")}
     fields["at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with durable.explain_errors(root), (root / INCIDENTS).open("a") as file:
-        file.write(_line(fields) + "\n")
+    with durable.explain_errors(root):
+        append_json(root / INCIDENTS, dict(sorted(fields.items())))

@@ -1,11 +1,13 @@
 """Where an archive and its output are, and what was meant by a path that holds no run."""
 
+import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
 from mcdiff_batch.engine.errors import UsageError
 
+from . import ledger
 from .runs import CONFIG
 
 ENDING = ".enhanced"
@@ -13,10 +15,56 @@ ARCHIVE_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
 def default_output(archive: Path) -> Path:
-    """archive.enhanced beside archive.zarr."""
-    here = archive if archive.name not in ("", "..") else archive.resolve()
-    stem = here.stem if here.suffix.lower() == ".zarr" else here.name
-    return here.with_name(f"{stem}{ENDING}")
+    """archive.enhanced beside archive.zarr; for a group in a larger store, beside the store."""
+    real = _resolve(archive)
+    store = _find_store(real)
+    if store == real:
+        here = archive if archive.name not in ("", "..") else real
+        return here.with_name(f"{_stem(here)}{ENDING}")
+    names = (_stem(store), *real.relative_to(store).parts)
+    return store.with_name(f"{'-'.join(names)}{ENDING}")
+
+
+def _stem(archive: Path) -> str:
+    return archive.stem if archive.suffix.lower() == ".zarr" else archive.name
+
+
+def check_apart(output: Path, archive: Path, bundle: Path | None = None) -> None:
+    """Raises UsageError if `output` lies in a folder that a run must not change, or holds one (P6).
+
+    Links are followed.  bundle: folder of the model.
+    """
+    real, store = _resolve(output), _find_store(_resolve(archive))
+    advice = f"expected a folder of its own; use --output {default_output(archive)}"
+    for name, folder in (("the archive", store), ("the model", bundle)):
+        if folder is not None and _holds(folder, real):
+            raise UsageError(
+                f"{output}: is in {name} {folder}, which a run must not change; {advice}"
+            )
+        if folder is not None and _holds(real, _resolve(folder)):
+            raise UsageError(f"{output}: contains {name} {folder}; {advice}")
+    for parent in real.parents:
+        if _is_archive(parent) or _is_output(parent):
+            what = "an archive" if _is_archive(parent) else "the output of another run"
+            raise UsageError(f"{output}: is in {parent}, which is {what}; {advice}")
+
+
+def _find_store(path: Path) -> Path:
+    """The outermost zarr group around a resolved path."""
+    while _is_archive(path.parent) and path.parent != path:
+        path = path.parent
+    return path
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Whether a resolved path is `folder` or lies in it, under whatever name."""
+    around = (x for x in (path, *path.parents) if x.exists())
+    return folder.exists() and any(x.samefile(folder) for x in around)
+
+
+def _resolve(path: Path) -> Path:
+    """Unlike Path.resolve, it never fails, for example where links lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def default_archive(output: Path) -> Path:
@@ -38,6 +86,10 @@ def find_run(path: Path) -> Path:
     meant = next(_proposals(path), None)
     advice = f"did you mean {meant}?" if meant else "expected the --output of `mcdiff-batch run`"
     raise UsageError(f"{path}: {found}; {advice}")
+
+
+def _is_output(path: Path) -> bool:
+    return (path / CONFIG).is_file() and (path / ledger.FOLDER).is_dir()
 
 
 def _is_archive(path: Path) -> bool:

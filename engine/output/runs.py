@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mcdiff_batch.engine.errors import FingerprintError, OutputLockedError, UsageError
+from mcdiff_batch.engine.errors import FingerprintError, OutputLockedError, UsageError, explain
 from mcdiff_batch.engine.telemetry.machine import package_version
 
 from . import durable, ledger, shards
@@ -81,10 +81,14 @@ def _rebuild(handle: Any) -> HeldLock:
 def lock(root: Path) -> Iterator[HeldLock]:
     """Creates `root` and locks it, so that no other run writes there.
 
-    A lock whose processes have ended is ignored (P7).  Raises OutputLockedError.
+    A lock whose processes have ended is ignored (P7).  Raises OutputLockedError, UsageError where
+    `root` cannot be written to or locked, SpaceError, McdiffError.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        durable.make_folder(root, root)
+        descriptor = _open_lock(root / LOCK)
+    except OSError as error:
+        raise explain(error, root) from error
     try:
         _acquire(root, descriptor)
         yield HeldLock(descriptor)
@@ -92,15 +96,37 @@ def lock(root: Path) -> Iterator[HeldLock]:
         os.close(descriptor)
 
 
+def _open_lock(path: Path) -> int:
+    """Another user of the group may have made the file: to lock it, reading is enough."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.is_file():
+            raise
+        return os.open(path, flags | os.O_RDONLY)
+
+
 def _acquire(root: Path, descriptor: int) -> None:
     end = time.monotonic() + LOCK_WAIT
-    while not _try_lock(descriptor, fcntl.LOCK_EX):
+    while not _lock_or_explain(root, descriptor):
         if time.monotonic() > end:
             raise OutputLockedError(
                 f"{root}: another run is writing here; wait until it ends (see `mcdiff-batch "
                 f"status {root}`), or choose another --output"
             )
         time.sleep(0.05)
+
+
+def _lock_or_explain(root: Path, descriptor: int) -> bool:
+    try:
+        return _try_lock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UsageError(
+            f"{root}: its file system gives no lock ({error.strerror}), and without one two runs "
+            "could write here at once; choose an --output on a local disk and copy it afterwards, "
+            "or mount the share with locks (NFS: lockd, Lustre: -o flock)"
+        ) from error
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:
@@ -119,6 +145,8 @@ def is_running(root: Path) -> bool:
         return False
     try:
         return not _try_lock(descriptor, fcntl.LOCK_SH)
+    except OSError:  # its file system gives no locks, so no run can have one
+        return False
     finally:
         os.close(descriptor)
 
@@ -132,15 +160,23 @@ def software_versions() -> dict[str, str]:
 def load(root: Path) -> Run | None:
     """The run in `root`; None where there is none yet.
 
-    Raises UsageError for a damaged run.json and for a folder with other files in it.
+    Raises UsageError for a damaged run.json, for a folder with other files in it, and where
+    `root` is no folder or cannot be read.
     """
+    try:
+        return _load(root)
+    except OSError as error:
+        raise explain(error, root) from error
+
+
+def _load(root: Path) -> Run | None:
     path = root / CONFIG
     if path.is_file():
         try:
             return msgspec.convert(json.loads(path.read_bytes()), Run)
         except ValueError as error:
             raise UsageError(f"{path}: is damaged ({error}); choose another --output") from error
-    foreign = {x.name for x in root.iterdir()} - OWN_NAMES if root.is_dir() else set()
+    foreign = {x.name for x in root.iterdir()} - OWN_NAMES if root.exists() else set()
     if foreign:
         raise UsageError(
             f"{root}: contains files that no run has written, expected a new or empty folder or "
@@ -194,7 +230,7 @@ def read_finished(root: Path, unit: int) -> Head | None:
     None where the unit has to be done, again or for the first time.
     """
     try:
-        head = ledger.read_head(root, unit)
+        head = ledger.read(root, unit).head  # all of it: a record may end in the middle
         sizes = {
             name: (root / shards.shard_name(name, unit)).stat().st_size for name in head.shards
         }

@@ -6,7 +6,7 @@ start faster without it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,15 @@ def encode_shard(chunks: Mapping[int, bytes], size: int) -> bytes | None:
 def shard_name(array: str, unit: int) -> str:
     """Name of a shard in the output."""
     return f"{FOLDER}/{array}/c/{unit}/0/0"
+
+
+def folders(layout: Layout, units: Iterable[int]) -> Iterator[str]:
+    """Names of the folders of images.zarr, of the parts that belong to `units` and to all."""
+    yield FOLDER
+    for array in layout.images:
+        yield from (f"{FOLDER}/{array}", f"{FOLDER}/{array}/c")
+        for unit in units:
+            yield from (f"{FOLDER}/{array}/c/{unit}", f"{FOLDER}/{array}/c/{unit}/0")
 
 
 def commit(root: Path, unit: int, shards: Mapping[str, bytes | None]) -> dict[str, Shard]:

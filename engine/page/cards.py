@@ -5,30 +5,32 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.image.columns import COLUMNS, Column, Quality
+from mcdiff_batch.engine.image.columns import COLUMNS, CONFIDENCE, Quality
+from mcdiff_batch.engine.report.advice import REPAIR
 from mcdiff_batch.engine.report.document import Card, FailedCase, FlaggedCase, Report
-from mcdiff_batch.engine.report.gallery import BRIGHTEST, COLOURS, Pictures
+from mcdiff_batch.engine.report.gallery import BRIGHTEST, COLOURS, Marks, Pictures
 
-from .parts import figure, html, join, measured, titled
+from .overlay import draw_marks
+from .parts import figure, html, join, measured, table, titled
 
-FLAGS = {
-    "gate": "flagged",
-    "failed": "failed",
-    "open": "still open",
-    "agreement": "labels changed most",
-    "cnr": "lost contrast",
-}
+FLAGS = {"gate": "flagged", "agreement": "labels changed most", "cnr": "lost contrast"}
 WITHOUT_BEFORE = {
-    "gone": "The archive is not where it was, so the images before are not shown.",
-    "changed": "The archive has changed since the run, so the images before are not shown.",
+    "gone": "The archive is not where it was, so the images before are not shown, and the scale "
+    "is in pixels.",
+    "changed": "The archive has changed since the run, so the images before are not shown, and "
+    "the scale is in pixels.",
 }
 ORDER = (
-    "First come the cases that the gate flagged, then those that failed, those whose labels "
-    "changed most and those that lost contrast, then an even selection of the rest."
+    "First come the cases that are flagged, then those whose labels changed most and those that "
+    "lost contrast, then an even selection of the rest."
 )
-IMAGES = (
-    "From left to right: the optimal depth before, the enhanced image, and the enhanced image with "
-    "its label map"
+IMAGES = "Before is the optimal depth; labels and angles are drawn on the enhanced image."
+SIDES = (
+    "Left and right are those of the image: the archive does not say which side of the patient "
+    "they are."
+)
+ENLARGE = (
+    "A click on a picture, or Enter, enlarges it and blinks between it and the one to its left."
 )
 
 
@@ -37,26 +39,40 @@ def render(report: Report, pictures: Mapping[int, Pictures]) -> Iterator[Markup]
     if not gallery.cases:
         yield html("<p>No case is done yet.</p>")
         return
-    spread = _spread(gallery.draws) if gallery.draws > 1 else "."
-    absent = WITHOUT_BEFORE.get(gallery.before, "")
-    yield html("<p>{} {}{} {}</p>", ORDER, IMAGES, spread, absent)
-    yield html('<p class="legend">{}</p>', join(_legend(report.provenance.classes)))
+    yield html("<p>{} {} {} {}</p>", ORDER, IMAGES, SIDES, WITHOUT_BEFORE.get(gallery.before, ""))
+    yield html('<p class="scripted">{}</p>', ENLARGE)
+    yield html(
+        '<p class="legend">{}<span>White lines: the two levels that a curve angle is between'
+        "</span>{}</p>",
+        join(_legend(report.provenance.classes)),
+        _spread(gallery.draws) if gallery.draws > 1 else "",
+    )
     cards = (_card(card, pictures.get(card.case, Pictures())) for card in gallery.cases)
     yield html('<div class="cards">{}</div>', join(cards))
+    yield VIEWER
+
+
+VIEWER = html(
+    '<dialog id="viewer" aria-labelledby="viewer-title"><p><b id="viewer-title" '
+    'aria-live="polite"></b><button type="button">Other picture</button>'
+    '<button type="button" aria-pressed="false">Blink</button>'
+    '<button type="button">Close</button></p>'
+    '<div class="stage" tabindex="0" role="group" aria-label="enlarged picture"></div></dialog>'
+)
 
 
 def _spread(draws: int) -> Markup:
     return html(
-        ", then the standard deviation over {} draws, white from {} grey levels. Where it is "
-        "bright, the model is unsure.",
+        "<span>Spread: the standard deviation over {} draws, white from {} grey levels. Where it "
+        "is bright, the model is unsure</span>",
         figure(draws),
         BRIGHTEST,
     )
 
 
 def _legend(classes: Sequence[str]) -> Iterator[Markup]:
-    for name, colour in zip(classes[1:], COLOURS, strict=False):
-        yield html('<span><i class="key" style="background:{}"></i> {}</span>', colour, name)
+    for number, name in enumerate(classes[1:]):
+        yield html('<span><i class="key label-{}"></i> {}</span>', number % len(COLOURS) + 1, name)
 
 
 def case_name(row: Card | FailedCase | FlaggedCase) -> Markup:
@@ -65,51 +81,68 @@ def case_name(row: Card | FailedCase | FlaggedCase) -> Markup:
     return index if row.id is None else html("{} <bdi>{}</bdi>", index, row.id)
 
 
+def card_anchor(case: int) -> str:
+    return f"case-{case}"
+
+
 def _card(card: Card, pictures: Pictures) -> Markup:
+    shots = list(_shots(card, pictures))
     return html(
-        '<figure class="card"><figcaption><b>case {name}</b> {flag}{why}</figcaption>'
-        "<div>{images}</div><p>{numbers}</p></figure>",
+        '<article class="card" id="{anchor}"><h3>Case {name} {flag}</h3>{why}'
+        '<div class="shots" role="group" aria-label="pictures of case {case}" tabindex="0">'
+        "{shots}</div>{numbers}</article>",
+        anchor=card_anchor(card.case),
         name=case_name(card),
-        flag=html('<span class="flag {}">{}</span>', card.flag, FLAGS[card.flag])
-        if card.flag
-        else "",
-        why=join(html("<br>{}", line) for line in card.why),
-        images=join(_images(card, pictures)),
-        numbers=join(_numbers(card), html("<br>")),
+        flag=html('<span class="flag">{}</span>', FLAGS[card.flag]) if card.flag else "",
+        why=html('<p class="why">{}</p>', join(card.why, "; ")) if card.why else "",
+        case=card.case,
+        shots=join(shots) or _damaged(),
+        numbers=table(("", "before", "enhanced"), list(_numbers(card.quality)), "numbers"),
     )
 
 
-def _images(card: Card, pictures: Pictures) -> list[Markup]:
-    images = {
-        "before": pictures.before,
-        "after": pictures.after,
-        "labels": pictures.labels,
-        "spread": pictures.spread,
-    }
-    shown = [_image(name, png, card.case) for name, png in images.items() if png]
-    return shown or [html("<span>{}<br>{}</span>", card.reason, card.detail)]
-
-
-def _image(name: str, png: bytes, case: int) -> Markup:
+def _damaged() -> Markup:
     return html(
-        '<img src="data:image/png;base64,{data}" alt="case {case} {name}" title="{name}">',
-        data=base64.b64encode(png).decode(),
-        case=case,
-        name=name,
+        "<p>The stored images cannot be read. <code>{}</code> makes them again.</p>", REPAIR
     )
 
 
-def _numbers(card: Card) -> Iterator[Markup]:
-    if not card.quality:
-        yield html("{}", "no result yet" if card.flag == "open" else "no result")
+def _shots(card: Card, pictures: Pictures) -> Iterator[Markup]:
+    """The figures of a case; the label map lies over the enhanced image."""
+    layers = {
+        "Before": [pictures.before],
+        "Enhanced": [pictures.after],
+        "Labels and angles": [pictures.after, pictures.labels],
+        "Spread over draws": [pictures.spread],
+    }
+    for title, pngs in layers.items():
+        shown = [x for x in pngs if x is not None]
+        if len(shown) == len(pngs):
+            yield _shot(card.case, title, shown, pictures.marks)
+
+
+def _shot(case: int, title: str, pngs: Sequence[bytes], marks: Marks | None) -> Markup:
+    alts = (f"case {case}: {title}", *[""] * (len(pngs) - 1))
+    return html(
+        '<figure class="shot" data-title="Case {case}: {title}"><div class="stack">{layers}{marks}'
+        "</div><figcaption><span>image left</span><b>{title}</b><span>image right</span>"
+        "</figcaption></figure>",
+        case=case,
+        title=title,
+        layers=join(map(_image, pngs, alts)),
+        marks=draw_marks(marks, angles=len(pngs) > 1) if marks else "",
+    )
+
+
+def _image(png: bytes, alt: str) -> Markup:
+    data = base64.b64encode(png).decode()
+    return html('<img src="data:image/png;base64,{}" alt="{}">', data, alt)
+
+
+def _numbers(quality: Quality) -> Iterator[tuple[object, ...]]:
     for column in COLUMNS:
-        if column.paired and card.quality.get(column.before) is not None:
-            yield _pair(column, card.quality)
-        elif column.headline and card.quality.get(column.name) is not None:
-            value = measured(column, card.quality[column.name])
-            yield html("{} {}", titled(column), value)
-
-
-def _pair(column: Column, quality: Quality) -> Markup:
-    before, after = (measured(column, quality.get(x)) for x in column.keys)
-    return html("{} {} → {}", titled(column), before, after)
+        if column.paired and any(quality.get(x) is not None for x in column.keys):
+            yield titled(column), *(measured(column, quality.get(x)) for x in column.keys)
+        elif (column.headline or column == CONFIDENCE) and quality.get(column.name) is not None:
+            value = measured(column, quality[column.name])
+            yield titled(column), "", html("{} of 1", value) if column == CONFIDENCE else value

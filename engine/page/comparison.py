@@ -1,6 +1,7 @@
 """Two runs side by side: the figures of each, and the settings that differ."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -14,18 +15,22 @@ from mcdiff_batch.engine.report.document import (
     Report,
     Single,
 )
+from mcdiff_batch.engine.text import clean, name_device
 
-from .parts import DASH, decibel, figure, html, join, moment, rounded, seconds, table, titled
+from .parts import DASH, MINUS, decibel, figure, html, join, moment, rounded, seconds, table, titled
+
+HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A figure that both runs have."""
 
-    name: str
+    name: str  # in report.json
     read: Callable[[Report], float | None]
     show: Callable[[float], Markup] = rounded
     ratio: bool = True  # whether this / other means anything
+    title: str = ""  # on the page, where it is not the name
 
 
 def _quality_rows() -> Iterator[Row]:
@@ -51,11 +56,21 @@ ROWS = (
     Row(name="open", read=lambda x: x.cases.open),
     Row(name="flagged", read=lambda x: x.flagged.total),
     Row(name="incidents", read=lambda x: x.incidents.total),
-    Row(name="of work", read=lambda x: x.work.seconds, show=seconds),
+    Row(name="of work", title="working time", read=lambda x: x.work.seconds, show=seconds),
     Row(name="cases an hour", read=lambda x: x.work.cases_per_hour),
-    Row(name="batch, p50, s", read=lambda x: x.latency.batch.p50),
-    Row(name="batch, p95, s", read=lambda x: x.latency.batch.p95),
-    Row(name="case, p50, s", read=lambda x: x.latency.case.p50),
+    Row(
+        name="batch, p50, s",
+        title="latency of a batch, median, s",
+        read=lambda x: x.latency.batch.p50,
+    ),
+    Row(
+        name="batch, p95, s",
+        title="latency of a batch, 95 % are below, s",
+        read=lambda x: x.latency.batch.p95,
+    ),
+    Row(
+        name="case, p50, s", title="latency of a case, median, s", read=lambda x: x.latency.case.p50
+    ),
     Row(
         name="most memory, MiB",
         read=lambda x: x.machine.resident_mib.max if x.machine.resident_mib else None,
@@ -64,9 +79,11 @@ ROWS = (
 )
 
 
-def compare(this: Report, other: Report) -> Comparison:
+def compare(this: Report, other: Report, names: Sequence[str]) -> Comparison:
+    """names: how this run and the other one are called."""
     own, others = this.provenance.settings, other.provenance.settings
     return Comparison(
+        names=[clean(x) for x in names],
         finished_at=[x.work.finished_at or "" for x in (this, other)],
         figures={row.name: _figure(row, this, other) for row in ROWS},
         devices=[[_waits(x) for x in report.stages] for report in (this, other)],
@@ -82,7 +99,8 @@ def _figure(row: Row, this: Report, other: Report) -> Figure:
     first, second = row.read(this), row.read(other)
     divides = row.ratio and first is not None and second is not None and second > 0
     ratio = round(first / second, 3) if divides and first and second else None
-    return Figure(this=first, other=second, ratio=ratio)
+    difference = None if first is None or second is None else round(first - second, 4)
+    return Figure(this=first, other=second, ratio=ratio, difference=difference)
 
 
 def _waits(device: DeviceTimes) -> DeviceWaits:
@@ -94,22 +112,52 @@ def _waits(device: DeviceTimes) -> DeviceWaits:
 
 
 def render(comparison: Comparison) -> Iterator[Markup]:
-    this, other = map(moment, comparison.finished_at)
-    rows: list[tuple[object, ...]] = [_row(row, comparison.figures[row.name]) for row in ROWS]
-    rows.append(("devices wait", *map(_waits_of, comparison.devices), ""))
-    yield table(("", f"this, {this}", f"other, {other}", "this / other"), rows, "numbers")
-    if comparison.settings:
-        settings = [(name.replace("_", " "), *pair) for name, pair in comparison.settings.items()]
-        yield html("<h3>Settings that differ</h3>")
-        yield table(("", "this", "other"), settings, "pairs")
-    else:
-        yield html('<p class="muted">The same settings.</p>')
+    names, ends = comparison.names, comparison.finished_at
+    this, other = (
+        f"{words} {name}{f', {moment(end)}' if end else ''}"
+        for words, name, end in zip(("this:", "other:"), names, ends, strict=True)
+    )
+    pairs = ((row, comparison.figures[row.name]) for row in ROWS)
+    rows: list[tuple[object, ...]] = [
+        _row(row, x) for row, x in pairs if not x.this is x.other is None
+    ]
+    rows.append(("devices wait", *map(_waits_of, comparison.devices), "", ""))
+    yield table(("figure", this, other, "difference", "this / other"), rows, "numbers")
+    yield html("<h3>Settings that differ</h3>")
+    if not comparison.settings:
+        yield html('<p class="muted">None. Both runs have the same settings.</p>')
+        return
+    settings = [_setting(*x) for x in comparison.settings.items()]
+    yield table(("setting", "this", "other"), settings, "pairs")
+
+
+def _setting(name: str, values: Sequence[str]) -> tuple[object, ...]:
+    """Hashes say nothing to a person; they are in the provenance of each report."""
+    hashes = any(HASH.fullmatch(x) for x in values)
+    shown = [
+        ("another one, see Provenance" if x else DASH) if hashes else x or DASH for x in values
+    ]
+    return name.replace("_", " "), *shown
 
 
 def _row(row: Row, values: Figure) -> tuple[object, ...]:
     this, other = (DASH if x is None else row.show(x) for x in (values.this, values.other))
-    return row.name, this, other, rounded(values.ratio)
+    return (
+        row.title or row.name,
+        this,
+        other,
+        _difference(row, values.difference),
+        rounded(values.ratio),
+    )
+
+
+def _difference(row: Row, value: float | None) -> Markup:
+    if not value:
+        return html("{}", DASH if value is None else "none")
+    words = row.show(abs(value)).striptags()
+    return figure(value, f"{'+' if value > 0 else MINUS}{words}")
 
 
 def _waits_of(devices: list[DeviceWaits]) -> Markup:
-    return join((html("{} {} %", x.device, figure(x.waiting_percent)) for x in devices), " ")
+    shares = (html("{} {} %", name_device(x.device), figure(x.waiting_percent)) for x in devices)
+    return join(shares, " ")

@@ -22,6 +22,8 @@ def render(machine: Machine) -> Iterator[Markup]:
         if series is not None
     )
     yield html('<div class="panels">{}</div>', join(panels))
+    if not (machine.gpus or machine.notes):
+        yield html('<p class="muted">No GPU was used.</p>')
     if machine.gpus:
         columns = ("GPU", "mean clock", "energy", "slowed down by", "ECC errors")
         yield table(columns, [_row(gpu) for gpu in machine.gpus])

@@ -1,7 +1,7 @@
 """The report as one offline page.
 
 The order is that of an operator's questions: what was done, and what needs attention?  How good is
-it, where did the time go, which cases should I look at, and what exactly was run?
+it, which cases should I look at, where did the time go, and what exactly was run?
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,29 +12,25 @@ from markupsafe import Markup
 from mcdiff_batch.engine.image.columns import CNR
 from mcdiff_batch.engine.model.ladder import DRAWS_NFE
 from mcdiff_batch.engine.report.document import (
-    FailedCase,
-    Failures,
-    Flagged,
     Gain,
-    IncidentRow,
-    Incidents,
     Outcome,
     Provenance,
     Report,
     Work,
 )
 from mcdiff_batch.engine.report.gallery import Pictures
-from mcdiff_batch.engine.text import clean
+from mcdiff_batch.engine.text import clean, name_device
 
-from . import cards, comparison, machine, quality, time
+from . import attention, cards, comparison, machine, quality, time
 from .parts import (
     CAUTION,
+    SCRIPT,
     STYLE,
+    contents,
     document,
     figure,
     html,
     join,
-    long_table,
     measured,
     moment,
     plural,
@@ -56,32 +52,46 @@ TIMES = {1: "once", 2: "twice"}
 
 def render(report: Report, pictures: Mapping[int, Pictures]) -> str:
     """The page; `pictures` by case."""
+    sections = {
+        "Attention": attention.render(report),
+        "Side by side": comparison.render(report.compared) if report.compared else (),
+        "Quality": quality.render(report.quality),
+        "Cases": cards.render(report, pictures),
+        "Time": time.render(report),
+        "Machine": machine.render(report.machine),
+        "Provenance": _provenance(report.provenance),
+    }
+    shown = [(title, parts) for title, x in sections.items() if (parts := list(x))]
     return document(
-        f"mcdiff-batch: {report.cases.done} cases enhanced",
+        " · ".join(_title(report)),
         STYLE,
         _masthead(report),
-        section("Attention", *_attention(report)),
-        *_compared(report),
-        section("Quality", *quality.render(report.quality)),
-        section("Time", *time.render(report)),
-        section("Machine", *machine.render(report.machine)),
-        section("Cases", *cards.render(report, pictures), class_="whole"),
-        section("Provenance", *_provenance(report.provenance)),
+        contents(title for title, _ in shown),
+        *(section(title, *x, class_="whole" if title == "Cases" else "") for title, x in shown),
+        script=SCRIPT,
     )
 
 
-def _compared(report: Report) -> Iterator[Markup]:
-    if report.compared is not None:
-        yield section("Side by side", *comparison.render(report.compared))
+def _title(report: Report) -> Iterator[str]:
+    """The title of the tab: what is wrong first."""
+    cases = report.cases
+    for count, word in ((cases.open, "open"), (cases.failed, "failed")):
+        if count:
+            yield f"{count} {word}"
+    yield f"{cases.done} enhanced"
+    if report.flagged.total:
+        yield f"{report.flagged.total} flagged"
 
 
 def _masthead(report: Report) -> Markup:
     return html(
-        '<header><p class="muted">{badge} mcdiff-batch {version}, {when}</p><h1>{headline}</h1>'
-        '<p class="lede">{lede}</p><p class="muted">{caution}</p>{tiles}</header>',
+        '<header><p class="muted">{badge} mcdiff-batch {version}, report of {when}{host}</p>'
+        '<h1>{headline}</h1><p class="lede">{lede}</p><p class="muted">{caution}</p>{tiles}'
+        "</header>",
         badge=_badge(report.outcome),
         version=report.version,
         when=moment(report.written_at),
+        host="" if report.host is None else html(", on {}", report.host),
         headline=join(_headline(report)),
         lede=join(_lede(report), " "),
         caution=CAUTION,
@@ -115,9 +125,9 @@ def _lede(report: Report) -> Iterator[Markup]:
     if report.outcome.state == "stopped":
         yield html("Run the same command again to finish.")
     if work.seconds:
-        devices = ", ".join(x.device for x in report.stages)
+        devices = ", ".join(name_device(x.device) for x in report.stages)
         resumed = _resumed(work)
-        yield html("It took {} on {}, {}.", seconds(work.seconds), devices, resumed)
+        yield html("{}{} of work on {}, {}.", _span(work), seconds(work.seconds), devices, resumed)
     yield html(
         "Bundle {}, sampler {}, {} {} per {}.",
         provenance.bundle.get("name", "?"),
@@ -138,6 +148,13 @@ def _lede(report: Report) -> Iterator[Markup]:
         yield html("{} {} not selected.", figure(report.cases.skipped), words)
 
 
+def _span(work: Work) -> Markup:
+    if work.started_at is None:
+        return html("")
+    ended = html(", ended {}", moment(work.finished_at)) if work.finished_at else ""
+    return html("Started {}{}: ", moment(work.started_at), ended)
+
+
 def _resumed(work: Work) -> Markup:
     if not work.resumed:
         return html("without interruption")
@@ -147,67 +164,16 @@ def _resumed(work: Work) -> Markup:
 
 def _tiles(report: Report) -> Iterator[tuple[str, Markup]]:
     cases, work = report.cases, report.work
-    yield "done", figure(cases.done)
-    if report.flagged.gate:
+    yield "enhanced", figure(cases.done)
+    for name, count in (("failed", cases.failed), ("open", cases.open)):
+        yield name, html('<span class="{}">{}</span>', "bad" if count else "", figure(count))
+    if report.flagged.gate or report.flagged.total:
         yield "flagged", figure(report.flagged.total)
-    yield "failed", figure(cases.failed)
-    yield "open", figure(cases.open)
     yield "cases per hour", figure(work.cases_per_hour, f"{work.cases_per_hour or 0:,.0f}")
     yield "working time", seconds(work.seconds)
     cnr = report.quality[CNR.name]
     assert isinstance(cnr, Gain)
     yield f"median {titled(CNR, ' gain')}", measured(CNR, cnr.gain.median, "+")
-
-
-def _attention(report: Report) -> Iterator[Markup]:
-    failures, incidents, flagged = report.failures, report.incidents, report.flagged
-    cases = report.cases
-    total = flagged.total + failures.total + incidents.total
-    if not (total or cases.open or cases.damaged_records):
-        yield html("<p>Nothing. No case failed, and nothing else went wrong.</p>")
-    if not flagged.gate:
-        yield html('<p class="muted">The bundle has no gate, so no case is flagged.</p>')
-    if flagged.total:
-        one, many = "case is flagged: look at it first", "cases are flagged: look at them first"
-        yield _counted(plural(flagged.total, one, many), flagged, flagged.kinds)
-        rows = [(cards.case_name(x), "; ".join(x.why)) for x in flagged.rows]
-        yield long_table(("case", "why"), rows)
-    if failures.total:
-        one, many = "case failed or was interrupted", "cases failed or were interrupted"
-        yield _counted(plural(failures.total, one, many), failures, failures.reasons)
-        columns = ("case", "status", "reason", "detail")
-        yield long_table(columns, [_failure(x) for x in failures.rows])
-    if cases.open:
-        words = plural(cases.open, "case is", "cases are")
-        yield html("<p><b>{} {} still open.</b></p>", figure(cases.open), words)
-    if cases.damaged_records:
-        yield html(
-            "<p>Damaged ledger records: {}. The next run enhances their cases again.</p>",
-            figure(cases.damaged_records),
-        )
-    if incidents.total:
-        words = plural(incidents.total, "incident", "incidents")
-        yield _counted(f"{words} that the data did not cause", incidents, incidents.kinds)
-        columns = ("when", "kind", "where", "detail")
-        yield long_table(columns, [_incident(x) for x in incidents.rows])
-
-
-def _counted(words: str, rows: Flagged | Failures | Incidents, kinds: Mapping[str, int]) -> Markup:
-    counts = join((html("{} {}", kind, figure(count)) for kind, count in kinds.items()), ", ")
-    partly = "; not all are listed" if rows.total > len(rows.rows) else ""
-    return html("<p><b>{} {}</b>: {}{}</p>", figure(rows.total), words, counts, partly)
-
-
-def _failure(row: FailedCase) -> tuple[object, ...]:
-    return cards.case_name(row), row.status, row.reason, row.detail
-
-
-def _incident(row: IncidentRow) -> tuple[object, ...]:
-    places = [row.device] if row.device else []
-    for word, index in (("unit", row.unit), ("case", row.case)):
-        if index is not None:
-            places.append(html("{} {}", word, figure(index, str(index))))
-    return moment(row.at), row.kind, join(places, " "), row.detail
 
 
 def _provenance(provenance: Provenance) -> Iterator[Markup]:

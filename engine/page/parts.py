@@ -5,6 +5,8 @@ A number is shown by `figure`, as <data>, so that every number of a page can be 
 JSON.
 """
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from mcdiff_batch.engine.image.columns import Column
 from mcdiff_batch.engine.text import format_duration
 
 STYLE = Markup((Path(__file__).parent / "report.css").read_text())
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+SCRIPT = Markup((Path(__file__).parent / "report.js").read_text())
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 CAUTION = "Not a medical device: nothing here is fit for diagnosis or treatment."
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -30,26 +33,51 @@ def join(parts: Iterable[str], separator: str = "") -> Markup:
     return Markup(separator).join(parts)
 
 
-def document(title: str, style: Markup, *body: Markup) -> str:
-    """A whole page.  It has no script and loads nothing."""
+def document(title: str, style: Markup, *body: Markup, script: Markup | None = None) -> str:
+    """A whole page.  It loads nothing, and no script but `script` runs in it."""
     return html(
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        "<title>{title}</title><style>{style}</style></head><body>{body}</body></html>\n",
-        policy=POLICY,
+        "<title>{title}</title><style>{style}</style></head><body>{body}{script}</body></html>\n",
+        policy=policy(style, script),
         title=title,
         style=style,
         body=join(body),
+        script="" if script is None else html("<script>{}</script>", script),
     )
+
+
+def policy(style: Markup, script: Markup | None) -> str:
+    """The content security policy of a page: this style sheet and this script, and no other."""
+    allowed = "" if script is None else f"; script-src '{_hash(script)}'"
+    return f"{POLICY}; style-src '{_hash(style)}'{allowed}"
+
+
+def _hash(text: Markup) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def section(title: str, *children: Markup, class_: str = "") -> Markup:
     return html(
-        '<section class="{}"><h2>{}</h2><div>{}</div></section>', class_, title, join(children)
+        '<section id="{}" class="{}"><h2>{}</h2><div>{}</div></section>',
+        anchor(title),
+        class_,
+        title,
+        join(children),
     )
+
+
+def contents(titles: Iterable[str]) -> Markup:
+    """Links to the sections of a page."""
+    links = (html('<a href="#{}">{}</a>', anchor(x), x) for x in titles)
+    return html('<nav aria-label="sections">{}</nav>', join(links, " "))
+
+
+def anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
 
 
 def tiles(values: Iterable[tuple[str, Markup]]) -> Markup:
@@ -59,23 +87,37 @@ def tiles(values: Iterable[tuple[str, Markup]]) -> Markup:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], class_: str = "") -> Markup:
-    head = html("<tr>{}</tr>", join(html("<th>{}</th>", x) for x in columns))
-    body = join(html("<tr>{}</tr>", join(html("<td>{}</td>", x) for x in row)) for row in rows)
+    """A table; the first cell of a row is its header.  Without `columns` there is no head."""
+    head = html("<tr>{}</tr>", join(map(_head, columns)))
     return html(
         '<div class="wide"><table class="{}">{}<tbody>{}</tbody></table></div>',
         class_,
         html("<thead>{}</thead>", head) if columns else "",
-        body,
+        join(map(_row, rows)),
     )
 
 
-def long_table(columns: Sequence[str], rows: Sequence[Sequence[object]], shown: int = 10) -> Markup:
-    """A table of which a click opens the later rows."""
-    first = table(columns, rows[:shown])
-    if len(rows) <= shown:
+def _head(words: str) -> Markup:
+    return html('<th scope="col">{}</th>', words) if words else html("<td></td>")
+
+
+def _row(cells: Iterable[object]) -> Markup:
+    first, *others = cells
+    rest = join(html("<td>{}</td>", x) for x in others)
+    return html('<tr><th scope="row">{}</th>{}</tr>', first, rest)
+
+
+def shorten(lines: Sequence[Markup], shown: int = 10) -> Markup:
+    """A list of which a click opens the later lines."""
+    items = [html("<li>{}</li>", x) for x in lines]
+    first = html('<ul class="plain">{}</ul>', join(items[:shown]))
+    if len(items) <= shown:
         return first
-    rest = table((), rows[shown:])
-    return html("{}<details><summary>Show the rest</summary>{}</details>", first, rest)
+    return html(
+        '{}<details><summary>Show the rest</summary><ul class="plain">{}</ul></details>',
+        first,
+        join(items[shown:]),
+    )
 
 
 # --- numbers

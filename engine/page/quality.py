@@ -33,18 +33,35 @@ def _panel(column: Column, distribution: Single | Gain, histogram: Histogram | N
         "<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>",
         titled(column),
         column.about,
-        svg.histograms(histogram.edges, list(_rows(column, distribution, histogram)), column.unit),
+        svg.histograms(
+            histogram.edges,
+            list(_rows(column, distribution, histogram)),
+            column.unit,
+            f"{titled(column)}, by case",
+        ),
     )
 
 
 def _rows(column: Column, distribution: Single | Gain, histogram: Histogram) -> Iterator[svg.Row]:
-    digits = 1 if column.unit else 2
+    digits, points = 1 if column.unit else 2, histogram.points or {}
     if isinstance(distribution, Gain) and histogram.before is not None:
         median = distribution.before.median
-        yield svg.Row(name="before", counts=histogram.before, median=median, digits=digits)
+        yield svg.Row(
+            name="before",
+            counts=histogram.before,
+            median=median,
+            digits=digits,
+            points=points.get("before"),
+        )
     if histogram.after is not None:
         median = distribution.after.median
-        yield svg.Row(name="after", counts=histogram.after, median=median, digits=digits)
+        yield svg.Row(
+            name="after",
+            counts=histogram.after,
+            median=median,
+            digits=digits,
+            points=points.get("after"),
+        )
 
 
 def _row(column: Column, distribution: Distribution) -> tuple[object, ...]:

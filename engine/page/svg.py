@@ -8,6 +8,8 @@ from markupsafe import Markup
 
 from .parts import html, join
 
+DOT = 3.5  # px, radius
+HIGHEST = 5  # dots above the lowest; more lie on the last
 STEPS = (1, 2, 2.5, 5, 10)
 CLOCKS = (  # least seconds, seconds in one, unit
     (7200.0, 3600.0, "h"),
@@ -91,31 +93,63 @@ def bottom(axis: Axis, y: float, unit: str = "") -> Markup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One histogram of a chart; all rows have the same edges."""
+    """One histogram of a chart; all rows have the same edges.  A few values are dots instead."""
 
     name: str
     counts: Sequence[int]
     median: float | None
     digits: int = 1
     class_: str = ""  # by default the name
+    points: Sequence[float] | None = None
 
 
-def histograms(edges: Sequence[float], rows: Sequence[Row], unit: str) -> Markup:
+def histograms(edges: Sequence[float], rows: Sequence[Row], unit: str, label: str) -> Markup:
     """Histograms one below the other on one axis, each with its median."""
     width, height, left = 340, 64, 48
     axis = Axis(low=edges[0], high=edges[-1], left=left, right=width - 8)
     most = max(1, *(max(row.counts) for row in rows))
-    drawn = [_bars(row, edges, axis, k * height, height, most) for k, row in enumerate(rows)]
+    drawn = [_row(row, edges, axis, (k * height, height), most) for k, row in enumerate(rows)]
     total = len(rows) * height
-    return canvas(width, total + 32, "histogram", *drawn, bottom(axis, total + 16, unit))
+    medians = (f"{x.name} median {x.median:.{x.digits}f}" for x in rows if x.median is not None)
+    words = ", ".join([label, *map(str.strip, medians)])
+    return canvas(width, total + 32, words, *drawn, bottom(axis, total + 16, unit))
+
+
+def _row(
+    row: Row, edges: Sequence[float], axis: Axis, place: tuple[float, float], most: int
+) -> Markup:
+    top, height = place
+    base = top + height - 2
+    floor = line(axis.left, base, axis.right, base, "axis")
+    name = text(0, base - 4, row.name, "name")
+    marks = _dots(row, axis, base) if row.points else _bars(row, edges, axis, base, height, most)
+    return join([floor, *marks, name, _median(row, axis, top, base)])
+
+
+def _dots(row: Row, axis: Axis, base: float) -> Iterator[Markup]:
+    """A dot for each value; one that would cover another stands above it."""
+    places: list[tuple[float, int]] = []
+    for value in sorted(row.points or ()):
+        x = min(max(axis(value), axis.left), axis.right)
+        near = {level for at, level in places if x - at < 2 * DOT}
+        level = next(k for k in range(len(places) + 1) if k not in near)
+        places.append((x, level))
+        y = base - DOT - 1 - 2 * DOT * min(level, HIGHEST)
+        yield html(
+            '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{:.4g}</title></circle>',
+            row.class_ or row.name,
+            x,
+            y,
+            DOT,
+            value,
+        )
 
 
 def _bars(
-    row: Row, edges: Sequence[float], axis: Axis, top: float, height: float, most: int
-) -> Markup:
-    base = top + height - 2
+    row: Row, edges: Sequence[float], axis: Axis, base: float, height: float, most: int
+) -> list[Markup]:
     spans = zip(row.counts, edges, edges[1:], strict=False)
-    bars = [
+    return [
         rect(
             axis(low) + 0.5,
             base - (height - 20) * count / most,
@@ -127,9 +161,6 @@ def _bars(
         for count, low, high in spans
         if count
     ]
-    floor = line(axis.left, base, axis.right, base, "axis")
-    name = text(0, base - 4, row.name, "name")
-    return join([floor, *bars, name, _median(row, axis, top, base)])
 
 
 def _median(row: Row, axis: Axis, top: float, base: float) -> Markup:

@@ -15,6 +15,7 @@ from mcdiff_batch.engine.report.document import (
 )
 from mcdiff_batch.engine.report.timeline import CAUSES
 from mcdiff_batch.engine.telemetry.spans import FEEDING, LANES, TASK
+from mcdiff_batch.engine.text import name_device
 
 from . import svg
 from .parts import DASH, figure, html, join, table
@@ -82,18 +83,22 @@ def _throughput(throughput: Throughput, mean: float) -> Markup:
         "average.{}</figcaption>{}</figure>",
         figure(mean, f"{mean:,.0f}"),
         " A dashed line marks a resumption." if throughput.resumed_at else "",
-        svg.curve(throughput.cases_per_hour, throughput.seconds, throughput.resumed_at),
+        html('<div class="wide">{}</div>', _course(throughput)),
     )
 
 
+def _course(throughput: Throughput) -> Markup:
+    return svg.curve(throughput.cases_per_hour, throughput.seconds, throughput.resumed_at)
+
+
 def _timeline(timeline: Timeline) -> Markup:
-    rows = [(x.device, [(k, x.shares[k]) for k in CAUSES]) for x in timeline.devices]
+    rows = [(name_device(x.device), [(k, x.shares[k]) for k in CAUSES]) for x in timeline.devices]
     used = [k for k in CAUSES if any(max(x.shares[k]) > 0 for x in timeline.devices)]
     return html(
         "<figure><figcaption><b>Devices over the working time.</b> The full height is all of a "
         "device's time. In pale parts the device had nothing left to do, or its worker was lost."
         "</figcaption>{}{}</figure>",
-        svg.timelines(rows, timeline.seconds),
+        html('<div class="wide">{}</div>', svg.timelines(rows, timeline.seconds)),
         _legend(used),
     )
 
@@ -102,7 +107,7 @@ def _waits(waits: Sequence[Wait]) -> Markup:
     """The longest waits of the devices."""
     rows = [
         (
-            x.device,
+            name_device(x.device),
             figure(x.at, svg.clocked(x.at)),
             _short(x.seconds),
             REASONS.get(x.cause, x.cause),
@@ -121,14 +126,14 @@ def _lanes_figure(stages: Sequence[DeviceTimes], wall: float) -> Markup:
     return html(
         "<figure><figcaption><b>Time by stage.</b> Reading, model and finishing run in parallel."
         "</figcaption>{}{}</figure>",
-        svg.lanes(list(_lanes(stages)), wall),
+        html('<div class="wide">{}</div>', svg.lanes(list(_lanes(stages)), wall)),
         _legend(_present(stages)),
     )
 
 
 def _lanes(stages: Sequence[DeviceTimes]) -> Iterator[svg.Lane]:
     for device in stages:
-        name = device.device
+        name = name_device(device.device)
         for lane in _in_order(device.lanes):
             if lane != FEEDING:
                 spent = device.lanes[lane]
@@ -161,13 +166,13 @@ def _legend(stages: Sequence[str]) -> Markup:
 def _stage_table(stages: Sequence[DeviceTimes]) -> Markup:
     """A stage a row, a device a column."""
     rows: list[tuple[object, ...]] = [
-        ("cases", *(figure(x.cases) for x in stages)),
+        ("cases, failed ones too", *(figure(x.cases) for x in stages)),
         ("model waits", *(_percent(x.waiting_percent) for x in stages)),
         ("time accounted for", *(_percent(x.accounted_percent) for x in stages)),
     ]
     for stage in _present(stages):
         rows.append((STAGES.get(stage, stage), *(_spent(x, stage) for x in stages)))
-    return table(("ms per case", *(x.device for x in stages)), rows, "numbers")
+    return table(("ms per case", *(name_device(x.device) for x in stages)), rows, "numbers")
 
 
 def _percent(value: float | None) -> Markup:
@@ -190,18 +195,30 @@ def _latencies(report: Report) -> Iterator[tuple[str, str, Latency, Histogram]]:
 
 
 def _latency_panel(title: str, words: str, latency: Latency, histogram: Histogram) -> Markup:
-    row = svg.Row(name="", class_="after", counts=histogram.all or [], median=latency.p50, digits=2)
+    points = (histogram.points or {}).get("all")
+    row = svg.Row(
+        name="",
+        class_="after",
+        counts=histogram.all or [],
+        median=latency.p50,
+        digits=2,
+        points=points,
+    )
     return html(
         "<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>",
         title,
         words,
-        svg.histograms(histogram.edges, [row], "s"),
+        svg.histograms(histogram.edges, [row], "s", title),
     )
 
 
 def _latency_table(shown: Sequence[tuple[str, str, Latency, Histogram]]) -> Markup:
     rows = [
-        (title, figure(x.count), *(_short(getattr(x, point)) for point in POINTS))
+        (
+            title.removeprefix("Latency "),
+            figure(x.count),
+            *(_short(getattr(x, point)) for point in POINTS),
+        )
         for title, _, x, _ in shown
     ]
     return table(("", "count", *POINTS), rows, "numbers")

@@ -28,6 +28,7 @@ from .document import (
 
 MOST_ROWS = 200  # of a table
 BINS = 32  # at most
+FEW = 20  # values or more make a histogram; fewer are shown one by one
 TAIL = 0.5  # %; values beyond are counted in the outer bins
 Floats = npt.NDArray[np.float64]
 
@@ -65,8 +66,8 @@ class Tally:
         self.flags.append(len(entry.flags))
         self.kinds.update(map(clean, entry.flags))
         if entry.flags and len(self.flagged) < MOST_ROWS:
-            why = explain(entry.flags, entry.quality)
-            self.flagged.append(FlaggedCase(case=entry.case, why=why))
+            why, flags = explain(entry.flags, entry.quality), list(map(clean, entry.flags))
+            self.flagged.append(FlaggedCase(case=entry.case, why=why, flags=flags))
 
     def _add_failure(self, entry: Entry) -> None:
         reason, detail = clean(entry.reason or entry.status), clean(entry.detail)
@@ -142,19 +143,24 @@ def summarise(values: Floats) -> Summary:
 
 
 def count_bins(**columns: Floats) -> Histogram | None:
-    """Histogram of each column on common edges; None where no value is defined."""
+    """Histogram of each column on common edges; None where no value is defined.
+
+    Where every column has fewer than FEW values, the values are there too.
+    """
     defined = {name: values[np.isfinite(values)] for name, values in columns.items()}
     whole = np.concatenate(list(defined.values()))
     if not len(whole):
         return None
-    low, high = np.percentile(whole, (TAIL, 100 - TAIL))
-    bins = _bins([len(x) for x in defined.values()])
+    sizes = [len(x) for x in defined.values()]
+    few, bins = max(sizes) < FEW, _bins(sizes)
+    low, high = np.percentile(whole, (0, 100) if few else (TAIL, 100 - TAIL))
     edges = np.linspace(low, high if high > low else low + 0.1, bins + 1)
     counts = {
         name: np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0].tolist()
         for name, x in defined.items()
     }
-    return Histogram(edges=np.round(edges, 4).tolist(), **counts)
+    points = {name: np.round(x, 4).tolist() for name, x in defined.items()}
+    return Histogram(edges=np.round(edges, 4).tolist(), **counts, points=points if few else None)
 
 
 def _bins(sizes: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ Reads the output directory, whatever state it is in, and the archive for the ima
 Case ids appear only with `show_ids`, paths never (P10).
 """
 
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -19,14 +20,16 @@ from mcdiff_batch.engine.image.columns import KEYS
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import explain
 from mcdiff_batch.engine.output import ledger, runs
-from mcdiff_batch.engine.output.ledger import DONE, FAILED
+from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN
 from mcdiff_batch.engine.output.places import default_archive
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.units import parse_selection
 from mcdiff_batch.engine.text import clean
 
 from . import timings
+from .advice import advise_failure, advise_flag, advise_incident, find_problems
 from .cases import Tally, count_cases, read_entries, summarise_quality
+from .choice import choose_cases
 from .document import (
     SCHEMA,
     Card,
@@ -39,27 +42,38 @@ from .document import (
     IncidentRow,
     Incidents,
     Outcome,
+    Problem,
     Provenance,
     Report,
 )
-from .gallery import Pick, Pictures, PictureSource, choose_cases
+from .gallery import Pictures, PictureSource
 
 MOST_NOTES = 40  # lines of a bundle's own words
 MOST_INCIDENTS = 100
+MOST_CAUSES = 1000
 MOST_KINDS = 20
 HASHED = (runs.CONFIG, runs.MANIFEST)  # files whose hashes the report gives
+Place = tuple[str, int | None]  # "case" or "unit", and its index
 Row = TypeVar("Row", FlaggedCase, FailedCase, Card)
 
 
-def collect(out: Path, *, show_ids: bool = False, archive: Archive | Path | None = None) -> Report:
+def collect(
+    out: Path,
+    *,
+    show_ids: bool = False,
+    show_host: bool = False,
+    archive: Archive | Path | None = None,
+) -> Report:
     """Everything that the page shows except the pictures; memory holds a few numbers per case.
 
+    show_host: whether to name this machine.
     Raises UsageError where `out` holds no run.
     """
     run, tally = runs.load_existing(out), count_cases(out)
     source, state = _open_archive(out, run, archive)
     ids = source if show_ids else None
     times, counts = timings.collect(out), _count(run, tally, source)
+    incidents, causes = _incidents(out)
     return Report(
         schema=SCHEMA,
         written_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -77,18 +91,22 @@ def collect(out: Path, *, show_ids: bool = False, archive: Archive | Path | None
             total=sum(map(bool, tally.flags)),
             kinds=dict(tally.kinds.most_common(MOST_KINDS)),
             rows=_with_ids(tally.flagged, ids),
+            problems=find_problems(tally.kinds.most_common(MOST_KINDS), advise_flag),
         ),
         failures=Failures(
             total=tally.reasons.total(),
             reasons=dict(tally.reasons.most_common(MOST_KINDS)),
-            rows=_with_ids(tally.failures, ids),
+            rows=_with_ids([_with_cause(x, causes, run) for x in tally.failures], ids),
+            problems=_failures(tally, counts.open),
         ),
-        incidents=_incidents(out),
+        incidents=incidents,
         quality=summarise_quality(tally),
         gallery=Gallery(
             draws=run.settings.draws, before=state, cases=_with_ids(_cards(out, run, tally), ids)
         ),
         provenance=_provenance(out, run),
+        warnings=[clean(x) for x in source.warnings] if source else [],
+        host=clean(socket.gethostname()) if show_host else None,
     )
 
 
@@ -105,7 +123,7 @@ def draw_pictures(
     )
     chosen = {card.case for card in report.gallery.cases}
     return {
-        entry.case: source.draw(entry.case, entry.extent, entry.optimal or 0)
+        entry.case: source.draw(entry)
         for entry in read_entries(out, chosen, run.settings.unit_size)
         if entry.status == DONE and entry.extent is not None
     }
@@ -156,21 +174,45 @@ def _outcome(out: Path, counts: CaseCounts, ended: str | None) -> Outcome:
     return Outcome(state="stopped", exit_code=code_or_none, ended=ended)
 
 
-def _incidents(out: Path) -> Incidents:
+def _failures(tally: Tally, unfinished: int) -> list[Problem]:
+    """What to do about failed cases by reason, and about those that are open, begun or not."""
+    failed = [x for x in tally.reasons.most_common(MOST_KINDS) if x[0] != OPEN]
+    kinds = [*failed, *([(OPEN, unfinished)] if unfinished else [])]
+    return find_problems(kinds, advise_failure)
+
+
+def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
+    """The incidents, and in words the last one of each place that the last ones name."""
     kinds: Counter[str] = Counter()
     rows: deque[IncidentRow] = deque(maxlen=MOST_INCIDENTS)
+    causes: dict[Place, str] = {}
     for raw in json_lines(out / ledger.INCIDENTS):
         words = {key: clean(raw.get(key, "")) for key in ("at", "kind", "detail", "device")}
         unit, case = (x if isinstance(x, int) else None for x in (raw.get("unit"), raw.get("case")))
         kinds[words["kind"]] += 1
         rows.append(IncidentRow(**words, unit=unit, case=case))
-    kinds_shown = dict(kinds.most_common(MOST_KINDS))
-    return Incidents(total=kinds.total(), kinds=kinds_shown, rows=list(rows))
+        place = ("unit", unit) if case is None else ("case", case)
+        causes.pop(place, None)
+        causes[place] = f"{words['kind']}: {words['detail']}"
+        if len(causes) > MOST_CAUSES:
+            causes.pop(next(iter(causes)))
+    shown = kinds.most_common(MOST_KINDS)
+    problems = find_problems(shown, advise_incident)
+    incidents = Incidents(
+        total=kinds.total(), kinds=dict(shown), rows=list(rows), problems=problems
+    )
+    return incidents, causes
+
+
+def _with_cause(row: FailedCase, causes: Mapping[Place, str], run: Run) -> FailedCase:
+    if row.status != OPEN:
+        return row
+    unit = causes.get(("unit", row.case // run.settings.unit_size), row.detail)
+    return replace(row, detail=causes.get(("case", row.case), unit))
 
 
 def _cards(out: Path, run: Run, tally: Tally) -> list[Card]:
-    failures = [Pick(case=x.case, flag=x.status) for x in tally.failures]
-    picks = choose_cases(failures, tally.done, tally.cnr_gain, tally.agreement, tally.flags)
+    picks = choose_cases(tally.done, tally.cnr_gain, tally.agreement, tally.flags)
     chosen = {pick.case for pick in picks}
     entries = {x.case: x for x in read_entries(out, chosen, run.settings.unit_size)}
     return [

@@ -42,9 +42,21 @@ class CaseCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is wrong with some cases, or was wrong on the way, and what a person does about it."""
+
+    kind: str  # reason of a failure, name of a check, or kind of an incident
+    total: int
+    means: str
+    todo: str
+    command: str  # empty where no command helps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlaggedCase:
     case: int
-    why: list[str]
+    why: list[str]  # a line for each of `flags`
+    flags: list[str]
     id: str | None = None  # only with `show_ids` (P10)
 
 
@@ -54,6 +66,7 @@ class Flagged:
     total: int
     kinds: dict[str, int]
     rows: list[FlaggedCase]  # the first ones
+    problems: list[Problem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +76,7 @@ class FailedCase:
     case: int
     status: str
     reason: str
-    detail: str
+    detail: str  # of an open case, the last incident that named it
     id: str | None = None
 
 
@@ -72,6 +85,7 @@ class Failures:
     total: int
     reasons: dict[str, int]
     rows: list[FailedCase]  # the first ones
+    problems: list[Problem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +105,7 @@ class Incidents:
     total: int
     kinds: dict[str, int]
     rows: list[IncidentRow]  # the last ones
+    problems: list[Problem]
 
 
 # --- how good it is
@@ -117,6 +132,7 @@ class Histogram:
     before: list[int] | None = None
     after: list[int] | None = None
     all: list[int] | None = None
+    points: dict[str, list[float]] | None = None  # the values, by set, where they are few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +168,12 @@ Distribution = Single | Gain | Change
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One case of the gallery; `flag` says why it is shown, see `gallery.Pick`."""
+    """A case of the gallery, which is done; `flag` says why it is shown, see `choice.Pick`."""
 
     case: int
     flag: str
-    why: list[str]  # what the gate says
-    reason: str  # of a failure
+    why: list[str]  # what its flags say
+    reason: str  # empty, as `detail`: failed cases are in `failures`
     detail: str
     quality: dict[str, float | None]
     id: str | None = None
@@ -183,7 +199,8 @@ class Work:
     seconds: float
     cases_per_hour: float | None
     last_ended: str | None  # why the last session ended
-    finished_at: str | None
+    finished_at: str | None  # None: not known, as after a kill
+    started_at: str | None = None  # when the first session began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +322,7 @@ class Figure:
     this: float | None
     other: float | None
     ratio: float | None  # this / other; None for decibels
+    difference: float | None = None  # this - other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +340,7 @@ class Comparison:
     figures: dict[str, Figure]
     devices: list[list[DeviceWaits]]
     settings: dict[str, list[str]]  # those that differ
+    names: list[str]  # last part of the path of each output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,4 +364,6 @@ class Report:
     quality: dict[str, Distribution]  # by the name of a column
     gallery: Gallery
     provenance: Provenance
+    warnings: list[str]  # about the archive
+    host: str | None = None  # where the report was written; only when asked for (P10)
     compared: Comparison | None = None

@@ -1,7 +1,11 @@
-"""Chooses the cases that a person should look at first, and draws their pictures."""
+"""Draws pictures of a few cases: before, enhanced, label map and spread, and what to mark in them.
+
+A picture has the px of the frame, cut to what the scan covers.  Marks are given in those px.
+"""
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,40 +13,65 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mcdiff_batch.engine.archive.archive import Archive
+from mcdiff_batch.engine.archive.archive import Archive, Case
 from mcdiff_batch.engine.archive.chunks import ChunkedArray
 from mcdiff_batch.engine.archive.metadata import read_array_spec
 from mcdiff_batch.engine.archive.store import Store
 from mcdiff_batch.engine.errors import CaseError
+from mcdiff_batch.engine.image.columns import LUMBAR, THORACIC
 from mcdiff_batch.engine.image.frame import (
     Frame,
+    Labels,
     Pixels,
+    Placement,
     grey,
     nearest_to_frame,
     place,
     scan_strip,
     to_frame,
 )
+from mcdiff_batch.engine.image.spine import Level, angle_levels, read_spine
 from mcdiff_batch.engine.model.framing import standardise
 from mcdiff_batch.engine.output import shards
+from mcdiff_batch.engine.output.ledger import Entry
 
-MOST = 24  # cases
-MOST_PER_REASON = 6
-MOST_FLAGGED = 12
-TALLEST = 384  # px of a picture
+TALLEST = 512  # px of a picture
+SHARP = 2  # px of a label map's picture for each of the frame's, so that edges are thin
 OPACITY, OUTLINE = 0.3, 0.9  # of a label's colour, inside and at its edge
 BRIGHTEST = 32  # grey levels of spread that are drawn white
 HEAT = ((0, 0, 0), (213, 94, 0), (255, 255, 255))  # no spread, half of BRIGHTEST, BRIGHTEST
 COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#009e73", "#d55e00")  # Okabe and Ito
-Floats = npt.NDArray[np.float64]
+REACH_MM = 42.0  # from the middle of a level to the end of its line
+ROUNDING = 0.1  # degrees by which an angle of a stored label map may differ from the ledger's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pick:
-    """A case of the gallery."""
+class Line:
+    """The line of a level, from the left to the right."""
 
-    case: int
-    flag: str = ""  # why it is shown: "gate", "failed", "open", "agreement", "cnr", or no reason
+    x1: float  # px
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Angle:
+    """A curve angle as the ledger has it, and the two lines that it is between."""
+
+    degrees: float
+    lines: tuple[Line, Line]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """Size and scale of the pictures of a case, and its angles after enhancement."""
+
+    height: int  # px
+    width: int
+    px: float  # of the input, in one px
+    mm: float = math.nan  # across one px, NaN where the spacing is unknown
+    angles: tuple[Angle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,51 +80,9 @@ class Pictures:
 
     before: bytes | None = None
     after: bytes | None = None
-    labels: bytes | None = None  # over the image after
+    labels: bytes | None = None  # to lay over the image after; clear where there is no bone
     spread: bytes | None = None  # over draws
-
-
-def choose_cases(
-    failures: Sequence[Pick],
-    cases: Sequence[int],
-    gain: Floats,
-    agreement: Floats,
-    flags: Sequence[int],
-) -> list[Pick]:
-    """At most MOST: flagged cases, failures, least agreement, loss of CNR, then some of the rest.
-
-    gain (of CNR), agreement and flags (how many) are [len(cases)], NaN where undefined.
-    """
-    rows = rows_with_most_flags(flags, agreement)
-    chosen = {cases[row]: Pick(case=cases[row], flag="gate") for row in rows}
-    chosen |= {pick.case: pick for pick in failures[:MOST_PER_REASON]}
-    most = min(MOST_PER_REASON, -(-len(cases) // 6))
-    for row in lowest_rows(agreement, most):
-        chosen.setdefault(cases[row], Pick(case=cases[row], flag="agreement"))
-    for row in lowest_rows(np.where(gain < 0, gain, np.nan), MOST_PER_REASON):
-        chosen.setdefault(cases[row], Pick(case=cases[row], flag="cnr"))
-    rest = [case for case in cases if case not in chosen]
-    return [*chosen.values(), *(Pick(case=x) for x in take_evenly(rest, MOST - len(chosen)))]
-
-
-def rows_with_most_flags(flags: Sequence[int], agreement: Floats) -> list[int]:
-    """Flagged rows, most flags first; of equal ones, the lowest agreement first."""
-    counts = np.asarray(flags, int)
-    order = np.lexsort((agreement, -counts))
-    return [int(row) for row in order[:MOST_FLAGGED] if counts[row]]
-
-
-def lowest_rows(values: Floats, count: int) -> list[int]:
-    """Rows of the `count` lowest values, lowest first, without NaN."""
-    order = np.argsort(values, kind="stable")[:count]
-    return [int(row) for row in order if not np.isnan(values[row])]
-
-
-def take_evenly(values: Sequence[int], count: int) -> list[int]:
-    """At most `count` of `values`, evenly spaced, both ends included."""
-    if len(values) <= count:
-        return list(values)
-    return [values[int(k)] for k in np.linspace(0, len(values) - 1, count).round()]
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,40 +91,49 @@ class PictureSource:
 
     out: Path
     frame: Frame
-    archive: Archive | None  # None: there are no images before
+    archive: Archive | None  # None: there are no images before, and no scale in mm
     cropped: bool = False  # results are on the input's grid, padded
 
-    def draw(self, case: int, extent: tuple[int, int], optimal: int) -> Pictures:
+    def draw(self, entry: Entry) -> Pictures:
         """Pictures of a case that is done, without those that cannot be read."""
-        before = self._before(case, optimal)
-        after, labels, spread = (self._stored(name, case, extent) for name in shards.IMAGES)
-        if after is None or labels is None:
-            return Pictures(before=_framed(before, extent, self.frame))
-        after = to_frame(after, self.frame, black=0).round().astype(np.uint8)
-        labels = nearest_to_frame(labels, self.frame)
+        assert entry.extent is not None
+        where, case = place(entry.extent, self.frame), self._read(entry.case)
+        after, labels, spread = (self._stored(x, entry.case, entry.extent) for x in shards.IMAGES)
+        shown: dict[str, Pixels] = {}
+        if case is not None:
+            shown["before"] = self._before(case, entry.optimal or 0)
+        spacing = case.spacing_mm if case is not None else (math.nan, math.nan)
+        spacing_mm = spacing[0] / where.scale, spacing[1] / where.scale
+        angles: tuple[Angle, ...] = ()
+        if after is not None and labels is not None:
+            shown["after"] = to_frame(after, self.frame, black=0).round().astype(np.uint8)
+            labels = nearest_to_frame(labels, self.frame)
+            shown["labels"] = colour_labels(labels)
+            angles = tuple(find_angles(labels, spacing_mm, where, entry))
+        if spread is not None:
+            shown["spread"] = heat(to_frame(spread, self.frame, black=0))
+        marks = Marks(
+            height=where.height,
+            width=where.width,
+            px=1 / where.scale,
+            mm=spacing_mm[1],
+            angles=angles,
+        )
         return Pictures(
-            before=_framed(before, extent, self.frame),
-            after=_framed(after, extent, self.frame),
-            labels=_framed(colour_labels(after, labels), extent, self.frame),
-            spread=None if spread is None else self._heat(spread, extent),
+            **{name: encode_png(_cut(x, where, self.frame)) for name, x in shown.items()},
+            marks=marks,
         )
 
-    def _heat(self, spread: Pixels, extent: tuple[int, int]) -> bytes | None:
-        level = to_frame(spread, self.frame, black=0) / BRIGHTEST
-        stops = np.linspace(0, 1, len(HEAT))
-        channels = [np.interp(level, stops, x) for x in zip(*HEAT, strict=True)]
-        return _framed(np.stack(channels, -1).round().astype(np.uint8), extent, self.frame)
-
-    def _before(self, case: int, optimal: int) -> Pixels | None:
-        """The optimal depth on the frame, [H, W], as the model gets it."""
-        if self.archive is None:
-            return None
+    def _read(self, case: int) -> Case | None:
         try:
-            stack = self.archive.read(case)
+            return self.archive.read(case) if self.archive else None
         except (CaseError, OSError):
             return None
-        depths = to_frame(standardise(stack), self.frame, black=-1.0)
-        return grey(depths[optimal], scan_strip(depths[stack.present]))
+
+    def _before(self, case: Case, optimal: int) -> Pixels:
+        """The optimal depth on the frame, [H, W], as the model gets it."""
+        depths = to_frame(standardise(case), self.frame, black=-1.0)
+        return grey(depths[optimal], scan_strip(depths[case.present]))
 
     def _stored(self, name: str, case: int, extent: tuple[int, int]) -> Pixels | None:
         """[y, x], as committed, without padding."""
@@ -159,15 +155,49 @@ def _row(root: Path, name: str, case: int) -> Pixels:
     return np.asarray(array.read(box)[0], np.uint8)
 
 
-def colour_labels(image: Pixels, labels: Pixels) -> Pixels:
-    """The label map laid over the image, [H, W, 3]."""
-    palette = np.array([_rgb(x) for x in COLOURS], np.float32)
-    out = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
-    marked = labels > 0
-    tint = palette[(labels[marked].astype(int) - 1) % len(palette)]
-    share = np.where(find_edges(labels), OUTLINE, OPACITY)[marked, None]
-    out[marked] = (1 - share) * out[marked] + share * tint
-    return out.round().astype(np.uint8)
+def find_angles(
+    labels: Labels, spacing_mm: tuple[float, float], where: Placement, entry: Entry
+) -> Iterator[Angle]:
+    """The angles of a label map [H, W] on the frame.
+
+    One that the stored map does not give as the ledger has it is left out: its lines would be
+    others.  That happens where results are on the input's grid.
+    """
+    found = angle_levels(read_spine(labels, spacing_mm))
+    for column, levels in zip((THORACIC, LUMBAR), found, strict=True):
+        degrees = entry.quality.get(column.after)
+        if levels is None or degrees is None:
+            continue
+        if abs(levels[1].tilt_deg - levels[0].tilt_deg - degrees) <= ROUNDING:
+            lines = (_line(x, spacing_mm, where) for x in levels)
+            yield Angle(degrees=degrees, lines=(next(lines), next(lines)))
+
+
+def _line(level: Level, spacing_mm: tuple[float, float], where: Placement) -> Line:
+    tilt = math.radians(level.tilt_deg)
+    down = REACH_MM * math.sin(tilt) / spacing_mm[0]
+    across = REACH_MM * math.cos(tilt) / spacing_mm[1]
+    y = level.y_mm / spacing_mm[0] + 0.5 - where.top
+    x = level.x_mm / spacing_mm[1] + 0.5 - where.left
+    return Line(x1=x - across, y1=y - down, x2=x + across, y2=y + down)
+
+
+def heat(spread: npt.NDArray[np.floating]) -> Pixels:
+    """Grey levels of spread [H, W] in the colours of HEAT, [H, W, 3]."""
+    stops = np.linspace(0, 1, len(HEAT))
+    channels = [np.interp(spread / BRIGHTEST, stops, x) for x in zip(*HEAT, strict=True)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+def colour_labels(labels: Labels) -> Pixels:
+    """A label map [H, W] as colours to lay over an image, [SHARP H, SHARP W, 4]."""
+    large = labels.repeat(SHARP, 0).repeat(SHARP, 1)
+    palette = np.array([tuple(bytes.fromhex(x[1:])) for x in COLOURS], np.uint8)
+    out = np.zeros((*large.shape, 4), np.uint8)
+    marked = large > 0
+    out[marked, :3] = palette[(large[marked].astype(int) - 1) % len(palette)]
+    out[..., 3] = np.where(find_edges(large), round(255 * OUTLINE), round(255 * OPACITY)) * marked
+    return out
 
 
 def find_edges(labels: Pixels) -> npt.NDArray[np.bool_]:
@@ -178,23 +208,18 @@ def find_edges(labels: Pixels) -> npt.NDArray[np.bool_]:
     return differs
 
 
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))
-
-
-def _framed(image: Pixels | None, extent: tuple[int, int], frame: Frame) -> bytes | None:
-    """The part of the frame that the scan covers, as PNG."""
-    if image is None:
-        return None
-    where = place(extent, frame)
-    rows = slice(where.top, where.top + where.height)
-    inner = image[rows, where.left : where.left + where.width]
-    return encode_png(inner)
+def _cut(image: Pixels, where: Placement, frame: Frame) -> Pixels:
+    """The part of the frame that the scan covers; an image may have several px for each of it."""
+    k = image.shape[0] // frame.height
+    rows = slice(k * where.top, k * (where.top + where.height))
+    return image[rows, k * where.left : k * (where.left + where.width)]
 
 
 def encode_png(image: Pixels) -> bytes:
+    """[y, x], or [y, x, 3 or 4] of colours; at most TALLEST px, with clear px SHARP times that."""
     picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((TALLEST, TALLEST), Image.Resampling.LANCZOS)
+    tallest = TALLEST * (SHARP if picture.mode == "RGBA" else 1)
+    picture.thumbnail((tallest, tallest), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()

@@ -16,8 +16,13 @@ MOST_NOTES = 20
 Json = dict[str, Any]
 
 
-def collect(out: Path, offsets: Mapping[float, float], seconds: float) -> Machine:
-    """The samples of all sessions, which began at `offsets` of the `seconds` of working time."""
+def collect(
+    out: Path, offsets: Mapping[float, float], seconds: float, on_gpus: bool = True
+) -> Machine:
+    """The samples of all sessions, which began at `offsets` of the `seconds` of working time.
+
+    on_gpus: whether the run used any; if not, it is no fault that none could be watched.
+    """
     rows = [x for x in samples(out) if x["began"] in offsets]
     times = [offsets[x["began"]] + x["at"] for x in rows]
     about = list(headers(out))
@@ -25,7 +30,7 @@ def collect(out: Path, offsets: Mapping[float, float], seconds: float) -> Machin
     return Machine(
         samples=len(rows),
         seconds=round(seconds, 1),
-        notes=sorted({note for x in about for note in x["notes"]})[:MOST_NOTES],
+        notes=sorted({note for x in about for note in x["notes"] if on_gpus})[:MOST_NOTES],
         xids=sorted({xid for x in rows for xid in x["xids"]}),
         cpu_percent=_series(times, [x["cpu_percent"] for x in rows], seconds),
         resident_mib=_series(times, [x["resident_mib"] for x in rows], seconds),

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdiff_batch.engine.telemetry.spans import BLOCKED, LOAD, START, TASK, WAIT, WAITS
+from mcdiff_batch.engine.text import natural_order
 
 from .document import DeviceShares, Timeline, Wait
 from .unit_lines import UnitLine
@@ -29,7 +30,7 @@ def draw_timeline(
     if not total:
         return None
     edges = np.linspace(0, total, COLUMNS + 1)
-    names = sorted({line.device for session in sessions for line in session})
+    names = sorted({x.device for session in sessions for x in session}, key=natural_order)
     spent = {name: {cause: np.zeros(COLUMNS) for cause in CAUSES} for name in names}
     waits: list[Wait] = []
     for offset, session in zip(np.cumsum([0.0, *seconds]), sessions, strict=False):

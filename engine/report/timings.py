@@ -5,6 +5,7 @@ was killed has its lines in `timings.jsonl`, but no summary in `run_stats.json`.
 """
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ import numpy as np
 
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS
-from mcdiff_batch.engine.text import clean
+from mcdiff_batch.engine.text import clean, natural_order
 
 from . import machine
 from .cases import count_bins
@@ -49,13 +50,15 @@ class Times:
 def collect(out: Path) -> Times:
     runs, sessions = ended_runs(out), split_sessions(read_lines(out))
     seconds = _seconds(sessions, runs)
+    stages = _stages(sessions)
+    on_gpus = any(not x.device.startswith("cpu") for x in stages)
     return Times(
         work=_work(sessions, seconds, runs),
         throughput=_throughput(sessions, seconds),
-        stages=_stages(sessions),
+        stages=stages,
         timeline=draw_timeline(sessions, seconds),
         latency=_latencies([line for session in sessions for line in session]),
-        machine=machine.collect(out, _offsets(sessions, seconds), sum(seconds)),
+        machine=machine.collect(out, _offsets(sessions, seconds), sum(seconds), on_gpus),
     )
 
 
@@ -91,8 +94,23 @@ def _work(sessions: Sequence[Session], seconds: Sequence[float], runs: Sequence[
         seconds=round(total, 1),
         cases_per_hour=round(3600 * cases / total, 1) if total else None,
         last_ended=clean(runs[-1].get("ended", "")) if runs else None,
-        finished_at=clean(runs[-1].get("finished_at", "")) if runs else None,
+        finished_at=_finished_at(sessions, runs),
+        started_at=_moment(min((x[0].began for x in sessions), default=None)),
     )
+
+
+def _finished_at(sessions: Sequence[Session], runs: Sequence[Json]) -> str | None:
+    """When the last session ended; None where it was killed, so that nobody knows."""
+    ended = {x.get("began"): clean(x.get("finished_at", "")) for x in runs}
+    return ended.get(sessions[-1][0].began) if sessions else None
+
+
+def _moment(seconds: float | None) -> str | None:
+    """A moment of the wall clock, as a run writes them (P12: for display only)."""
+    with suppress(ValueError, OverflowError, OSError):  # a damaged line
+        if seconds is not None:
+            return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+    return None
 
 
 def _throughput(sessions: Sequence[Session], seconds: Sequence[float]) -> Throughput | None:
@@ -119,9 +137,12 @@ def _throughput(sessions: Sequence[Session], seconds: Sequence[float]) -> Throug
 def _stages(sessions: Sequence[Session]) -> list[DeviceTimes]:
     devices: dict[str, list[Session]] = defaultdict(list)
     for session in sessions:
-        for name in sorted({line.device for line in session}):
+        for name in sorted({line.device for line in session}, key=natural_order):
             devices[name].append([line for line in session if line.device == name])
-    return [_device(name, own) for name, own in sorted(devices.items())]
+    return [
+        _device(name, own)
+        for name, own in sorted(devices.items(), key=lambda x: natural_order(x[0]))
+    ]
 
 
 def _device(name: str, sessions: Sequence[Session]) -> DeviceTimes:

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.backends.backend import BUILD
-from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, SpaceError
+from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, SpaceError, explain
 from mcdiff_batch.engine.model.plan import PlanMaker
 from mcdiff_batch.engine.output import arrays, durable, ledger, manifest, runs, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, Incident
@@ -120,7 +122,7 @@ def enhance(
         resolved = resolve(job)
         todo = survey(resolved)
         check_space(resolved, len(todo.pending))
-        durable.clear_scratch(job.output)
+        _try_output(job.output)
         with durable.explain_errors(job.output):
             _prepare(resolved, todo)
         cases = len(resolved.selection)
@@ -139,21 +141,35 @@ def enhance(
                 start = tracker.began, tracker.start
                 with sampling(job.output, *start, load_nvml()) as tracker.telemetry:
                     pool.run(_task(resolved, index) for index in todo.pending)
-            return _complete(resolved, todo, tracker, signals)
+            summary = _complete(resolved, todo, tracker, signals)
+            tracker.exit_code = summary.exit_code
+        return summary
 
 
 @contextmanager
 def _closing(tracker: Tracker) -> Iterator[None]:
-    """Closes the tracker with the name of the way that the run ended."""
-    ended = "UNEXPECTED"
+    """Closes the tracker with the exit code of the run."""
     try:
         yield
-        ended = "COMPLETED"
     except McdiffError as error:
-        ended = error.exit_code.name
+        tracker.exit_code = error.exit_code
         raise
     finally:
-        tracker.close(ended)
+        tracker.close()
+
+
+def _try_output(root: Path) -> None:
+    """Says what the output's file system cannot promise; clears what a killed run left there.
+
+    Raises UsageError where `root` cannot be written to, SpaceError, McdiffError.
+    """
+    try:
+        weakness = durable.find_weakness(root)
+    except OSError as error:
+        raise explain(error, root) from error
+    if weakness:
+        click.echo(f"warning: {root}: {weakness}", err=True)
+    durable.clear_scratch(root)
 
 
 def check_space(resolved: ResolvedJob, units: int) -> None:
@@ -173,6 +189,7 @@ def _prepare(resolved: ResolvedJob, todo: Survey) -> None:
     """Writes metadata, then run.json: where that exists, the metadata are complete."""
     root = resolved.job.output
     durable.make_folder(root, root / tracefile.FOLDER)
+    durable.sync_again(root, [ledger.FOLDER, *shards.folders(resolved.layout, todo.pending)])
     if not resolved.begun:
         for name, data in _metadata(resolved).items():
             durable.write(root, name, data)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mcdiff_batch.engine.image.frame import Image, Labels, Mask, Pixels, grey, spread_grey
-from mcdiff_batch.engine.image.gate import failed_checks
+from mcdiff_batch.engine.image.gate import failed_checks, failed_plausibility
 from mcdiff_batch.engine.image.measure import Result
 from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
-from mcdiff_batch.engine.output import ledger, shards
+from mcdiff_batch.engine.output import durable, ledger, shards
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
 from mcdiff_batch.engine.telemetry.spans import FINISHING, SpanLog, recording, span
 
@@ -71,6 +71,7 @@ def _finish_case(work: Work, done: Enhancement, recipe: Recipe) -> None:
     image, gate = grey(done.image, case.strip), recipe.contract.gate
     with span("quality"):
         quality = measure(done, image)
+    doubts = failed_plausibility(quality, case.faint, case.size_mm)
     with span("encode"):
         on_frame = {"enhanced": image, "label": done.after}
         if done.spread is not None:
@@ -86,7 +87,7 @@ def _finish_case(work: Work, done: Enhancement, recipe: Recipe) -> None:
         extent=case.extent,
         optimal=case.optimal,
         quality=quality,
-        flags=() if gate is None else failed_checks(gate, quality),
+        flags=(*(() if gate is None else failed_checks(gate, quality)), *doubts),
     )
 
 
@@ -133,6 +134,7 @@ def commit(work: Work, recipe: Recipe) -> UnitDone:
 
 def _write_unit(work: Work, recipe: Recipe) -> Record:
     unit, size = work.task.unit, recipe.layout.unit_size
+    durable.remove(recipe.output, ledger.file_name(unit.index))  # of shards that are replaced now
     with span("encode"):
         images = recipe.layout.images
         encoded = {name: shards.encode_shard(work.chunks[name], size) for name in images}

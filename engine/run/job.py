@@ -13,7 +13,7 @@ from mcdiff_batch.engine.model.contract import Contract
 from mcdiff_batch.engine.model.framing import check_depths
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.model.solver import FITTED, Rung
-from mcdiff_batch.engine.output import ledger, runs
+from mcdiff_batch.engine.output import ledger, places, runs
 from mcdiff_batch.engine.output.runs import Run, Settings
 from mcdiff_batch.engine.output.shards import Layout
 from mcdiff_batch.engine.output.units import Selection, parse_selection
@@ -92,6 +92,7 @@ def resolve(job: Job) -> ResolvedJob:
     Raises ArchiveError, UsageError, FingerprintError.
     """
     check_depths(job.archive, job.contract)
+    places.check_apart(job.output, job.archive.path)
     stored = runs.load(job.output)
     automatic = _automatic(job)
     wanted = _requested(job, automatic, stored)

@@ -5,19 +5,23 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import click
+
+from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.files import append_json
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.output import durable, ledger
+from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
 from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS, TIMINGS, summarise_spans
 from mcdiff_batch.engine.telemetry.tracefile import TraceLog
-from mcdiff_batch.engine.text import clean
+from mcdiff_batch.engine.text import clean, make_printable, natural_order, pluralise
 
 from .protocol import UnitDone
 
@@ -46,6 +50,8 @@ class Progress:
     rate: float  # cases/s of this run
     incidents: int
     elapsed: float  # s
+    state: str = "running"  # at the end: "complete", "failures" (of cases) or "stopped"
+    exit_code: int | None = None  # at the end
     devices: tuple[DeviceProgress, ...] = ()
     machine: dict[str, Any] = field(default_factory=dict)  # the last sample of telemetry
 
@@ -54,11 +60,24 @@ class Progress:
         return self.done + self.failed + self.computed
 
     @property
+    def enhanced(self) -> int:
+        """Committed or about to be; never a case that failed."""
+        return self.done + self.computed
+
+    @property
+    def trouble(self) -> str:
+        """Such as "2 failed, 1 incident"; empty if there is none."""
+        counts = {"failed": self.failed, "open": self.open}
+        parts = [f"{number} {name}" for name, number in counts.items() if number]
+        if self.incidents:
+            parts.append(pluralise(self.incidents, "incident"))
+        return ", ".join(parts)
+
+    @property
     def summary(self) -> str:
-        """Such as "12 of 40 cases, 1 failed"."""
-        bad = f", {self.failed} failed" if self.failed else ""
-        odd = f", {self.incidents} incidents" if self.incidents else ""
-        return f"{self.handled} of {self.cases} cases{bad}{odd}"
+        """Such as "12 of 40 cases enhanced, 1 failed"."""
+        head = f"{self.enhanced} of {self.cases} cases enhanced"
+        return f"{head}, {self.trouble}" if self.trouble else head
 
     @property
     def eta(self) -> float:
@@ -89,6 +108,8 @@ class Tracker:
         self.model: dict[str, Counter[str]] = {}  # device -> stage of its model's lane -> s
         self.finished: Counter[str] = Counter()  # cases by device
         self.published = -math.inf  # s: when progress was last written to LIVE
+        self.lost = False  # something of the report could not be written
+        self.exit_code = Exit.UNEXPECTED  # of the run, once it has ended
 
     @property
     def elapsed(self) -> float:
@@ -98,24 +119,44 @@ class Tracker:
         return sum(self.counts[x] - self.before[x] for x in statuses)
 
     def record_unit(self, device: Device, message: UnitDone) -> None:
-        """Raises SpaceError, McdiffError."""
         self.units += 1
         for status, count in message.counts.items():
             self.counts[status] += count
         for incident in message.incidents:
             self.record_incident(incident)
-        self._log(device, message)
+        with self._telling():
+            self._log(device, message)
         if self.max_failures is not None and self._gained(FAILED) > self.max_failures:
             self.stop()
 
     def record_incident(self, incident: Incident) -> None:
-        """Raises SpaceError, McdiffError."""
+        """The ledger says what the next run has to do; this is for people, so it may be lost."""
         self.incidents += 1
-        ledger.append_incident(self.root, incident)
+        with self._telling(f"incident: {incident.kind}, {incident.detail}"):
+            ledger.append_incident(self.root, incident)
+
+    @contextmanager
+    def _telling(self, instead: str = "") -> Iterator[None]:
+        """A record for people that cannot be written does not end the run: it is said on stderr."""
+        try:
+            yield
+        except (OSError, McdiffError) as error:
+            if not self.lost:
+                text = f"warning: {error}; the run goes on, but its report will lack something"
+                click.echo(make_printable(text), err=True)
+            self.lost = True
+            if instead:
+                click.echo(clean(instead), err=True)
 
     def tick(self, computed: Mapping[str, int]) -> None:
+        at = self._progress(computed)
+        self.progress(at)
+        if self.elapsed - self.published >= LIVE_PERIOD:
+            self._publish(at)
+
+    def _progress(self, computed: Mapping[str, int]) -> Progress:
         ahead, elapsed = sum(computed.values()), self.elapsed
-        at = Progress(
+        return Progress(
             cases=self.cases,
             done=self.counts[DONE],
             failed=self.counts[FAILED],
@@ -127,11 +168,9 @@ class Tracker:
             devices=tuple(self._devices(computed)),
             machine=self.telemetry.latest if self.telemetry else {},
         )
-        self.progress(at)
-        self._publish(at)
 
     def _devices(self, computed: Mapping[str, int]) -> Iterator[DeviceProgress]:
-        for name in sorted({*computed, *self.finished}):
+        for name in sorted({*computed, *self.finished}, key=natural_order):
             spent = self.model.get(name, Counter())
             whole, waits = sum(spent.values()), sum(spent[x] for x in WAITS)
             yield DeviceProgress(
@@ -141,30 +180,40 @@ class Tracker:
             )
 
     def _publish(self, at: Progress) -> None:
-        """Writes progress for `status --watch`, now and then; a reader may find half a file."""
-        if self.elapsed - self.published >= LIVE_PERIOD:
-            self.published = self.elapsed
-            with suppress(OSError):  # for display only
-                (self.root / LIVE).write_text(json.dumps(asdict(at)))
+        """Writes progress for `status --watch`; a reader may find half a file."""
+        self.published = self.elapsed
+        with suppress(OSError):  # for display only
+            (self.root / LIVE).write_text(json.dumps(asdict(at)))
 
     def _log(self, device: Device, message: UnitDone) -> None:
         """Adds a unit's line to the timings and its spans to the trace, for the report only."""
         head = {"began": self.began, "device": str(device), "unit": message.unit}
         head |= {"at": round(self.elapsed, 3), "counts": message.counts}
-        with durable.explain_errors(self.root):
-            sheet = summarise_spans(message.log.spans, self.start)
-            with (self.root / TIMINGS).open("a") as file:
-                file.write(json.dumps(head | sheet) + "\n")
-            self.trace.add(head, message.log, self.start)
+        sheet = summarise_spans(message.log.spans, self.start)
         self.model.setdefault(str(device), Counter()).update(sheet["lanes"].get(MODEL, {}))
-        self.finished[str(device)] += message.counts[DONE] + message.counts[FAILED]
+        self.finished[str(device)] += message.counts[DONE]
+        append_json(self.root / TIMINGS, head | sheet)
+        self.trace.add(head, message.log, self.start)
 
-    def close(self, ended: str) -> None:
-        """Adds this run to the list of the runs that worked on the output."""
-        path = self.root / STATS
-        with suppress(OSError, ValueError):  # for display only, and the disk may be full
-            earlier = json.loads(path.read_bytes())["runs"] if path.is_file() else []
-            path.write_text(json.dumps({"runs": [*earlier, self._stats(ended)]}, indent=1) + "\n")
+    def close(self) -> None:
+        """Shows the end, and adds this run to the list of those that worked on the output."""
+        ended = self.exit_code in (Exit.DONE, Exit.FAILED_CASES)
+        whole = ended and (self.root / runs.MANIFEST).is_file()
+        failures = "failures" if self.exit_code else "complete"
+        state = failures if whole else "stopped"
+        at = replace(self._progress({}), state=state, exit_code=int(self.exit_code))
+        self.progress(at)
+        self._publish(at)
+        self._add_stats("COMPLETED" if ended else self.exit_code.name)
+
+    def _add_stats(self, ended: str) -> None:
+        path, earlier = self.root / STATS, []
+        with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+            earlier = list(json.loads(path.read_bytes())["runs"])
+        with suppress(OSError):  # for display only, and the disk may be full
+            spare = path.with_suffix(".tmp")
+            spare.write_text(json.dumps({"runs": [*earlier, self._stats(ended)]}, indent=1) + "\n")
+            spare.replace(path)
 
     def _stats(self, ended: str) -> dict[str, Any]:
         return {
@@ -187,6 +236,8 @@ def read_progress(root: Path) -> Progress | None:
             **{name: int(raw[name]) for name in counts},
             rate=float(raw["rate"]),
             elapsed=float(raw["elapsed"]),
+            state=clean(raw["state"]),
+            exit_code=None if raw["exit_code"] is None else int(raw["exit_code"]),
             devices=tuple(_parse_device(x) for x in raw["devices"]),
             machine=parse_sample(raw["machine"]) if raw["machine"] else {},
         )

@@ -23,7 +23,10 @@ def read_processes() -> tuple[float, float]:
     """CPU seconds and resident MiB of this process and its children, without those that ended."""
     seconds = resident = 0.0
     own = psutil.Process()
-    for process in (own, *own.children()):
+    family = [own]
+    with suppress(psutil.Error, OSError):
+        family += own.children()
+    for process in family:
         with suppress(psutil.Error), process.oneshot():  # it may have ended just now
             times = process.cpu_times()
             seconds += times.user + times.system

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from mcdiff_batch.engine.files import json_lines
+from mcdiff_batch.engine.files import append_json, json_lines
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import clean
 
@@ -41,14 +41,15 @@ class Telemetry:
     def __init__(self, root: Path, began: float, start: float, nvml: Any) -> None:
         self.path, self.began, self.start = root / SAMPLES, began, start
         self.gpus = GpuGauges(nvml)
-        self.lines = list(json_lines(self.path))[-MOST:]
+        self.lines: list[Json] = []
+        with suppress(OSError):  # another user's, for example
+            self.lines = list(json_lines(self.path))[-MOST:]
         self.period = PERIOD
         self.spent, self.at = read_processes()[0], time.monotonic()
         self.latest: Json = {}
 
     def run(self, end: Event) -> None:
         """Samples until `end` is set, and once more."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the main thread takes them
         self.gpus.open()
         try:
             self.gpus.read()  # collects the notes
@@ -57,8 +58,6 @@ class Telemetry:
             while not end.wait(self.period):
                 self.add(self.sample())
             self.add(self.sample())
-        except OSError:
-            return  # the disk is full, which the run itself will report
         finally:
             self.gpus.close()
 
@@ -83,13 +82,14 @@ class Telemetry:
             return
         self.lines, self.period = merge_pairs(self.lines), 2 * self.period
         spare = self.path.with_suffix(".tmp")
-        spare.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
-        spare.replace(self.path)
+        with suppress(OSError):  # for display only, and the disk may be full
+            spare.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
+            spare.replace(self.path)
 
     def _append(self, line: Json) -> None:
         self.lines.append(line)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with suppress(OSError):
+            append_json(self.path, line)
 
 
 def samples(out: Path) -> Iterator[Json]:
@@ -167,13 +167,19 @@ def _merge_values(name: str, first: Any, second: Any) -> Any:
 def sampling(root: Path, began: float, start: float, nvml: Any) -> Iterator[Telemetry]:
     """Samples in a thread until the end of the block; arguments as for Telemetry."""
     telemetry, end = Telemetry(root, began, start, nvml), Event()
-    thread = Thread(target=telemetry.run, args=(end,), name="telemetry", daemon=True)
+    thread = Thread(target=_run_apart, args=(telemetry, end), name="telemetry", daemon=True)
     thread.start()
     try:
         yield telemetry
     finally:
         end.set()
         thread.join(timeout=5 * PERIOD)  # a driver may hang: the thread is then left behind
+
+
+def _run_apart(telemetry: Telemetry, end: Event) -> None:
+    """Leaves signals to the main thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    telemetry.run(end)
 
 
 def load_nvml() -> Any:

@@ -4,14 +4,13 @@ The files hold the first FIRST units of an output and its last LAST to 2 x LAST 
 there are.  Of the units between, `timings.jsonl` has the sums.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mcdiff_batch.engine.files import json_lines
-from mcdiff_batch.engine.text import clean
+from mcdiff_batch.engine.files import append_json, json_lines
+from mcdiff_batch.engine.text import clean, natural_order
 
 from .sampling import GPU_FIELDS, samples
 from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Span, SpanLog
@@ -29,8 +28,9 @@ class TraceLog:
     """Adds units to the files; memory and disk do not grow with their number (P8)."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.first, self.last = (sum(1 for _ in json_lines(root / x)) for x in _paths()[::2])
+        self.root, self.first, self.last = root, 0, 0
+        with suppress(OSError):  # another user's, for example
+            self.first, self.last = (sum(1 for _ in json_lines(root / x)) for x in _paths()[::2])
 
     def add(self, head: Mapping[str, Any], log: SpanLog, epoch: float) -> None:
         """Adds the log of the unit that `head` names.  Raises OSError."""
@@ -43,8 +43,7 @@ class TraceLog:
         else:
             self.last += 1
         line = {**head, "spans": _spans(log.spans, epoch), "counts": _counts(log, epoch)}
-        with (self.root / name).open("a") as file:
-            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        append_json(self.root / name, line)
 
 
 def _paths() -> tuple[str, str, str]:
@@ -73,7 +72,7 @@ def export_trace(out: Path) -> Json:
     units = list(_units(out))
     sampled = list(samples(out))
     start = min((float(x["began"]) for x in [*units, *sampled]), default=0.0)
-    names = sorted({x["device"] for x in units})
+    names = sorted({x["device"] for x in units}, key=natural_order)
     devices = {name: pid for pid, name in enumerate(names, 1)}
     events = [*_names(devices, units)]
     for unit in units:

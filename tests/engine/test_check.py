@@ -14,7 +14,7 @@ HOSTILE = "<script>\x1b[31m\u202e\n=cmd"
 def test_a_good_archive_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_archive(tmp_path / "a.zarr", pictures(), attributes={"pixel_spacing_mm": 0.2})
+    path = write_archive(tmp_path / "a.zarr", pictures(), attributes={"pixel_spacing_mm": 5})
     before = snapshot(path)
     assert command(monkeypatch, "check", path) == 0
     printed = capsys.readouterr().out
@@ -37,12 +37,13 @@ def test_bad_cases_are_named_by_index_and_end_in_3(
     assert "case 1: corrupt: " in printed.out
     assert "case 3: missing: " in printed.out
     assert "2 usable, 2 not" in printed.out
+    assert "warning: 1 of 4 cases lack chunks: restore" in printed.out
     assert "PHI" not in printed.out + printed.err  # P10
     assert command(monkeypatch, "check", path, "--show-ids") == 3
     printed = capsys.readouterr()
     assert "case 3 (PHI-dora): missing" in printed.out
     assert all(x.isprintable() for x in printed.out.split("\n"))
-    assert printed.out.count("\n") == 6  # the id's own line break is escaped
+    assert printed.out.count("\n") == 7  # the id's own line break is escaped
 
 
 def test_json_lists_everything(
@@ -78,7 +79,8 @@ def test_suspicious_but_usable_archives_give_warnings(
     path = write_archive(tmp_path / "a.zarr", images, compressors=None)
     assert command(monkeypatch, "check", path) == 0
     printed = capsys.readouterr().out
-    assert "warning: the brightest px is at 6% of the intensity range" in printed
+    assert "warning: 3 of 3 cases use values from 0 to 4095 only" in printed
+    assert "0 and 4095, as the attribute mcdiff.intensity_range; the first is case 0" in printed
     assert "warning: 1 cases show the same image at two depths; the first is case 1" in printed
     assert "warning: depths: codec none without checksum" in printed
     assert "warning: pixel spacing is unknown" in printed

@@ -227,7 +227,7 @@ def test_a_given_spacing_is_for_images_that_have_none(tmp_path: Path) -> None:
     silent = make_image(scan(3)[0], study=9)
     del silent.PixelSpacing
     save(tmp_path / "in" / "silent.dcm", silent)
-    import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options(spacing_mm=0.2))
+    import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options(spacing_mm=(0.2, 0.2)))
     archive = open_archive(tmp_path / "out.zarr")
     assert {archive.read(k).spacing_mm for k in range(2)} == {(0.5, 0.5), (0.2, 0.2)}
 

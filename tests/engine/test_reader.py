@@ -37,6 +37,7 @@ def case(
         optimal=None,
         spacing_mm=(0.5, 0.25),
         intensity_range=limits,
+        used=limits,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

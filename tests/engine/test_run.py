@@ -247,8 +247,9 @@ def test_an_archive_that_changes_during_the_run_is_flagged(tmp_path: Path) -> No
 def test_progress_counts_up_to_all_cases(source: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     enhance(job(source, tmp_path / "out"), FakeMaker(), seen.append, InlineWorkers)
-    assert [x.handled for x in seen] == [0, 4, 8, 10]
+    assert [x.handled for x in seen] == [0, 4, 8, 10, 10]
     assert seen[-1].eta == 0
+    assert [x.state for x in seen] == [*["running"] * 4, "complete"]
 
 
 # --- the command line, on ONNX Runtime
@@ -294,7 +295,7 @@ def test_the_command_line_from_run_to_a_flipped_bit(
     capsys.readouterr()
     assert cli(monkeypatch, "verify", out, "--subset", "1/2") == 0
     assert cli(monkeypatch, "verify", out) == Exit.VERIFICATION_FAILED
-    assert "enhanced/c/1/0/0 was changed: case 2\n" in capsys.readouterr().out
+    assert "enhanced/c/1/0/0 was changed: case 2 (record ledger" in capsys.readouterr().out
     (out / "ledger/000001.json").unlink()
     assert cli(monkeypatch, *words) == 0
     assert cli(monkeypatch, "verify", out) == 0

@@ -38,7 +38,7 @@ def archive(path: Path, cases: int, seed: int = 0, size: tuple[int, int] = (40, 
     for case in range(cases):
         noise = np.random.default_rng((seed, case)).integers(20, 250, (2, size[0], size[1] - 4))
         pixels[case, :, :, 2:-2] = noise
-    group = zarr.create_group(path, attributes={"mcdiff": {"schema": 1, "pixel_spacing_mm": 0.5}})
+    group = zarr.create_group(path, attributes={"mcdiff": {"schema": 1, "pixel_spacing_mm": 10}})
     group.create_array(
         "depths",
         data=pixels,

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mcdiff_batch.engine.cli.run import run
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 from mcdiff_batch.engine.image.frame import Frame, to_frame
 from mcdiff_batch.engine.model.contract import SHIPPED
-from mcdiff_batch.train.evaluation.bars import bars
+from mcdiff_batch.train.evaluation.bars import FEWEST, TOO_FEW, bars
 from mcdiff_batch.train.evaluation.cli import evaluate as command
 from mcdiff_batch.train.evaluation.evaluate import evaluate
 from mcdiff_batch.train.evaluation.rivals import METHODS
@@ -100,8 +101,23 @@ def test_a_level_wiped_out_is_lost_and_the_angle_is_not_read_or_far_off(truth, o
     assert rows["enhanced"]["lost"] > rows["original"]["lost"] + 3
     lumbar = found.angles[0].rows["enhanced"][1]
     assert lumbar.cases < CASES or lumbar.mad > 20
-    verdicts = {bar.title: bar.verdict for bar in bars(found)}
-    assert verdicts["levels lost or invented, per case"] == "missed"
+    assert judge(found)["levels lost or invented, per case"] == "missed"
+
+
+def judge(found):
+    """The verdicts, as if there were enough cases."""
+    return {bar.title: bar.verdict for bar in bars(replace(found, cases=FEWEST))}
+
+
+def test_few_cases_get_no_verdict_and_the_reason(identity):
+    verdicts = {bar.title: bar.verdict for bar in bars(identity)}
+    assert verdicts.pop("identity run, gain in CNR, 20 ln") == "met"  # true of every case alone
+    assert verdicts.pop("identity run, gain in SNR, 20 ln") == "met"
+    assert set(verdicts.values()) == {TOO_FEW, "reported"}
+    assert f"{TOO_FEW}: a verdict needs {FEWEST} cases" in as_text(identity)
+    enough = replace(identity, cases=FEWEST)
+    assert TOO_FEW not in judge(enough).values()
+    assert TOO_FEW not in as_text(enough)
 
 
 def test_raters_read_clean_phantoms_nearly_right(identity):
@@ -152,16 +168,15 @@ def test_another_method_of_the_same_archive_is_a_row_and_two_bars(truth, origina
     assert rows["images"]["cnr_ln"] == pytest.approx(rows["original"]["cnr_ln"], abs=0.1)
     (cnr,) = (x for x in bars(found) if x.title == "CNR over images, 20 ln")
     assert cnr.measured == rows["enhanced"]["cnr_ln"] - rows["images"]["cnr_ln"]
-    assert cnr.verdict == "met"
+    assert judge(found)[cnr.title] == "met"
     text = as_text(found)
     assert text.count("\n  truth ") >= 5  # in every table
 
 
 def test_a_rival_that_is_the_same_is_not_beaten(truth, originals, identity):
     found = evaluate(truth, SHIPPED, images=originals, against=(originals,))
-    verdicts = {bar.title: bar.verdict for bar in bars(found)}
-    assert verdicts["PSNR to clean over images, dB"] == "met"
-    assert verdicts["CNR over images, 20 ln"] == "missed"
+    assert judge(found)["PSNR to clean over images, dB"] == "met"
+    assert judge(found)["CNR over images, 20 ln"] == "missed"
     assert not any(" over images" in bar.title for bar in bars(identity))
 
 

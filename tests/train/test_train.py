@@ -14,12 +14,8 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 
-from mcdiff_batch.engine.backends.ort import REFERENCE
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError, UsageError
 from mcdiff_batch.engine.image.frame import Frame
-from mcdiff_batch.engine.model.contract import load_bundle
-from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.train.cases.corruption import corrupt_batch, corrupt_depths
 from mcdiff_batch.train.cases.data import (
     PART,
@@ -27,20 +23,16 @@ from mcdiff_batch.train.cases.data import (
     draw,
     leave_out_optimal,
     load,
-    one_hot,
     split,
 )
-from mcdiff_batch.train.networks.fusion import fuse
-from mcdiff_batch.train.networks.losses import coefficients, denoising_loss, diffuse
-from mcdiff_batch.train.networks.plan import TorchPlan
 from mcdiff_batch.train.networks.presets import PRESETS, adjust, preset_from
-from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.unet import Widths
 from mcdiff_batch.train.training import checkpoint
 from mcdiff_batch.train.training.cli import train
 from mcdiff_batch.train.training.loop import Setting
-from mcdiff_batch.train.training.stages import Noising, train_all
+from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import read_weights, start_from
+from tests.support.networks import networks, stack
 from tests.support.running import archive
 
 CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
@@ -118,23 +110,6 @@ def test_a_budget_scales_every_stage():
         assert stage.crop_steps == round(whole.crop_steps / 2)
     assert not half.residual
     assert half.conditions == "depths"
-
-
-def test_the_networks_as_a_plan_compute_what_the_bundle_does(toy_training, toy_bundle):
-    bundle = load_bundle(toy_bundle)
-    rng = np.random.default_rng(3)
-    depths, x = (rng.uniform(-1, 1, (2, n, 64, 16)).astype(np.float32) for n in (5, 1))
-    weights, strip = np.full((2, 5), 0.2, np.float32), np.ones((2, 1, 64, 16), np.float32)
-    rung = Rung(t=400.0, signal=0.8, noise=0.6, a=0.5, b=0.4, c=0.1)
-    found = []
-    for plan in (
-        REFERENCE.load(bundle, Device(kind="cpu", index=0), 2),
-        TorchPlan(read_weights(toy_training)[0], 2),
-    ):
-        conditioned = plan.condition(depths, weights, strip, depths[:, :1])
-        found.append((conditioned.label, *plan.step(x, x / 2, rung, conditioned)))
-    for theirs, mine in zip(*found, strict=True):
-        assert np.abs(theirs.astype(np.float32) - mine).max() < 1e-4
 
 
 def test_an_archive_read_by_several_processes_keeps_its_order(tmp_path):
@@ -236,94 +211,6 @@ def test_a_flip_turns_all_depths_and_the_label_together(phantoms):
     assert torch.equal(mirrored.image, plain.image.flip(-1))
 
 
-def networks(**changes):
-    torch.manual_seed(0)
-    nets = Networks(replace(PRESETS["toy"], **changes), torch.device("cpu"))
-    for p in nets.foundation.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    return nets
-
-
-def drawn(nets, x, scan, conditions, *, signal=0.6, noise=0.8):
-    t, *alpha = (torch.tensor([value]) for value in (500.0, signal, noise))
-    return nets.x0(x, t, *alpha, scan, conditions)
-
-
-def x0_pair(nets):
-    depths, weights = torch.rand(2, 5, 64, 16), torch.full((2, 5), 0.2)
-    x, scan = torch.randn(2, 1, 64, 16), depths[:, :1]
-    conditions = nets.conditions(depths, weights)
-    return drawn(nets, x, scan, None), drawn(nets, x, scan, conditions)
-
-
-def test_a_residual_tuner_begins_at_the_pretrained_model_and_eq_8_as_written_does_not():
-    plain, tuned = x0_pair(networks(residual=True, middle=True))
-    assert torch.equal(plain, tuned)
-    plain, tuned = x0_pair(networks(residual=False))
-    assert not torch.allclose(plain, tuned, atol=1e-3)
-
-
-def test_the_folded_tuner_is_equation_7_and_8():
-    tuner = networks(residual=False).tuner[0]
-    f, feature, star = torch.randn(3, 1, 8, 6, 4).unbind()
-    conv = torch.nn.functional.conv2d
-    down = conv(f + feature, tuner.down.weight, tuner.down.bias)
-    written = tuner.up(torch.nn.functional.silu(down)) + conv(star, tuner.star.weight)
-    assert torch.allclose(tuner(f, *tuner.fold(feature, star)), written, atol=1e-6)
-
-
-def test_fusion_is_the_weighted_sum_over_depths():
-    stacked = torch.randn(6, 2, 4, 4)
-    weights = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
-    found = fuse(weights, stacked)
-    assert torch.allclose(found[0], 0.2 * stacked[0] + 0.3 * stacked[1] + 0.5 * stacked[2])
-    assert torch.equal(found[1], stacked[3])
-
-
-def test_the_two_terms_of_equation_9_add_up_to_the_mean_square_of_v():
-    x0, eps, eps_hat = torch.randn(3, 4, 1, 8, 8, dtype=torch.float64).unbind()
-    alpha = torch.tensor([0.9, 0.5, 0.3, 0.2], dtype=torch.float64)
-    signal, noise = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
-    x = diffuse(x0, eps, alpha)
-    x0_hat = (x - noise * eps_hat) / signal
-    both = (eps - eps_hat).square().mean() + (x0 - x0_hat).square().mean()
-    scale = coefficients("v", signal, noise, 0.25).net.abs()
-    everywhere = torch.ones_like(x0)
-    found = denoising_loss(x0_hat, x0, scale, everywhere, power=0.0)
-    assert found.item() == pytest.approx(both.item(), rel=1e-6)
-    v, v_hat = (signal * e - noise * i for e, i in ((eps, x0), (eps_hat, x0_hat)))
-    assert found.item() == pytest.approx((v - v_hat).square().mean().item(), rel=1e-6)
-
-
-def test_the_linear_estimate_is_the_best_one_of_two_noisy_observations():
-    rng = np.random.default_rng(0)
-    x0, sigma_b, alpha = rng.standard_normal(200_000) * 50, 0.25, 0.8
-    x = np.sqrt(alpha) * x0 + np.sqrt(1 - alpha) * rng.standard_normal(len(x0))
-    scan = x0 + sigma_b * rng.standard_normal(len(x0))
-    scalars = (torch.tensor(value) for value in (alpha**0.5, (1 - alpha) ** 0.5))
-    c = coefficients("scan", *scalars, sigma_b)
-    fitted = np.linalg.lstsq(np.stack([x, scan], axis=1), x0, rcond=None)[0]
-    assert [c.x.item(), c.scan.item()] == pytest.approx(fitted.tolist(), abs=2e-3)
-    off = np.std(c.x.item() * x + c.scan.item() * scan - x0)
-    assert c.net.item() == pytest.approx(off, rel=0.01)
-
-
-def test_at_full_noise_the_estimate_is_the_scan_and_without_noise_it_is_x_t():
-    nets, scan, x = networks(), torch.rand(1, 1, 64, 16), torch.rand(1, 1, 64, 16)
-    for p in nets.foundation.out.parameters():
-        torch.nn.init.zeros_(p)
-    assert torch.allclose(drawn(nets, x, scan, None, signal=5e-5, noise=1.0), scan, atol=1e-4)
-    assert torch.allclose(drawn(nets, x, scan, None, signal=1.0, noise=0.0), x, atol=1e-6)
-
-
-def test_only_px_inside_the_strip_count_in_the_loss():
-    x0, inside = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
-    inside[..., :2] = 1
-    guess = torch.where(inside > 0, 0.5, 9.0)
-    loss = denoising_loss(guess, x0, torch.ones(1, 1, 1, 1), inside, power=2.0)
-    assert loss.item() == pytest.approx(0.25)
-
-
 @pytest.mark.parametrize("tunes", ["tuner", "decoder", "all"])
 def test_stage_iii_trains_what_the_preset_says_and_the_extractor_never(phantoms, tmp_path, tunes):
     preset = replace(adjust(PRESETS["toy"], 0.05, {}), tunes=tunes)
@@ -352,11 +239,14 @@ def test_stage_iii_trains_what_the_preset_says_and_the_extractor_never(phantoms,
         assert not any(x.startswith("extractor") for x in changed)
 
 
-def test_plain_regression_is_trained_at_full_noise_alone():
-    noising, image = Noising(last=True), torch.zeros(6, 1, 8, 8)
-    found = noising(image, image, np.random.default_rng(0))
-    assert found.t.tolist() == [1000] * 6
-    assert len(set(Noising()(image, image, np.random.default_rng(0)).t.tolist())) == 6
+def test_a_training_that_began_before_a_setting_existed_goes_on(toy_training, phantoms, tmp_path):
+    folder = shutil.copytree(toy_training, tmp_path / "toy")
+    pinned = json.loads((folder / "training.json").read_text())
+    del pinned["preset"]["sigma_b_input"]
+    (folder / "training.json").write_text(json.dumps(pinned))
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(folder)]
+    CliRunner().invoke(train, words, catch_exceptions=False)
+    assert weights(folder) == weights(toy_training)
 
 
 def test_a_crop_is_a_part_of_the_rows_of_all_depths_and_the_label(phantoms):
@@ -417,13 +307,6 @@ def test_two_processes_train_as_one_under_torchrun(phantoms, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     card = json.loads((tmp_path / "two" / "card.json").read_text())
     assert card["stages"]["tuner"]["steps"] == 60
-
-
-def stack():
-    """Depths [2, 5, 64, 16] with a black margin of three px."""
-    depths = torch.rand(2, 5, 64, 16, generator=torch.Generator().manual_seed(1)) - 0.4
-    depths[..., :3], depths[..., -3:] = -1, -1
-    return depths
 
 
 def spoiled(depths, seed):
@@ -487,29 +370,3 @@ def test_a_start_from_another_kind_of_model_is_refused(toy_training, toy_bundle,
     for source in (toy_training, toy_bundle):
         with pytest.raises(UsageError, match=said):
             start_from(networks(**changes), source)
-
-
-def test_every_kind_of_condition_reaches_every_skip():
-    depths, weights = stack(), torch.full((2, 5), 0.2)
-    for kind in ("depths", "segmentation"):
-        nets = networks(conditions=kind, residual=False)
-        torch.nn.init.normal_(nets.extractor.out.weight)
-        encoder, star = nets.tuner_inputs(nets.features(depths, weights))
-        assert len(encoder) == len(star) == len(nets.tuner)
-        if kind == "segmentation":
-            assert all(torch.allclose(x.sum(1), torch.ones(()), atol=1e-5) for x in encoder)
-        conditions = nets.conditions(depths, weights)
-        scan = depths[:, :1]
-        assert drawn(nets, scan, scan, conditions).shape == (2, 1, 64, 16)
-
-
-def test_conditions_from_one_depth_do_not_look_at_the_others(phantoms):
-    data = one_hot(load(phantoms, Frame(height=64, width=16), (0.2,) * 5, 0.0))
-    batch = batch_of(data, np.arange(2), np.zeros(2, bool))
-    nets = networks()
-    conditions = nets.conditions(batch.depths, batch.weights)
-    others = torch.nn.functional.one_hot(batch.optimal, 5)[:, :, None, None] == 0
-    moved = nets.conditions(torch.where(others, batch.depths.flip(2), batch.depths), batch.weights)
-    for a, b in zip(conditions, moved, strict=True):
-        assert torch.allclose(a[0], b[0], atol=1e-5)
-        assert torch.allclose(a[1], b[1], atol=1e-5)

@@ -1,6 +1,6 @@
 """The bars that the enhancement has to reach, beside what was measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .angles import CURVES
 from .evaluate import Evaluation
@@ -8,6 +8,8 @@ from .rivals import CLEAN, ENHANCED, FLOORS, ORIGINAL
 
 IDENTITY = 0.1  # 20 ln
 WORD = 20  # characters of a name given by the user
+FEWEST = 20  # cases: the 95 % interval of the gain in CNR is then +-1.6, half of bar to stretch bar
+TOO_FEW = "too few"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +24,14 @@ class Bar:
     strictly: bool = False  # the figure must be more than the bar
     interval: tuple[float, float] | None = None
     digits: int = 2
+    cases: int | None = None  # of the mean; None: the figure holds for each case alone
 
     @property
     def verdict(self) -> str:
         if self.measured != self.measured:
             return "not measured"
+        if self.bar is not None and self.cases is not None and self.cases < FEWEST:
+            return TOO_FEW
         if self._reaches(self.stretch):
             return "stretch met"
         if self.bar is None:
@@ -47,8 +52,9 @@ class Bar:
 
 def bars(evaluation: Evaluation) -> list[Bar]:
     """All bars, in the order in which they were set."""
-    parts = (_gains, _closeness, _against, _reading, _likeness, _identity)
-    return [bar for part in parts for bar in part(evaluation)]
+    parts = (_gains, _closeness, _against, _reading, _likeness)
+    means = [bar for part in parts for bar in part(evaluation)]
+    return [*(replace(x, cases=evaluation.cases) for x in means), *_identity(evaluation)]
 
 
 def _gains(evaluation: Evaluation) -> list[Bar]:

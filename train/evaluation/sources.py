@@ -1,6 +1,5 @@
 """Where images to score come from: a run, or any method's zarr or folder of PNG files."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ import zarr
 
 from mcdiff_batch.engine.archive.archive import Archive
 from mcdiff_batch.engine.archive.image_files import read_grey
-from mcdiff_batch.engine.errors import ArchiveError
+from mcdiff_batch.engine.errors import ArchiveError, UsageError
 from mcdiff_batch.engine.image.frame import Frame, Image, Labels, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.model.contract import Bundle
+from mcdiff_batch.engine.output import arrays, ledger, runs, shards
 
-RUN = "run.json"  # a folder with this file is a run
 SETTINGS = ("bundle", "solver", "ladder", "seed", "draws", "temperature", "plan", "software")
 
 
@@ -52,26 +51,26 @@ def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
     Raises ArchiveError if `run` is anything else.
     """
     try:
-        settings = json.loads((run / RUN).read_text())["settings"]
-        output = zarr.open_group(run / "images.zarr", mode="r", use_consolidated=False)
+        settings = runs.load_existing(run).settings
+        output = zarr.open_group(run / shards.FOLDER, mode="r", use_consolidated=False)
         status = np.asarray(output["status"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, UsageError) as error:
         raise ArchiveError(
             f"{run}: is not a finished run ({error}); finish it with `mcdiff-batch run`"
         ) from error
-    if bundle is not None and settings["bundle"] != bundle.sha256:
+    if bundle is not None and settings.bundle != bundle.sha256:
         raise ArchiveError(
-            f"{run}: was made with bundle {settings['bundle'][:12]}..., expected "
+            f"{run}: was made with bundle {settings.bundle[:12]}..., expected "
             f"{bundle.sha256[:12]}...; name the run's bundle with --bundle"
         )
-    if settings["archive"] != archive.identity:
+    if settings.archive != archive.identity:
         raise ArchiveError(f"{run}: is a run of another archive; name that archive with --truth")
     label: Any = output["label"]
     return Source(
         path=run,
-        cases=tuple(np.flatnonzero(status == 1).tolist()),
+        cases=tuple(np.flatnonzero(status == arrays.CODES[ledger.DONE]).tolist()),
         image=_reader(output["enhanced"], archive),
-        about={name: settings[name] for name in SETTINGS if name in settings},
+        about={name: getattr(settings, name) for name in SETTINGS},
         label=lambda case, frame: nearest_to_frame(_cut(label[case], case, archive), frame),
         spread=_reader(output["spread"], archive) if "spread" in output else None,
     )
@@ -79,7 +78,7 @@ def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
 
 def any_source(path: Path, archive: Archive) -> Source:
     """The images of any method, or of a run by any bundle.  Raises ArchiveError."""
-    is_run = (path / RUN).is_file()
+    is_run = (path / runs.CONFIG).is_file()
     return run_source(path, archive, None) if is_run else images_source(path, archive)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from . import paper
 from .agreement import Agreement
 from .angles import INTER, INTRA
-from .bars import Bar, bars
+from .bars import FEWEST, TOO_FEW, Bar, bars
 from .evaluate import Evaluation
 from .rivals import CLEAN, ENHANCED, FLOORS, ORIGINAL
 
@@ -195,6 +195,9 @@ def _bars(evaluation: Evaluation) -> Iterator[str]:
     for bar in bars(evaluation):
         limits = ["" if x is None else f"{bar.sign}{x:g}" for x in (bar.bar, bar.stretch)]
         yield f"{bar.title:<{TITLE}}{_measured(bar):>19}{limits[0]:>9}{limits[1]:>9}  {bar.verdict}"
+    if evaluation.cases < FEWEST:
+        yield f"{TOO_FEW}: a verdict needs {FEWEST} cases; with fewer, chance alone moves the gain"
+        yield "in CNR by more than half of what is between bar and stretch bar (95 % interval)"
     yield "Table V's order takes runs of three bundles: one as --run, the others as --against"
 
 

@@ -30,7 +30,7 @@ class Coefficients:
 
 
 def coefficients(
-    prediction: Prediction, signal: Tensor, noise: Tensor, sigma_b: float
+    prediction: Prediction, signal: Tensor, noise: Tensor, sigma_b: float | Tensor
 ) -> Coefficients:
     """The coefficients at signal = sqrt(alpha_t), noise = sqrt(1 - alpha_t).
 

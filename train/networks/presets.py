@@ -1,7 +1,7 @@
 """Presets: the sizes of the networks and the budgets of the stages, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 from mcdiff_batch.engine.image.frame import Frame
@@ -41,6 +41,7 @@ class Preset:
     prediction: Prediction = "scan"  # "v" is the paper's way: no second observation
     reads: Reads = "estimate"  # what the foundation reads of the two observations
     sigma_b: float = 0.25  # sd of the scan's error as an observation of x_0, in [-1, 1]
+    sigma_b_input: bool = False  # training draws sigma_b around that and tells the foundation
     loss_power: float = 1.0  # exponent of the loss's weight; 2: error of x0-hat, 0: of the output
     regression: bool = False  # train at t = T alone: plain regression, sampled by one evaluation
     any_depth: bool = True  # stage II: take half the images from other depths; False: optimal only
@@ -164,6 +165,11 @@ PRESETS = {
         ),
     )
 }
+
+
+def with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
+    """A preset's JSON form, with the settings that did not exist yet when it was stored."""
+    return {x.name: x.default for x in fields(Preset) if x.default is not MISSING} | raw
 
 
 def preset_from(raw: dict[str, Any]) -> Preset:

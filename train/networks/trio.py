@@ -22,7 +22,10 @@ class Networks:
     def __init__(self, preset: Preset, device: torch.device) -> None:
         self.preset = preset
         body = partial(UNet, preset.widths, middle=preset.middle)
-        self.foundation = body(outputs=1, timed=True, inputs=2 if preset.reads == "both" else 1)
+        both = preset.prediction == "scan" and preset.reads == "both"
+        self.foundation = body(
+            outputs=1, timed=True, inputs=2 if both else 1, sigma=preset.sigma_b_input
+        )
         self.extractor = body(outputs=len(CLASSES), timed=False)
         map_channels = len(CLASSES) if preset.conditions == "segmentation" else None
         self.tuner = Tuners(
@@ -88,12 +91,15 @@ class Networks:
             inputs = self.tuner_inputs(self.features(depths, weights))
         return self.tuner.fold(*inputs)
 
-    def coefficients(self, signal: Tensor, noise: Tensor) -> Coefficients:
+    def coefficients(
+        self, signal: Tensor, noise: Tensor, sigma_b: Tensor | None = None
+    ) -> Coefficients:
         """The coefficients that turn the network's output into x0-hat.
 
-        signal = sqrt(alpha_t), noise = sqrt(1 - alpha_t).
+        signal = sqrt(alpha_t), noise = sqrt(1 - alpha_t); sigma_b: [B], or the preset's.
         """
-        return coefficients(self.preset.prediction, signal, noise, self.preset.sigma_b)
+        sd = self.preset.sigma_b if sigma_b is None else sigma_b[:, None, None, None]
+        return coefficients(self.preset.prediction, signal, noise, sd)
 
     def x0(
         self,
@@ -103,13 +109,14 @@ class Networks:
         noise: Tensor,
         scan: Tensor,
         conditions: Folded | None,
+        sigma_b: Tensor | None = None,
     ) -> Tensor:
         """x0-hat, float32 and not clamped, from x_t [B, 1, H, W] and the scan [B, 1, H, W].
 
         signal, noise: sqrt(alpha_t) and sqrt(1 - alpha_t), broadcast over the batch; t: [B] or [1].
-        Without conditions it is the foundation model alone.
+        Without conditions it is the foundation model alone.  sigma_b: [B], or the preset's.
         """
-        c = self.coefficients(signal, noise)
+        c = self.coefficients(signal, noise, sigma_b)
         linear = c.x * x + c.scan * scan
         if self.preset.prediction == "v" or self.preset.reads == "x":
             read = x
@@ -117,7 +124,9 @@ class Networks:
             read = torch.cat([linear, scan], dim=1) if self.preset.reads == "both" else linear
         folded = conditions or None
         tune = None if folded is None else lambda i, f: self.tuner.tune(folded, i, f)
-        output: Tensor = self.foundation(read.to(self.foundation.dtype), t, tune)
+        if self.preset.sigma_b_input and sigma_b is None:
+            sigma_b = torch.full((1,), self.preset.sigma_b, device=x.device)
+        output: Tensor = self.foundation(read.to(self.foundation.dtype), t, tune, sigma_b)
         return linear + c.net * output.float()
 
 

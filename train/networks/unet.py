@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 GROUP = 8  # channels per group: a power of two keeps TensorRT's fast GroupNorm kernel
+SIGMA_SCALE = 1000  # takes sigma_b to the range of t, for which the embedding is made
 
 Tune = Callable[[int, Tensor], Tensor]  # (skip index, f_i) -> what the decoder gets instead
 Merge = Callable[[Tensor], Tensor]  # features of B * D images to those of B
@@ -138,11 +139,19 @@ class UNet(nn.Module):
 
     H and W are multiples of widths.factor.  `skip_channels` and `star_channels` are the channels
     of f_i and of what it is concatenated with.  With `middle`, the last of them belong to the
-    output of the middle blocks, which is tuned like a skip.
+    output of the middle blocks, which is tuned like a skip.  With `sigma` the blocks are told
+    sigma_b [N] or [1] too, by an embedding that is added to that of t.
     """
 
     def __init__(
-        self, widths: Widths, *, outputs: int, timed: bool, inputs: int = 1, middle: bool = False
+        self,
+        widths: Widths,
+        *,
+        outputs: int,
+        timed: bool,
+        inputs: int = 1,
+        middle: bool = False,
+        sigma: bool = False,
     ) -> None:
         super().__init__()
         self.base, self.patch, self.tunes_middle = widths.base, widths.patch, middle
@@ -179,14 +188,21 @@ class UNet(nn.Module):
             self.star_channels.append(levels[-1])
         self.last = NormSilu(here)
         self.out = _zero(nn.Conv2d(here, outputs * widths.patch**2, 3, padding=1))
+        self.sigma = _time_mlp(widths.base, time) if time and sigma else None
 
     @property
     def dtype(self) -> torch.dtype:
         """The type that x must have."""
         return self.stem.weight.dtype
 
-    def forward(self, x: Tensor, t: Tensor | None = None, tune: Tune | None = None) -> Tensor:
-        return self._run(x, t, tune or (lambda i, f: f)).logits
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor | None = None,
+        tune: Tune | None = None,
+        sigma_b: Tensor | None = None,
+    ) -> Tensor:
+        return self._run(x, self._embed(t, sigma_b, x.dtype), tune or (lambda i, f: f)).logits
 
     def features(self, x: Tensor, merge: Merge = lambda f: f) -> Features:
         """The features of eq. 4.
@@ -195,8 +211,9 @@ class UNet(nn.Module):
         """
         return self._run(x, None, lambda i, f: f, merge)
 
-    def _run(self, x: Tensor, t: Tensor | None, tune: Tune, merge: Merge = lambda f: f) -> Features:
-        embedding = self._embed(t, x.dtype)
+    def _run(
+        self, x: Tensor, embedding: Tensor | None, tune: Tune, merge: Merge = lambda f: f
+    ) -> Features:
         skips = [self.stem(F.pixel_unshuffle(x, self.patch))]
         for layer in self.encoder:
             h = layer(skips[-1], embedding) if isinstance(layer, Block) else layer(skips[-1])
@@ -219,10 +236,12 @@ class UNet(nn.Module):
         image = F.pixel_shuffle(self.out(self.last(h)), self.patch)
         return Features(image, skips + lowest, stars[::-1] + lowest)
 
-    def _embed(self, t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    def _embed(self, t: Tensor | None, sigma_b: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         if self.time is None or t is None:
             return None
         out: Tensor = self.time(sinusoidal(t, self.base).to(dtype))
+        if self.sigma is not None and sigma_b is not None:
+            out = out + self.sigma(sinusoidal(SIGMA_SCALE * sigma_b, self.base).to(dtype))
         return out
 
 

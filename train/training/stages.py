@@ -1,15 +1,13 @@
 """The paper's three stages: what each trains, on which images, by which loss."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mcdiff_batch.engine.errors import ArchiveError, FingerprintError
+from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.image.metrics import mean_dice
 from mcdiff_batch.engine.model.schedule import Schedule
 from mcdiff_batch.train.cases.corruption import corrupt_batch
@@ -32,7 +30,7 @@ from .card import write_card
 from .loop import Objective, Setting, Show, generator, train_stage
 from .samples import draw_samples
 from .step import autocast, move
-from .weights import source_sha256, start_from
+from .weights import pin_training, start_from
 
 Say = Callable[[str], None]
 HELD_OUT_CASES = 16
@@ -49,32 +47,39 @@ class Noised(NamedTuple):
     alpha: Tensor
     scan: Tensor  # b, the second observation
     inside: Tensor  # 1 inside the strip, else 0
+    sigma_b: Tensor  # [N], the sd of the scan's error that the network is told
 
 
 class Noising:
     """Draws (t, eps) for images and noises them, eq. 1."""
 
-    def __init__(self, *, last: bool = False) -> None:
-        """last: always take t = T."""
-        self.schedule, self.last = Schedule(), last
+    def __init__(self, preset: Preset) -> None:
+        self.schedule, self.preset = Schedule(), preset
         self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32)
 
     def __call__(
         self, image: Tensor, scan: Tensor, rng: np.random.Generator, times: Tensor | None = None
     ) -> Noised:
-        """Noises images [N, 1, H, W]; times are stratified over 1..T unless given."""
-        n = len(image)
+        """Noises images [N, 1, H, W]; times are stratified over 1..T unless given.
+
+        With `sigma_b_input` each image gets its sigma_b, log-uniform from half to double the
+        preset's; with given times it is the preset's, as in a run.
+        """
+        n, drawn_times = len(image), times is None
         if times is None:
             strata = (rng.permutation(n) + rng.random(n)) / n
             drawn = 1 + np.floor(strata * self.schedule.steps).astype(np.int64)
             times = torch.from_numpy(drawn)
-            if self.last:
+            if self.preset.regression:
                 times = torch.full_like(times, self.schedule.steps)
         seed = int(rng.integers(2**62))
         eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
         alpha = self.alphas[times]
         inside = ((image > BLACK) | (scan > BLACK)).to(image.dtype)
-        return Noised(image, diffuse(image, eps, alpha), times, alpha, scan, inside)
+        sigma_b = torch.full((n,), self.preset.sigma_b)
+        if self.preset.sigma_b_input and drawn_times:
+            sigma_b = sigma_b * torch.from_numpy(2 ** rng.uniform(-1, 1, n)).float()
+        return Noised(image, diffuse(image, eps, alpha), times, alpha, scan, inside, sigma_b)
 
 
 def train_all(
@@ -87,7 +92,7 @@ def train_all(
     """
     if preset.conditions != "depths":
         train, held_out = one_hot(train), one_hot(held_out)
-    _pin(preset, train, setting)
+    pin_training(preset, train, setting)
     torch.manual_seed(setting.seed)
     nets = Networks(preset, setting.device)
     if setting.source is not None:
@@ -130,7 +135,7 @@ def _foundation(
         raise ArchiveError(
             "stage I has no artifact-free case; set `artifact_free (case)` for some cases of --data"
         )
-    noising = Noising(last=nets.preset.regression)
+    noising = Noising(nets.preset)
 
     def prepare(rng: np.random.Generator, crop: bool) -> Noised:
         clear = draw(images, _share(stage, setting), rng, crop=crop)
@@ -189,7 +194,7 @@ def _tuner(
         train = train.subset(train.artifact_free)
         held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     train, held_out = (x.clearest(nets.preset.clearest) for x in (train, held_out))
-    noising = Noising(last=nets.preset.regression)
+    noising = Noising(nets.preset)
 
     def prepare(rng: np.random.Generator, crop: bool) -> tuple[Batch, Noised]:
         cases = max(1, _share(stage, setting) // stage.draws)
@@ -221,8 +226,9 @@ def _denoising_loss(nets: Networks, noised: Noised, conditions: Folded | None) -
     """Eq. 9; with conditions eq. 11."""
     alpha = noised.alpha[:, None, None, None]
     signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-    x0_hat = nets.x0(noised.x, noised.t, signal, noise, noised.scan, conditions)
-    scale = nets.coefficients(signal, noise).net.abs()
+    sigma_b = noised.sigma_b if nets.preset.sigma_b_input else None
+    x0_hat = nets.x0(noised.x, noised.t, signal, noise, noised.scan, conditions, sigma_b)
+    scale = nets.coefficients(signal, noise, sigma_b).net.abs()
     return denoising_loss(x0_hat, noised.image, scale, noised.inside, nets.preset.loss_power)
 
 
@@ -280,26 +286,3 @@ def _held_out_dice(nets: Networks, data: Dataset, setting: Setting) -> float:
     return float(
         np.mean([mean_dice(a, b) for a, b in zip(labels, data.label[chosen], strict=True)])
     )
-
-
-def _pin(preset: Preset, train: Dataset, setting: Setting) -> None:
-    """Writes or compares training.json: a folder belongs to one preset, data, seed and source."""
-    path = setting.folder / "training.json"
-    mine = {
-        "preset": asdict(preset),
-        "data_sha256": train.sha256,
-        "seed": setting.seed,
-        "from_sha256": source_sha256(setting.source),
-    }
-    mine = json.loads(json.dumps(mine))
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        for key, value in mine.items():
-            if theirs.get(key) != value:
-                raise FingerprintError(
-                    f"{path}: this folder belongs to a training with another {key}; use another "
-                    "--output"
-                )
-    elif setting.rank == 0:
-        setting.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
-from mcdiff_batch.engine.errors import BundleError, UsageError
+from mcdiff_batch.engine.errors import BundleError, FingerprintError, UsageError
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.model.contract import Bundle, load_bundle
 from mcdiff_batch.engine.model.solver import Rung
-from mcdiff_batch.train.networks.presets import Preset, preset_from
+from mcdiff_batch.train.cases.data import Dataset
+from mcdiff_batch.train.networks.presets import Preset, preset_from, with_defaults
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.unet import UNet
 
 from . import checkpoint
+from .loop import Setting
 
 Tensors = dict[str, Tensor]
 STORED = "/stored"  # suffix of the name of a weight that a graph holds in float16
+KINDS = (  # settings that change the meaning of weights, but not always their shapes
+    "residual",
+    "conditions",
+    "prediction",
+    "reads",
+    "sigma_b",
+    "sigma_b_input",
+    "early_fusion",
+)
 PARITY = 1e-3  # largest difference allowed, relative to the largest value: float32 against float32
 
 
@@ -44,6 +56,33 @@ def read_weights(folder: Path) -> tuple[Networks, dict[str, Any]]:
         model.load_state_dict(state)
         model.requires_grad_(False).eval()
     return nets, json.loads((folder / "card.json").read_text())
+
+
+def pin_training(preset: Preset, train: Dataset, setting: Setting) -> None:
+    """Writes training.json, or compares it: a folder belongs to one preset, data, seed and source.
+
+    Raises FingerprintError if the folder belongs to another training.
+    """
+    path = setting.folder / "training.json"
+    mine = {
+        "preset": asdict(preset),
+        "data_sha256": train.sha256,
+        "seed": setting.seed,
+        "from_sha256": source_sha256(setting.source),
+    }
+    mine = json.loads(json.dumps(mine))
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        theirs["preset"] = with_defaults(theirs["preset"])
+        for key, value in mine.items():
+            if theirs.get(key) != value:
+                raise FingerprintError(
+                    f"{path}: this folder belongs to a training with another {key}; use another "
+                    "--output"
+                )
+    elif setting.rank == 0:
+        setting.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=1) + "\n")
 
 
 def source_sha256(source: Path | None) -> str | None:
@@ -75,8 +114,8 @@ def start_from(nets: Networks, source: Path) -> None:
 
 
 def _check_kind(mine: Preset, theirs: dict[str, Any], source: Path) -> None:
-    """Compares settings that change the meaning of weights, but not their shapes."""
-    for field in ("residual", "conditions", "prediction", "reads", "sigma_b", "early_fusion"):
+    """Compares the settings of KINDS, as far as the source says them."""
+    for field in KINDS:
         value = getattr(mine, field)
         if theirs.get(field, value) != value:
             raise UsageError(

@@ -1,0 +1,152 @@
+"""The report's section on what needs attention, with what to do about it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from markupsafe import Markup
+
+from mcdiff_batch.engine.report.advice import CHECK
+from mcdiff_batch.engine.report.document import (
+    FailedCase,
+    Failures,
+    Flagged,
+    IncidentRow,
+    Incidents,
+    Problem,
+    Report,
+)
+from mcdiff_batch.engine.text import name_device
+
+from .cards import card_anchor, case_name
+from .parts import figure, html, join, moment, plural, shorten
+
+CHANGED = (
+    "The archive has changed since the run, so these results are of another archive. Enhance it "
+    "anew, with another --output."
+)
+STANDS_FOR = html(
+    '<p class="muted">In the commands, ARCHIVE stands for the path of the archive, and NEW for a '
+    "new folder. If the run had an --output, give it again. <code>{}</code> reads the whole "
+    "archive and lists every case that cannot be used.</p>",
+    CHECK,
+)
+Lines = Mapping[str, Sequence[Markup]]  # by kind of problem
+
+
+def render(report: Report) -> Iterator[Markup]:
+    failures, incidents, flagged = report.failures, report.incidents, report.flagged
+    cases = report.cases
+    yield from _warnings(report)
+    if not (flagged.total or cases.failed or cases.open or incidents.total or report.warnings):
+        yield html("<p>Nothing. No case failed, and nothing else went wrong.</p>")
+    if failures.problems:
+        yield _counted([(cases.failed, "failed"), (cases.open, "still open")], failures)
+        yield _problems("cases", failures.problems, _failures(report))
+        yield STANDS_FOR
+    if cases.damaged_records:
+        yield html(
+            "<p>Damaged ledger records: {}. The next run enhances their cases again.</p>",
+            figure(cases.damaged_records),
+        )
+    if not flagged.gate:
+        yield html(
+            '<p class="muted">The model has no gate, so changes of labels, levels and angles are '
+            "not flagged.</p>"
+        )
+    if flagged.total:
+        yield _counted([(flagged.total, "flagged: look at them first")], flagged)
+        yield _problems("cases", flagged.problems, _flags(report))
+    if incidents.total:
+        words = plural(incidents.total, "incident", "incidents")
+        yield html(
+            "<p><b>{} {} that the data did not cause.</b> The cases were tried again; those that "
+            "are not done are open, above.</p>",
+            figure(incidents.total),
+            words,
+        )
+        yield _problems("events", incidents.problems, _events(incidents))
+
+
+def _warnings(report: Report) -> Iterator[Markup]:
+    warnings = [*([CHANGED] if report.gallery.before == "changed" else []), *report.warnings]
+    items = join(html("<li><b>Warning:</b> {}</li>", x) for x in warnings)
+    if warnings:
+        yield html('<ul class="plain warnings">{}</ul>', items)
+
+
+def _counted(counts: Sequence[tuple[int, str]], rows: Failures | Flagged) -> Markup:
+    """Such as "3 cases failed, 1 case is still open"."""
+    words = (
+        html("{} {} {}", figure(n), plural(n, "case is", "cases are"), word)
+        if word != "failed"
+        else html("{} {} failed", figure(n), plural(n, "case", "cases"))
+        for n, word in counts
+        if n
+    )
+    partly = " Not all are listed." if rows.total > len(rows.rows) else ""
+    return html("<p><b>{}.</b>{}</p>", join(words, ", "), partly)
+
+
+def _problems(column: str, problems: Sequence[Problem], lines: Lines) -> Markup:
+    """A table: what is wrong, where, and what to do."""
+    return html(
+        '<table class="problems"><thead><tr><th scope="col">what</th><th scope="col">{}</th>'
+        '<th scope="col">what to do</th></tr></thead><tbody>{}</tbody></table>',
+        column,
+        join(_problem(x, lines.get(x.kind, ())) for x in problems),
+    )
+
+
+def _problem(problem: Problem, lines: Sequence[Markup]) -> Markup:
+    command = html("<br><code>{}</code>", problem.command) if problem.command else ""
+    return html(
+        '<tr><th scope="row"><b>{}: {}</b><br>{}</th><td>{}</td><td>{}{}</td></tr>',
+        problem.kind,
+        figure(problem.total),
+        problem.means,
+        shorten(lines) if lines else "",
+        problem.todo,
+        command,
+    )
+
+
+def _failures(report: Report) -> Lines:
+    lines: dict[str, list[Markup]] = {}
+    for row in report.failures.rows:
+        lines.setdefault(row.reason, []).append(_case(row, row.detail))
+    return lines
+
+
+def _case(row: FailedCase, detail: str) -> Markup:
+    return html("<b>{}</b> {}", case_name(row), detail)
+
+
+def _flags(report: Report) -> Lines:
+    """Each flag of each case; a case that has a card is a link to it."""
+    cards = {x.case for x in report.gallery.cases}
+    lines: dict[str, list[Markup]] = {}
+    for row in report.flagged.rows:
+        name = html("<b>{}</b>", case_name(row))
+        if row.case in cards:
+            name = html('<a href="#{}">{}</a>', card_anchor(row.case), name)
+        for flag, why in zip(row.flags, row.why, strict=True):
+            lines.setdefault(flag, []).append(html("{} {}", name, why))
+    return lines
+
+
+def _events(incidents: Incidents) -> Lines:
+    lines: dict[str, list[Markup]] = {}
+    for row in incidents.rows:
+        lines.setdefault(row.kind, []).append(_event(row))
+    return lines
+
+
+def _event(row: IncidentRow) -> Markup:
+    places: list[object] = [name_device(row.device)] if row.device else []
+    for word, index in (("unit", row.unit), ("case", row.case)):
+        if index is not None:
+            places.append(html("{} {}", word, figure(index, str(index))))
+    return html("{} {}: {}", moment(row.at), join(map(_text, places), ", "), row.detail)
+
+
+def _text(part: object) -> Markup:
+    return html("{}", part)

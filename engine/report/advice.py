@@ -1,0 +1,184 @@
+"""What a person does about each kind of failure, flag and incident, with the command.
+
+Paths are never shown (P10): ARCHIVE, OUTPUT and NEW stand for those of the user.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .document import Problem
+
+AGAIN = "mcdiff-batch run --input ARCHIVE"
+RETRY = f"{AGAIN} --retry-failed"
+ANEW = f"{AGAIN} --output NEW"
+REPAIR = f"{AGAIN} --repair"
+CHECK = "mcdiff-batch check ARCHIVE"
+DOCTOR = "mcdiff-batch doctor"
+STANDS = "another description of the archive asks for a new output"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a kind means, what to do, and the command that does or follows it."""
+
+    means: str
+    todo: str
+    command: str
+
+
+FAILURES = {  # by the reason in the ledger
+    "missing": Advice(
+        "A part of the images is not in the archive.",
+        "Copy these cases again from where they came from, then try them again.",
+        RETRY,
+    ),
+    "corrupt": Advice(
+        "The stored images are damaged.",
+        "Copy these cases again from their source or a backup, then try them again.",
+        RETRY,
+    ),
+    "link": Advice(
+        "A file of the images is a link, and links are not followed.",
+        "Put the files themselves in the place of the links, then try the cases again.",
+        RETRY,
+    ),
+    "nan": Advice(
+        "The images hold NaN or infinity.",
+        "Export these cases again from their source, then try them again.",
+        RETRY,
+    ),
+    "constant": Advice(
+        "An image has one value everywhere, so it shows nothing.",
+        "Export these cases again from their source, then try them again.",
+        RETRY,
+    ),
+    "range": Advice(
+        "A value lies outside what the archive declares.",
+        f"Correct what is named beside the case. Then enhance anew: {STANDS}.",
+        ANEW,
+    ),
+    "shape": Advice(
+        "The size of the scan does not fit the archive.",
+        f"Correct `extent` of these cases. Then enhance anew: {STANDS}.",
+        ANEW,
+    ),
+    "no-depths": Advice(
+        "No depth is marked as present.",
+        f"Correct `depth_present` of these cases. Then enhance anew: {STANDS}.",
+        ANEW,
+    ),
+    "open": Advice(
+        "The run ended before these cases were done, or could not do them that time.",
+        "Look at the incidents below, if there are any. Then run the same command again.",
+        AGAIN,
+    ),
+}
+FAILURE = Advice(
+    "The data of these cases cannot be used.",
+    "Let `check` say more, repair the archive, then try the cases again with --retry-failed.",
+    CHECK,
+)
+FLAGS = {  # by the check that a case fails
+    "agreement": Advice(
+        "Enhancement changed what the label map shows.",
+        "Compare the pictures before and after. Where they disagree, trust the one before.",
+        "",
+    ),
+    "levels": Advice(
+        "Vertebral levels were lost or invented.",
+        "Count the levels in the picture before. Do not use the angles unless they agree.",
+        "",
+    ),
+    "angle": Advice(
+        "A curve angle changed.",
+        "Measure the angle again by hand, in the picture before.",
+        "",
+    ),
+    "coverage": Advice(
+        "A depth shows only a part of the scan.",
+        "Mark such a depth as absent in `depth_present`, or scan again. Then enhance anew.",
+        ANEW,
+    ),
+    "spread": Advice(
+        "The draws differ, so the model is unsure.",
+        "Do not rely on the enhanced picture where the picture of the spread is bright.",
+        "",
+    ),
+    "intensity": Advice(
+        "The images use a small part of the intensities that the archive declares.",
+        "Set the attribute mcdiff.intensity_range to the real range (`check` proposes one). "
+        f"Then enhance anew: {STANDS}.",
+        CHECK,
+    ),
+    "anatomy": Advice(
+        "No spine has this size or these angles.",
+        f"Correct the pixel spacing or the extent. Then enhance anew: {STANDS}.",
+        CHECK,
+    ),
+}
+FLAG = Advice("Something is unusual.", "Look at the pictures before you use the result.", "")
+INCIDENTS = {  # by the kind in incidents.jsonl
+    "read": Advice(
+        "A file could not be read at that moment.",
+        "Check the disk or the network, then run the same command again.",
+        AGAIN,
+    ),
+    "killed": Advice(
+        "A worker was ended from outside, often because memory ran out.",
+        "Close other programs or use a smaller --batch-size in a new output.",
+        AGAIN,
+    ),
+    "memory": Advice(
+        "Memory ran out.",
+        "Close other programs or use a smaller --batch-size in a new output.",
+        AGAIN,
+    ),
+    "hang": Advice(
+        "A worker showed no sign of life and was replaced.",
+        "Check that disk and device answer, then run the same command again.",
+        DOCTOR,
+    ),
+    "device": Advice(
+        "A device failed again and again and was given up.",
+        "Let `doctor` try the device before the next run.",
+        DOCTOR,
+    ),
+    "model": Advice(
+        "The model's result could not be used.",
+        "Let `doctor` try the device, then run the same command again.",
+        DOCTOR,
+    ),
+    "input": Advice(
+        "The archive was changed during the run.",
+        "Do not trust these results: enhance anew, and leave the archive alone meanwhile.",
+        ANEW,
+    ),
+}
+INCIDENT = Advice(
+    "The data did not cause this.",
+    "Run the same command again. If it comes back, report it with the words beside it.",
+    AGAIN,
+)
+
+
+def find_problems(
+    kinds: Iterable[tuple[str, int]], advise: Callable[[str], Advice]
+) -> list[Problem]:
+    """kinds: each with its number of cases or events."""
+    return [
+        Problem(kind=kind, total=total, means=x.means, todo=x.todo, command=x.command)
+        for kind, total in kinds
+        for x in (advise(kind),)
+    ]
+
+
+def advise_failure(reason: str) -> Advice:
+    return FAILURES.get(reason, FAILURE)
+
+
+def advise_flag(check: str) -> Advice:
+    return FLAGS.get(check, FLAG)
+
+
+def advise_incident(kind: str) -> Advice:
+    return INCIDENTS.get(kind, INCIDENT)
