@@ -104,13 +104,14 @@ def plan_import(
         depths=_depths(scans, depths),
         grid=(max(y for y, _ in extents), max(x for _, x in extents)),
         dtype=header.dtype,
-        intensity_range=_check_range(intensity_range) or (0.0, float(header.white)),
+        intensity_range=check_range(intensity_range) or (0.0, float(header.white)),
         spacing_mm=spacing,
         warnings=(*notes, *_compare_spacing(scans, spacing)),
     )
 
 
-def _check_range(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+def check_range(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Raises UsageError unless black is lower than white."""
     if limits is not None and not limits[0] < limits[1]:
         raise UsageError(
             f"--intensity-range is {limits[0]:g} {limits[1]:g}, expected black, then white, which "

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.dicom.cli import import_from_dicom, import_options
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.text import make_printable
+
+from .dicom import import_from_dicom, import_options
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive

@@ -3,6 +3,8 @@
 highdicom writes both; what it takes from the clock or draws at random is put right afterwards.
 """
 
+from copy import copy
+
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
@@ -66,7 +68,7 @@ def make_segmentation(
     ]
     uid = subject.uid("segmentation")
     out = Segmentation(
-        source_images=[image],
+        source_images=[_plain(image)],
         pixel_array=np.ascontiguousarray(results.labels),
         segmentation_type="BINARY",
         segment_descriptions=segments,
@@ -87,6 +89,19 @@ def make_segmentation(
         item.DimensionOrganizationUID = dimension
     _finish(out, subject, "segmentation", about)
     return out
+
+
+def _plain(image: FileDataset) -> Dataset:
+    """The image as highdicom takes it.
+
+    It would look for functional groups in a multi-frame image of ultrasound, and does not know all
+    character sets; `_finish` puts the right one back.
+    """
+    plain = copy(image)
+    if "NumberOfFrames" in plain:
+        del plain.NumberOfFrames
+    plain.SpecificCharacterSet = "ISO_IR 192"
+    return plain
 
 
 def _bone(name: str) -> CodedConcept:
@@ -120,7 +135,7 @@ def make_report(
         for x in lines
     )
     out = Comprehensive3DSR(
-        evidence=[image],
+        evidence=[_plain(image)],
         content=report[0],
         series_instance_uid=subject.uid("report series"),
         series_number=1,
@@ -175,3 +190,5 @@ def _finish(out: Dataset, subject: Subject, kind: str, about: Provenance) -> Non
             del out[name]
     if "SpecificCharacterSet" in subject.header:
         out["SpecificCharacterSet"] = subject.header["SpecificCharacterSet"]
+    elif "SpecificCharacterSet" in out:
+        del out.SpecificCharacterSet

@@ -94,6 +94,7 @@ class Header:
     patient: str
     place: tuple[int | None, int | None]  # SeriesNumber, InstanceNumber
     frames: int
+    compressed: bool
     burned_in: str  # BurnedInAnnotation, or ""
     layout: Layout | None
     problem: str = ""
@@ -211,6 +212,7 @@ def read_header(path: Path) -> Header | None:
             patient=f"{dataset.get('IssuerOfPatientID', '')}/{dataset.get('PatientID', '')}",
             place=(_integer(dataset, "SeriesNumber"), _integer(dataset, "InstanceNumber")),
             frames=frames,
+            compressed=dataset.file_meta.TransferSyntaxUID not in NATIVE,
             burned_in=str(dataset.get("BurnedInAnnotation") or "").upper(),
             layout=layout,
             problem=problem,

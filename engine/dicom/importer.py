@@ -13,14 +13,14 @@ import numpy.typing as npt
 import zarr
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.archive.importer import check_output, create_array, explain
+from mcdiff_batch.engine.archive.importer import check_output, check_range, create_array, explain
 from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 
 from . import uid_map
 from .cases import Case, GroupBy, Problem, Sorting, sort_folder
+from .decoder import Decoder, decoding
 from .headers import Refusal
-from .pixels import read_pixels
 from .uid_map import MappedCase, Source, UidMap
 
 LISTED = 20  # problems in a message
@@ -76,7 +76,8 @@ def import_dicom(
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     begun = False
     try:
-        written, problems = _write(partial, cases, sorting, options)
+        with decoding() as decoder:
+            written, problems = _write(partial, cases, sorting, options, decoder)
         _judge(folder, sorting, problems, options, tell)
         document = _map(partial, written, folder, place)
         data = uid_map.encode(document)
@@ -120,12 +121,6 @@ def _accept(
             f"{whites[-1]} in others, expected one value; import them into separate archives"
         )
     most = max(x.depths for x in cases)
-    limits = options.intensity_range
-    if limits is not None and not limits[0] < limits[1]:
-        raise UsageError(
-            f"--intensity-range is {limits[0]:g} {limits[1]:g}, expected black, then white, which "
-            "is higher; exchange them"
-        )
     if options.depths is not None and options.depths < most:
         raise ArchiveError(
             f"{folder}: a case has {most} depths, expected at most {options.depths}; give a larger "
@@ -190,11 +185,11 @@ def _check_map(path: Path, cases: tuple[Case, ...]) -> None:
 
 
 def _write(
-    path: Path, cases: tuple[Case, ...], sorting: Sorting, options: Options
+    path: Path, cases: tuple[Case, ...], sorting: Sorting, options: Options, decoder: Decoder
 ) -> tuple[list[Case], list[Problem]]:
     """Writes the cases whose pixels can be decoded; stops at the first that cannot, unless told."""
     layout, depths, grid = cases[0].layout, _depths(cases, options), _grid(cases)
-    limits = options.intensity_range or (0.0, float(layout.white))
+    limits = check_range(options.intensity_range) or (0.0, float(layout.white))
     meaning = {"schema": 1, "intensity_range": list(limits)}
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": meaning})
     pixels = create_array(group, "depths", layout.dtype, (len(cases), depths, *grid), 1)
@@ -202,7 +197,7 @@ def _write(
     problems: list[Problem] = []
     for case in cases:
         image = np.zeros((depths, *grid), layout.dtype)
-        problem = _fill(image, case, sorting)
+        problem = _fill(image, case, sorting, decoder)
         if problem is None:
             pixels[len(written)] = image
             written.append(case)
@@ -219,12 +214,14 @@ def _write(
     return written, problems
 
 
-def _fill(image: npt.NDArray[Any], case: Case, sorting: Sorting) -> Problem | None:
+def _fill(
+    image: npt.NDArray[Any], case: Case, sorting: Sorting, decoder: Decoder
+) -> Problem | None:
     """Puts the pixels of a case on the archive's grid [depth, y, x], or says what is wrong."""
     depth, box = 0, case.layout.box
     for header in case.images:
         try:
-            planes = read_pixels(header)
+            planes = decoder.read(header)
         except Refusal as error:
             number = sorting.numbers[header.path]
             return Problem(file=number, path=header.path, text=str(error))

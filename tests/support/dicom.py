@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 
 ROOT = "1.2.826.0.1.3680043.8.498."  # of made-up UIDs
-SPACING = 0.5  # mm
+SPACING = 5.0  # mm, so that 40 px are a spine
 Change = Callable[[Dataset], object]
 
 

@@ -16,9 +16,9 @@ from mcdiff_batch.engine.output.places import default_archive, find_run
 from mcdiff_batch.engine.text import make_printable
 
 if TYPE_CHECKING:
-    from .export import Exported
-    from .importer import Imported, Options
-    from .store import Folder, Peer, Web
+    from mcdiff_batch.engine.dicom.export import Exported
+    from mcdiff_batch.engine.dicom.importer import Imported, Options
+    from mcdiff_batch.engine.dicom.store import Folder, Peer, Web
 
 PACKAGES = ("pydicom", "highdicom", "pynetdicom", "gdcm")
 LISTED = 20  # cases that failed, on a terminal
@@ -88,7 +88,7 @@ def import_from_dicom(
     if folder is not None and matches:
         raise UsageError("--match works with --dicomweb only")
     check_extra()
-    from .importer import Options
+    from mcdiff_batch.engine.dicom.importer import Options
 
     options = Options(
         spacing_mm=pixel_spacing,
@@ -99,7 +99,7 @@ def import_from_dicom(
         show_ids=show_ids,
     )
     if folder is not None:
-        from .importer import import_dicom
+        from mcdiff_batch.engine.dicom.importer import import_dicom
 
         made = import_dicom(folder, output, options, tell=_say)
     else:
@@ -114,9 +114,9 @@ def _import_from_server(
     """Fetches the images beside the output first, so that a lost connection loses nothing."""
     from mcdiff_batch.engine.archive.importer import check_output
 
-    from .dicomweb import Server
-    from .download import download
-    from .importer import import_dicom
+    from mcdiff_batch.engine.dicom.dicomweb import Server
+    from mcdiff_batch.engine.dicom.download import download
+    from mcdiff_batch.engine.dicom.importer import import_dicom
 
     if options.group_by == "folder":
         raise UsageError("--case-by folder works with --dicom only")
@@ -206,8 +206,8 @@ def export_dicom(
     same command again finishes an export that was stopped; sending twice does no harm.
     """
     check_extra()
-    from . import uid_map
-    from .export import export
+    from mcdiff_batch.engine.dicom import uid_map
+    from mcdiff_batch.engine.dicom.export import export
 
     find_run(output)
     kinds = _parse_objects(objects)
@@ -218,7 +218,7 @@ def export_dicom(
 
 
 def _parse_objects(text: str) -> tuple[str, ...]:
-    from .export import KINDS
+    from mcdiff_batch.engine.dicom.export import KINDS
 
     kinds = tuple(x.strip() for x in text.split(","))
     if not set(kinds) <= set(KINDS):
@@ -230,7 +230,7 @@ def _open(
     folder: Path | None, url: str | None, address: str | None, aet: str, called_aet: str
 ) -> Any:
     """The one destination that was named, as a context."""
-    from .store import Folder, Peer, Web, closing
+    from mcdiff_batch.engine.dicom.store import Folder, Peer, Web, closing
 
     if sum(x is not None for x in (folder, url, address)) != 1:
         raise UsageError("expected one of --to FOLDER, --dicomweb URL and --store HOST:PORT")
