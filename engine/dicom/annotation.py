@@ -3,7 +3,7 @@
 highdicom writes both; what it takes from the clock or draws at random is put right afterwards.
 """
 
-from copy import copy
+from copy import deepcopy
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -36,7 +36,7 @@ from .derived import (
     make_uid,
     set_series,
 )
-from .headers import PRODUCT
+from .headers import CLASSES, MULTI, PRODUCT, SINGLE
 
 OWN = "99MCDIFF"  # coding scheme of what no public one has
 BONES = {  # class of a bundle -> SNOMED CT, as DICOM's context groups 6115 and 7151 have it
@@ -95,11 +95,11 @@ def _plain(image: FileDataset) -> Dataset:
     """The image as highdicom takes it.
 
     It would look for functional groups in a multi-frame image of ultrasound, and does not know all
-    character sets; `_finish` puts the right one back.
+    character sets; `_finish` puts the right class and set back.
     """
-    plain = copy(image)
-    if "NumberOfFrames" in plain:
-        del plain.NumberOfFrames
+    plain = deepcopy(image)
+    if plain.SOPClassUID == MULTI:
+        plain.SOPClassUID = SINGLE
     plain.SpecificCharacterSet = "ISO_IR 192"
     return plain
 
@@ -182,12 +182,15 @@ def _group(
 
 
 def _finish(out: Dataset, subject: Subject, kind: str, about: Provenance) -> None:
-    """Puts the case's facts in the place of the clock's."""
+    """Puts the case's facts in the place of the clock's.  Only the image is referenced."""
     set_series(out, subject, kind, about)
     out.ContentDate, out.ContentTime = subject.date, subject.time
     for name in ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime"):
         if name in out:
             del out[name]
+    for element in out.iterall():
+        if element.keyword == "ReferencedSOPClassUID":
+            element.value = CLASSES[subject.case.sources[0].sop_class]
     if "SpecificCharacterSet" in subject.header:
         out["SpecificCharacterSet"] = subject.header["SpecificCharacterSet"]
     elif "SpecificCharacterSet" in out:

@@ -120,6 +120,9 @@ def test_the_image_is_of_the_class_of_its_source(tmp_path: Path, change: Change,
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     source = pydicom.dcmread(tmp_path / "in/CANARY 1/IM1.dcm")
     assert written(tmp_path / "out").SOPClassUID == source.SOPClassUID
+    segmentation = written(tmp_path / "out", kind="segmentation")
+    (series,) = segmentation.ReferencedSeriesSequence
+    assert series.ReferencedInstanceSequence[0].ReferencedSOPClassUID == source.SOPClassUID
     for path in (tmp_path / "out").rglob("*.dcm"):
         assert complaints(path) == []
 
@@ -346,7 +349,9 @@ def test_names_in_every_script_come_back_as_they_were(
     output = enhanced(tmp_path, cases=1, change=rename)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     for kind in ("image", "segmentation"):
-        assert written(tmp_path / "out", kind=kind).PatientName == NAMES[charset], kind
+        found = written(tmp_path / "out", kind=kind)
+        assert found.PatientName == NAMES[charset], kind
+        assert found.SpecificCharacterSet == (charset if isinstance(charset, str) else [*charset])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
