@@ -251,7 +251,9 @@ def _attributes(new: NewArchive) -> dict[str, Any]:
     return attributes
 
 
-def create_array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Any:
+def create_array(
+    group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int
+) -> Any:
     """A new array of `chunk` cases per chunk, with checksums; empty chunks are written too."""
     return group.create_array(
         name,

@@ -113,7 +113,6 @@ def _import_from_server(
 ) -> Imported:
     """Fetches the images beside the output first, so that a lost connection loses nothing."""
     from mcdiff_batch.engine.archive.importer import check_output
-
     from mcdiff_batch.engine.dicom.dicomweb import Server
     from mcdiff_batch.engine.dicom.download import download
     from mcdiff_batch.engine.dicom.importer import import_dicom

@@ -122,7 +122,9 @@ def make_report(
     device = DeviceObserverIdentifyingAttributes(
         uid=make_uid("device", about.bundle_hash), name=PRODUCT, model_name=about.bundle[:64]
     )
-    observer = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    observer = ObserverContext(
+        observer_type=codes.DCM.Device, observer_identifying_attributes=device
+    )
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
         procedure_reported=codes.SCT.DiagnosticUltrasonography,

@@ -118,9 +118,7 @@ def _reason_to_skip(path: Path) -> str:
     return "" if read_media_class(path) in CLASSES else "DICOM objects of other kinds"
 
 
-def _drop_copies(
-    headers: Sequence[Header], texts: dict[Path, str]
-) -> tuple[list[Header], int]:
+def _drop_copies(headers: Sequence[Header], texts: dict[Path, str]) -> tuple[list[Header], int]:
     """Drops copies of a file; refuses files that differ and have the same SOPInstanceUID."""
     first: dict[str, Header] = {}
     kept: list[Header] = []

@@ -118,7 +118,9 @@ def _copy(source: Dataset) -> Dataset:
             setattr(header, name, "")
     if "SequenceOfUltrasoundRegions" in header:  # the image shows no other region
         regions = header.SequenceOfUltrasoundRegions or ()
-        kept = [x for x in regions if (x.get("RegionSpatialFormat"), x.get("RegionDataType")) == (1, 1)]
+        kept = [
+            x for x in regions if (x.get("RegionSpatialFormat"), x.get("RegionDataType")) == (1, 1)
+        ]
         header.SequenceOfUltrasoundRegions = kept
         if not kept:
             del header.SequenceOfUltrasoundRegions

@@ -30,6 +30,7 @@ TRIES = 3
 WAIT = 1.0  # s before the second try; twice that before the third
 TIMEOUT = 60.0  # s without a byte
 TOKEN = "MCDIFF_DICOMWEB_TOKEN"  # environment variable with a bearer token
+AGAIN = "look at the address, or run the same command again"
 PLAIN_JSON = "application/dicom+json"
 BINARY = 'multipart/related; type="application/dicom"'
 
@@ -79,8 +80,9 @@ class Server:
             words = urlencode({**matches, "limit": PAGE, "offset": offset})
             status, _, body = self._ask("GET", f"{path}?{words}", PLAIN_JSON, JSON_LIMIT)
             page = _results(body) if status == 200 else []
-            fresh = [x for x in page if (text := json.dumps(x)) not in seen and not seen.add(text)]
-            yield from fresh
+            fresh = {text: x for x in page if (text := json.dumps(x)) not in seen}
+            seen.update(fresh)
+            yield from fresh.values()
             if not fresh:
                 return
             offset += len(page)
@@ -202,13 +204,13 @@ def _document(body: bytes) -> Any:
     try:
         return json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError) as error:
-        raise McdiffError("the server's answer is not JSON, expected DICOMweb") from error
+        raise McdiffError(f"the server's answer is not JSON, expected DICOMweb; {AGAIN}") from error
 
 
 def _results(body: bytes) -> list[Answer]:
     document = _document(body)
     if not isinstance(document, list) or not all(isinstance(x, dict) for x in document):
-        raise McdiffError("the server's answer is not a list of results, expected DICOMweb")
+        raise McdiffError(f"the server's answer is no list of results, expected DICOMweb; {AGAIN}")
     return document
 
 

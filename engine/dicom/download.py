@@ -1,4 +1,4 @@
-"""Fetches images from a DICOMweb server into a folder; what is there already is not fetched again."""
+"""Fetches images from a DICOMweb server into a folder; what is there is not fetched again."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -67,27 +68,27 @@ def export(
     rejects = _read_rejects(output)
     selection = parse_selection(cases or run.settings.cases, len(uids.cases))
     group = zarr.open_group(output / FOLDER, mode="r")
-    sources = _Sources(source or uids.place)
     about = _provenance(run)
     counts = Exported()
-    for entry in _entries(output):
-        if entry.case not in selection:
-            continue
-        if entry.status != DONE:
-            counts.unfinished += 1
-        elif rejects.get(entry.case) == entry.pixels:
-            counts.rejected += 1
-        else:
-            try:
-                case = uids.cases[entry.case]
-                objects = _make(group, entry, case, sources, run, about, kinds)
-                destination.send(entry.case, objects)
-            except (Refusal, NotStored) as error:
-                counts.failed[entry.case] = str(error)
+    with closing(_Sources(source or uids.place)) as sources:
+        for entry in _entries(output):
+            if entry.case not in selection:
+                continue
+            if entry.status != DONE:
+                counts.unfinished += 1
+            elif rejects.get(entry.case) == entry.pixels:
+                counts.rejected += 1
             else:
-                counts.sent += 1
-                counts.objects += len(objects)
-        tell(counts)
+                try:
+                    case = uids.cases[entry.case]
+                    objects = _make(group, entry, case, sources, run, about, kinds)
+                    destination.send(entry.case, objects)
+                except (Refusal, NotStored) as error:
+                    counts.failed[entry.case] = str(error)
+                else:
+                    counts.sent += 1
+                    counts.objects += len(objects)
+            tell(counts)
     return counts
 
 
@@ -143,6 +144,10 @@ class _Sources:
         self._place = place
         web = place.startswith(("http://", "https://"))
         self._server = Server(place) if web else None
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
 
     def header(self, case: MappedCase) -> Dataset:
         """The elements of COPIED of a case's first image.  Raises Refusal."""
@@ -223,5 +228,3 @@ def _place(image: Pixels, case: MappedCase, run: Run, *, label: bool) -> Pixels:
     out = np.zeros((case.rows, case.columns), np.uint8)
     out[box.top : box.top + box.height, box.left : box.left + box.width] = inner
     return out
-
-

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pydicom
 from pydicom import config, uid
@@ -268,11 +268,13 @@ def _frames(dataset: Dataset) -> int:
 
 
 def read_layout(dataset: Dataset) -> Layout:
-    """What the header says of the pixels.  Raises Refusal where it is not sure, or cannot be used."""
+    """What the header says of the pixels.  Raises Refusal where that is ambiguous or no use."""
     if str(dataset.get("SOPClassUID")) not in CLASSES:
         raise refuse(dataset, "SOPClassUID", "the class that the file's own header names")
     sides = range(SMALLEST, 65536)
-    rows, columns = (_count(dataset, x, sides, f"{SMALLEST} px or more") for x in ("Rows", "Columns"))
+    rows, columns = (
+        _count(dataset, x, sides, f"{SMALLEST} px or more") for x in ("Rows", "Columns")
+    )
     samples = _count(dataset, "SamplesPerPixel", (1, 3), "1 or 3")
     allocated = _count(dataset, "BitsAllocated", (8, 16), "8 or 16")
     if rows * columns * samples * allocated // 8 * _frames(dataset) > CHUNK_LIMIT:
@@ -369,7 +371,9 @@ def _orientation(dataset: Dataset) -> str:
     if not any(parts):
         return ""
     if len(parts) != 2 or parts[0][:1] not in ("L", "R") or parts[1][:1] != "F":
-        raise refuse(dataset, "PatientOrientation", "L\\F or R\\F, a coronal image, head at the top")
+        raise refuse(
+            dataset, "PatientOrientation", "L\\F or R\\F, a coronal image, head at the top"
+        )
     return "\\".join(parts)
 
 

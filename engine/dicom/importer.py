@@ -126,7 +126,9 @@ def _accept(
             f"{folder}: a case has {most} depths, expected at most {options.depths}; give a larger "
             "--depths"
         )
-    size = _depths(cases, options) * math.prod(_grid(cases)) * np.dtype(cases[0].layout.dtype).itemsize
+    size = (
+        _depths(cases, options) * math.prod(_grid(cases)) * np.dtype(cases[0].layout.dtype).itemsize
+    )
     if size > CHUNK_LIMIT:
         raise ArchiveError(
             f"{folder}: a case on a grid of {_grid(cases)} px takes {size} bytes, expected at most "
@@ -152,8 +154,8 @@ def _judge(
         tell(f"... and {len(lines) - LISTED} more")
     if lines and not options.skip_refused:
         raise ArchiveError(
-            f"{len(lines)} of {sorting.files} files cannot be used; mend or move them, or leave out "
-            "their cases with --skip-refused"
+            f"{len(lines)} of {sorting.files} files cannot be used; mend or move them, or leave "
+            "out their cases with --skip-refused"
         )
 
 
@@ -174,7 +176,7 @@ def _grid(cases: Iterable[Case]) -> tuple[int, int]:
 
 
 def _check_map(path: Path, cases: tuple[Case, ...]) -> None:
-    """Raises UsageError where there is a map of other cases: it may be the only way back to them."""
+    """Raises UsageError where there is a map of other cases, maybe the only way back to them."""
     if path.is_file() and [x.case_id for x in uid_map.load(path).cases] == [x.key for x in cases]:
         return
     if path.exists() or path.is_symlink():

@@ -17,7 +17,6 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from .headers import (
     JPEG,
-    JPEG_2000,
     KEYWORDS,
     NATIVE,
     Header,
@@ -135,7 +134,9 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
 def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
     """Rows, columns and samples that a JPEG 2000 codestream promises."""
     if data[:4] != b"\xff\x4f\xff\x51" or len(data) < 42:
-        raise Refusal("(7FE0,0010) PixelData is not JPEG 2000, expected what TransferSyntaxUID says")
+        raise Refusal(
+            "(7FE0,0010) PixelData is not JPEG 2000, expected what TransferSyntaxUID says"
+        )
     right, bottom, left, top = struct.unpack(">4I", data[8:24])
     return bottom - top, right - left, int.from_bytes(data[40:42])
 
@@ -165,7 +166,9 @@ def _grey(dataset: Dataset, frame: npt.NDArray[Any], layout: Layout) -> npt.NDAr
         area = _apply_palette(area, dataset)
     if area.ndim == 3:
         if not (area == area[..., :1]).all():
-            raise refuse(dataset, "PhotometricInterpretation", "an image that is grey inside the region")
+            raise refuse(
+                dataset, "PhotometricInterpretation", "an image that is grey inside the region"
+            )
         area = area[..., 0]
     if area.max() > layout.white:
         raise refuse(dataset, "BitsStored", f"enough bits for the value {area.max()}")
@@ -192,11 +195,11 @@ def _apply_palette(area: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]
     """
     colours = apply_color_lut(area, dataset)
     if colours.dtype == np.uint8:
-        return colours
+        return np.asarray(colours)
     levels = colours >> 8
     if not ((colours & 255 == 0) | (colours & 255 == levels)).all():
         raise refuse(dataset, "RedPaletteColorLookupTableDescriptor", "a palette of 256 levels")
-    return levels.astype(np.uint8)
+    return np.asarray(levels, np.uint8)
 
 
 def _swap_palette(dataset: Dataset) -> None:

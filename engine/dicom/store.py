@@ -1,12 +1,14 @@
-"""Where results go: a folder, a DICOMweb server, or a PACS by C-STORE.  Sending twice is no error."""
+"""Where results go: a folder, a DICOMweb server, or a PACS by C-STORE.  Twice is no error."""
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
@@ -113,23 +115,43 @@ class Peer:
                 raise NotStored(f"the PACS did not take {_kind(item)} (status {status:04X})")
 
     def _store(self, item: FileDataset) -> int:
+        """The status of one C-STORE."""
         for _ in range(TRIES):
             if self._association is None or not self._association.is_established:
                 self._connect()
-            try:
-                answer = self._association.send_c_store(item)
-            except ValueError as error:
+            answer = self._ask(item)
+            if isinstance(answer, ValueError):
                 raise NotStored(
                     f"the PACS does not accept {_kind(item)}; leave it out with --objects"
-                ) from error
-            except RuntimeError:  # the association ended before
-                continue
-            if "Status" in answer:
+                ) from answer
+            if isinstance(answer, Dataset) and "Status" in answer:
                 return int(answer.Status)
             self._association.abort()
+            self._association = None
         raise McdiffError(
             f"{self._name}: the connection broke {TRIES} times; run the same command again"
         )
+
+    def _ask(self, item: FileDataset) -> Any:
+        """The answer to one C-STORE, or the error.
+
+        pynetdicom would wait for ever if the association ended at the wrong moment, so it waits in
+        a thread, which may be left behind.
+        """
+        answers: SimpleQueue[Any] = SimpleQueue()
+        association = self._association
+
+        def send() -> None:
+            try:
+                answers.put(association.send_c_store(item))
+            except Exception as error:  # of any kind, where the peer answers nonsense
+                answers.put(error)
+
+        Thread(target=send, daemon=True).start()
+        try:
+            return answers.get(timeout=2 * TIMEOUT)
+        except Empty:
+            return None
 
     def _connect(self) -> None:
         host, port = self._address

@@ -5,7 +5,6 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tests.support.dicom import (
     region,
     save,
     scan,
-    set_pixels,
     uid,
     write_cases,
 )
@@ -91,7 +89,7 @@ needs_dciodvfy = pytest.mark.skipif(
 def test_dciodvfy_finds_no_error_in_image_segmentation_and_report(spine: Path) -> None:
     files = {x.stem: x for x in (spine / "out").rglob("*.dcm")}
     assert set(files) == KINDS
-    assert {kind: complaints(path) for kind, path in files.items()} == dict.fromkeys(KINDS, [])
+    assert {kind: complaints(path) for kind, path in files.items()} == {x: [] for x in KINDS}
 
 
 @needs_dciodvfy
@@ -115,7 +113,9 @@ def as_capture(source: Any) -> None:
 
 @needs_dciodvfy
 @pytest.mark.parametrize("change", [as_multi_frame, as_capture], ids=["frames", "capture"])
-def test_the_image_is_of_the_class_of_its_source(tmp_path: Path, change: Change, monkeypatch) -> None:
+def test_the_image_is_of_the_class_of_its_source(
+    tmp_path: Path, change: Change, monkeypatch
+) -> None:
     output = enhanced(tmp_path, cases=1, change=change)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     source = pydicom.dcmread(tmp_path / "in/CANARY 1/IM1.dcm")

@@ -1,4 +1,4 @@
-"""Hostile DICOM is refused: nothing is executed, and nothing is allocated beyond what it declares."""
+"""Hostile DICOM is refused: nothing is executed, and no more is allocated than it declares."""
 
 import os
 import struct
@@ -161,7 +161,10 @@ HOSTILE: dict[str, tuple[Craft, str]] = {
         encapsulated(jpeg_2000_of_another_size(), JPEG2000Lossless),
         r"\(60000, 60000, 1\) rows",
     ),
-    "a JPEG that is none": (encapsulated(b"\xff\xd8\xff\xd9", "1.2.840.10008.1.2.4.70"), "not JPEG"),
+    "a JPEG that is none": (
+        encapsulated(b"\xff\xd8\xff\xd9", "1.2.840.10008.1.2.4.70"),
+        "not JPEG",
+    ),
     "half a JPEG": (cut_jpeg, "PixelData is damaged"),
     "a frame of nothing": (encapsulated(b"\0\0", RLELossless), "0 RLE segments, expected 1"),
     "a palette without a table": (palette_without_table, "."),
@@ -197,7 +200,9 @@ def test_p10_text_of_a_file_is_escaped_and_cut_on_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = b"MONOCHROME2 "
-    for index, text in enumerate((b"\x1b[31mred\x07!", b"<script>x()<", "\u202eabcdefghi".encode())):
+    for index, text in enumerate(
+        (b"\x1b[31mred\x07!", b"<script>x()<", "\u202eabcdefghi".encode())
+    ):
         path = tmp_path / "in" / f"{index}.dcm"
         path.parent.mkdir(exist_ok=True)
         save(path, make_image(scan()[0], study=index + 1))
@@ -244,7 +249,10 @@ def test_every_damaged_file_is_imported_or_refused_and_none_ends_the_import(
     good = save(tmp_path / "in" / "z.dcm", make_image(scan()[0], study=500))
     compress(good, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
     made = import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options(skip_refused=True))
-    assert made.cases + made.left_out + sum(int(x.split()[0]) for x in made.notes if "not im" in x) == 121
+    assert (
+        made.cases + made.left_out + sum(int(x.split()[0]) for x in made.notes if "not im" in x)
+        == 121
+    )
     archive = open_archive(tmp_path / "out.zarr")
     images = [archive.read(k).depths[0] for k in range(archive.cases)]
     assert any(x.shape == scan()[0].shape and (x == scan()[0]).all() for x in images)

@@ -83,7 +83,9 @@ def test_cases_can_be_studies_or_folders(tmp_path: Path) -> None:
 
 def multi_frame(image: Any) -> None:
     set_pixels(image, scan(0, 5))
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = uids.UltrasoundMultiFrameImageStorage
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = (
+        uids.UltrasoundMultiFrameImageStorage
+    )
 
 
 def test_the_frames_of_a_multi_frame_image_are_depths(tmp_path: Path) -> None:
@@ -296,7 +298,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "32 bit": (setting(BitsAllocated=32), r"\(0028,0100\) BitsAllocated is 32"),
     "bits in the middle": (setting(HighBit=11), r"\(0028,0102\) HighBit is 11"),
     "too many bits used": (setting(BitsStored=4, HighBit=3), r"\(0028,0101\) BitsStored is 4"),
-    "other colours": (setting(PhotometricInterpretation="CMYK"), "PhotometricInterpretation is CMYK"),
+    "other colours": (
+        setting(PhotometricInterpretation="CMYK"),
+        "PhotometricInterpretation is CMYK",
+    ),
     "a film": (setting(NumberOfFrames=300), r"\(0028,0008\) NumberOfFrames is 300"),
     "tiny": (setting(Rows=4), r"\(0028,0010\) Rows is 4, expected 8"),
     "no rows": (lambda x: delattr(x, "Rows"), r"\(0028,0010\) Rows is absent"),
@@ -325,7 +330,10 @@ def second(change: Callable[[Any], object]) -> Change:
 
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "another patient": (second(setting(PatientID="other")), r"\(0010,0020\) PatientID differs"),
-    "another size": (second(lambda x: set_pixels(x, scan()[0, :30])), r"\(0028,0010\) Rows differs"),
+    "another size": (
+        second(lambda x: set_pixels(x, scan()[0, :30])),
+        r"\(0028,0010\) Rows differs",
+    ),
     "another spacing": (second(setting(PixelSpacing=[0.4, 0.4])), "PixelSpacing .* differs"),
     "another side": (second(setting(PatientOrientation=["L", "F"])), "PatientOrientation differs"),
     "the same number": (setting(InstanceNumber=1), r"\(0020,0013\) InstanceNumber is 1, as in"),

@@ -66,7 +66,12 @@ def set_pixels(out: Dataset, pixels: npt.NDArray[Any], photometric: str = "MONOC
     if pixels.ndim == 3 and not colour:
         out.NumberOfFrames = len(pixels)
     bits = 8 * pixels.dtype.itemsize
-    out.BitsAllocated, out.BitsStored, out.HighBit, out.PixelRepresentation = bits, bits, bits - 1, 0
+    out.BitsAllocated, out.BitsStored, out.HighBit, out.PixelRepresentation = (
+        bits,
+        bits,
+        bits - 1,
+        0,
+    )
     data = pixels.tobytes()
     out.PixelData = data + b"\0" * (len(data) % 2)
     out["PixelData"].VR = "OW" if bits == 16 else "OB"
@@ -110,7 +115,11 @@ def write_cases(
 
 def compress(path: Path, syntax: Any) -> None:
     """Compresses a file in place with GDCM."""
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader, change, writer = (
+        gdcm.ImageReader(),
+        gdcm.ImageChangeTransferSyntax(),
+        gdcm.ImageWriter(),
+    )
     reader.SetFileName(str(path))
     assert reader.Read()
     change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
