@@ -1,6 +1,5 @@
 """A bench from end to end: cost and ceiling, parts, table, judgements, document."""
 
-import json
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ import click
 
 from mcdiff_batch.bench.common import physics
 from mcdiff_batch.bench.common.ceilings import ceilings, surroundings
+from mcdiff_batch.bench.common.document import publish
 from mcdiff_batch.bench.common.percentiles import PERCENTS, samples_needed
 from mcdiff_batch.bench.common.workload import SEED, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
@@ -172,10 +172,7 @@ def carry_out(
     notes = baseline.differences(facts(document)) if baseline else []
     document["gate"] = [{"met": x.met, "text": x.text} for x in judgements]
     click.echo("\n".join([*tables, "", *notes, *map(str, judgements)]))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(document, indent=1) + "\n")
-    click.echo(json.dumps(document))
+    publish(document, output)
     failing = [x.text for x in judgements if not x.met]
     if failing:
         raise VerificationError(f"not fit for deployment: {'; '.join(failing)}")
