@@ -229,7 +229,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(path, formats=("PNG", "TIFF")) as image:
+            # not by its name: Pillow maps such a file into memory, and turns it wrongly
+            with path.open("rb") as file, Image.open(file, formats=("PNG", "TIFF")) as image:
                 yield image
     except UnidentifiedImageError as error:
         with path.open("rb") as file:
