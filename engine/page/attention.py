@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
+from mcdiff_batch.engine.output.ledger import OPEN
 from mcdiff_batch.engine.report.advice import CHECK
 from mcdiff_batch.engine.report.document import (
     FailedCase,
@@ -23,6 +24,8 @@ CHANGED = (
     "The archive has changed since the run, so these results are of another archive. Enhance it "
     "anew, with another --output."
 )
+TRIED = "The cases were tried again; those that are not done are open, above."
+NONE_OPEN = "The cases were tried again, and none is open."
 STANDS_FOR = html(
     '<p class="muted">In the commands, ARCHIVE stands for the path of the archive, and NEW for a '
     "new folder. If the run had an --output, give it again. <code>{}</code> reads the whole "
@@ -41,7 +44,6 @@ def render(report: Report) -> Iterator[Markup]:
     if failures.problems:
         yield _counted([(cases.failed, "failed"), (cases.open, "still open")], failures)
         yield _problems("cases", failures.problems, _failures(report))
-        yield STANDS_FOR
     if cases.damaged_records:
         yield html(
             "<p>Damaged ledger records: {}. The next run enhances their cases again.</p>",
@@ -57,13 +59,16 @@ def render(report: Report) -> Iterator[Markup]:
         yield _problems("cases", flagged.problems, _flags(report))
     if incidents.total:
         words = plural(incidents.total, "incident", "incidents")
+        left = TRIED if cases.open else NONE_OPEN
         yield html(
-            "<p><b>{} {} that the data did not cause.</b> The cases were tried again; those that "
-            "are not done are open, above.</p>",
+            "<p><b>{} {} that the data did not cause.</b> {}</p>",
             figure(incidents.total),
             words,
+            left,
         )
         yield _problems("events", incidents.problems, _events(incidents))
+    if any(x.command for x in (*failures.problems, *flagged.problems, *incidents.problems)):
+        yield STANDS_FOR
 
 
 def _warnings(report: Report) -> Iterator[Markup]:
@@ -113,6 +118,8 @@ def _failures(report: Report) -> Lines:
     lines: dict[str, list[Markup]] = {}
     for row in report.failures.rows:
         lines.setdefault(row.reason, []).append(_case(row, row.detail))
+    if report.cases.open > len(lines.get(OPEN, ())):
+        lines.setdefault(OPEN, []).append(html("cases of units that were not finished"))
     return lines
 
 

@@ -126,6 +126,7 @@ def test_attention_says_what_to_do_about_each_incident(tmp_path: Path) -> None:
     for kind in kinds:
         ledger.append_incident(made, Incident(kind=kind, detail=f"of {kind}", device="cuda:1"))
     text = show(collect(made)).text
+    assert "none is open" in text
     for kind in kinds:
         said = advice.advise_incident(kind)
         assert f"GPU 1: of {kind}" in text
