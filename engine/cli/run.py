@@ -25,7 +25,7 @@ SAME_NAME = (  # options that a Job has under the same name
 
 
 @click.command()
-@click.argument("archive", type=FOLDER, required=False)
+@click.argument("archives", type=FOLDER, nargs=-1, metavar="ARCHIVE")
 @click.option("--input", "named", type=FOLDER, help="The archive, by an option.")
 @click.option(
     "--output",
@@ -115,13 +115,13 @@ SAME_NAME = (  # options that a Job has under the same name
     show_default=True,
     help="auto: a table on a terminal, otherwise a line every 30 s; json: JSON lines. On stderr.",
 )
-def run(archive: Path | None, named: Path | None, output: Path | None, **options: Any) -> int:
+def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **options: Any) -> int:
     """Enhance every case of ARCHIVE.
 
     The same command again finishes a run that was stopped.  README describes the format of an
     archive, and so does `mcdiff-batch check --help`.
     """
-    path, say = _choose_archive(archive, named), _Say(as_json=options["progress"] == "json")
+    path, say = _choose_archive(archives, named), _Say(as_json=options["progress"] == "json")
     say.step("loading the model ...")
     from mcdiff_batch.engine.backends.devices import backend_for, devices
     from mcdiff_batch.engine.backends.plan_cache import cache_root
@@ -173,16 +173,23 @@ def run(archive: Path | None, named: Path | None, output: Path | None, **options
     return summary.exit_code
 
 
-def _choose_archive(archive: Path | None, named: Path | None) -> Path:
-    if archive and named and archive.resolve() != named.resolve():
-        raise UsageError(
-            f"two archives are named, {archive} and --input {named}; expected one: a run enhances "
-            "one archive"
-        )
-    path = archive or named
-    if path is None:
+def _choose_archive(archives: tuple[Path, ...], named: Path | None) -> Path:
+    """The one archive that the user names.  Raises UsageError, ArchiveError."""
+    from mcdiff_batch.engine.output.places import check_is_archive
+
+    if named and all(x.resolve() == named.resolve() for x in archives):
+        archives = (named,)
+    elif named:
+        archives = (*archives, named)
+    if not archives:
         raise UsageError("no archive is named; write for example: mcdiff-batch run archive.zarr")
-    return path
+    if len(archives) > 1:
+        raise UsageError(
+            f"expected one archive, found {', '.join(map(str, archives))}; the folder for the "
+            "results is named with --output"
+        )
+    check_is_archive(archives[0])
+    return archives[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
