@@ -90,6 +90,7 @@ def train(
     from mcdiff_batch.train.cases import data as cases
     from mcdiff_batch.train.networks.presets import PRESETS, adjust
 
+    from .card import read_experiments
     from .loop import Setting, world
     from .samples import draw_curves
     from .stages import train_all
@@ -97,6 +98,7 @@ def train(
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     chosen = adjust(PRESETS[preset], budget, changes)
+    document = None if experiments is None else read_experiments(experiments)
     rank, size, device = world()
     cpus = max(1, (os.cpu_count() or 1) // size)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -118,7 +120,7 @@ def train(
         folder=output,
         source=source,
         command=_command(),
-        experiments=experiments,
+        experiments=document,
         loaders=0 if device.type == "cpu" else cpus,
         seconds=math.inf if minutes is None else 60 * minutes,
         rank=rank,
