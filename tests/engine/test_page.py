@@ -170,12 +170,21 @@ def test_the_page_says_when_the_run_began_and_ended(night: Path) -> None:
     assert f"Started {times[0]}, ended {times[1]}" in read(night / "report/index.html").text
 
 
-def test_pictures_have_captions_sides_a_scale_and_a_confidence(night: Path) -> None:
+def test_pictures_have_captions_sides_and_a_scale(night: Path) -> None:
     text = read(night / "report/index.html").text
-    for words in ("Before", "Enhanced", "Labels and angles", "image left", "image right"):
+    for words in ("Before", "Enhanced", "Labels", "image left", "image right"):
         assert words in text
-    assert "confidence in the angles" in text
     assert re.search(r"\d px", text)
+
+
+def test_an_angle_is_shown_with_its_confidence(tmp_path: Path) -> None:
+    for name, entry, count in (
+        ("known", done(0, uca_thoracic_after=21.3, uca_confidence=0.75), 1),
+        ("unknown", done(0, uca_thoracic_after=None, uca_confidence=0.75), 0),
+    ):
+        shown = page.render(collect(output(tmp_path / name, [entry], 1)), {})
+        cards = Reader(shown[shown.index('id="cases"') : shown.index('id="time"')]).text
+        assert cards.count("confidence in the angles0.75 of 1") == count
 
 
 def test_a_scale_bar_is_a_round_length() -> None:
