@@ -90,8 +90,13 @@ def read_attributes(store: Store) -> Json:
     return stored
 
 
-def parse_attributes(root: Json, array: Json, dtype: str) -> Attributes:
-    """From the attributes of the group and of `depths`.  Raises BadMetadataError."""
+def parse_attributes(
+    root: Json, array: Json, dtype: str, coordinates: tuple[Statement, ...] = ()
+) -> Attributes:
+    """From the attributes of the group and of `depths`, and what coordinates say of the spacing.
+
+    Raises BadMetadataError.
+    """
     raw = root.get("mcdiff", {})
     _check_keys(raw, {"the group": root, "depths": array})
     try:
@@ -102,6 +107,7 @@ def parse_attributes(root: Json, array: Json, dtype: str) -> Attributes:
     if not (math.isfinite(high - low) and low < high):
         raise BadMetadataError(f"mcdiff.intensity_range is [{low:g}, {high:g}], expected low, high")
     statements = [
+        *coordinates,
         *_pyramid(root),
         *_statements("the attribute", root),
         *_statements("mcdiff", raw),
@@ -114,7 +120,7 @@ def parse_attributes(root: Json, array: Json, dtype: str) -> Attributes:
 def _check_keys(raw: Json, others: dict[str, Json]) -> None:
     """Refuses our keys where they are misspelt, or stand outside `mcdiff`."""
     known = ("intensity_range", "pixel_spacing_mm", "schema")
-    for key in raw.keys() - {*known, "depth_mm"}:
+    for key in (x for x in raw if x not in (*known, "depth_mm") and not _match_size(x)):
         near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1, 0.85)
         if near and near[0] not in raw:
             raise BadMetadataError(f"mcdiff has the key {key!r:.40}, expected {near[0]}; rename it")
@@ -161,14 +167,18 @@ def _agree(own: Spacing | None, statements: list[Statement]) -> tuple[Spacing, t
 
 def _statements(where: str, attributes: Json) -> Iterator[Statement]:
     """Sizes of a px among attributes, under any usual name."""
-    beside = next((x for k, x in attributes.items() if "unit" in k.lower() and _length(x)), None)
-    if where == "mcdiff" and "pixel_spacing_mm" in attributes and _length(beside) not in (None, 1):
+    beside = next((x for k, x in attributes.items() if "unit" in k.lower() and length_mm(x)), None)
+    if (
+        where == "mcdiff"
+        and "pixel_spacing_mm" in attributes
+        and length_mm(beside) not in (None, 1)
+    ):
         raise BadMetadataError(
             f"mcdiff has the unit {beside!r:.20}, expected pixel_spacing_mm in mm; convert it and "
             "remove the unit"
         )
     for key, value in attributes.items():
-        match = SPACING_KEY.fullmatch(re.sub("[^a-z]", "", key.lower()))
+        match = _match_size(key)
         if match is None or (where == "mcdiff" and key == "pixel_spacing_mm"):
             continue
         values, unit = _parse_size(value)
@@ -176,8 +186,13 @@ def _statements(where: str, attributes: Json) -> Iterator[Statement]:
             raise BadMetadataError(
                 f"{where} {key!r:.40} is {value!r:.40}, expected a size of a px; correct it"
             )
-        named = _length(match[1]) or _length(unit) or _length(beside) or math.nan
+        named = length_mm(match[1]) or length_mm(unit) or length_mm(beside) or math.nan
         yield Statement(where=f"{where} {key!r:.40}", values=values, unit_mm=named)
+
+
+def _match_size(key: str) -> re.Match[str] | None:
+    """Whether an attribute is a size of a px; the first group is its unit, if the key has it."""
+    return SPACING_KEY.fullmatch(re.sub("[^a-z]", "", key.lower()))
 
 
 def _parse_size(value: object) -> tuple[tuple[float, ...], object]:
@@ -195,7 +210,7 @@ def _parse_size(value: object) -> tuple[tuple[float, ...], object]:
         return (), unit
 
 
-def _length(unit: object) -> float | None:
+def length_mm(unit: object) -> float | None:
     """mm of a unit of length; None for anything else."""
     return LENGTHS.get(str(unit).strip().lower().removesuffix("s"))
 
@@ -218,7 +233,7 @@ def _pyramid(root: Json) -> Iterator[Statement]:
                 for x in y.get("coordinateTransformations") or []
                 if x.get("type") == "scale"
             ]
-            unit = _length(axes[-1].get("unit")) if axes else None
+            unit = length_mm(axes[-1].get("unit")) if axes else None
             if steps and not (unit is None and (np.prod(steps, 0) == 1).all()):
                 values = tuple(np.prod(steps, 0).tolist())
                 where = "the scale in multiscales"
