@@ -194,6 +194,9 @@ def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
     assert devices("auto", [gpu(0), gpu(1)]) == TWO
     assert devices("auto", [gpu(0), gpu(1, "sm_89")]) == (GPU,)
     assert devices("auto", []) == (CPU,)
+    assert devices("gpu", [gpu(0), gpu(1)]) == TWO
+    assert devices("CUDA:0, GPU:1", [gpu(0), gpu(1)]) == TWO
+    assert devices("CPU", [gpu(0)]) == (CPU,)
     assert devices("auto", [gpu(0, "sm_90")]) == (CPU,)  # RTX does not serve it
 
 
@@ -204,9 +207,17 @@ def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
         ("cuda:0", [], DeviceError, "of this machine are: none"),
         ("cuda:0,cuda:1", [gpu(0), gpu(1, "sm_89")], DeviceError, "of different kinds"),
         ("cuda:0", [gpu(0, "sm_90")], DeviceError, "nothing that is installed"),
-        ("cuda:0,cuda:0", [gpu(0)], UsageError, "expected auto"),
-        ("cuda:0,cpu", [gpu(0)], UsageError, "expected auto"),
+        ("cuda:0,cuda:0", [gpu(0)], UsageError, "cuda:0 is named twice"),
+        ("cuda:0,cuda:00", [gpu(0)], UsageError, "cuda:0 is named twice"),
+        ("cuda:0,cpu", [gpu(0)], UsageError, "the CPU cannot share a run"),
+        ("cpu:0", [], UsageError, "1 to 1024; cpu alone is one"),
+        ("cpu:99999999999", [], UsageError, "1 to 1024"),
+        ("0,1", [gpu(0)], UsageError, "did you mean cuda:0,cuda:1"),
+        ("cuda:0,auto", [gpu(0)], UsageError, "auto stands alone"),
+        ("cuda:-1", [gpu(0)], UsageError, "expected auto"),
+        ("", [gpu(0)], UsageError, "expected auto"),
         ("tpu", [gpu(0)], UsageError, "expected auto"),
+        ("gpu", [], DeviceError, "no GPU is found"),
     ],
 )
 def test_devices_that_cannot_be_used_are_refused(text, found, error, said):
