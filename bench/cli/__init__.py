@@ -21,11 +21,11 @@ OUTPUT = click.option(
 @judging_options
 @click.pass_context
 def bench(context: click.Context, /, **options: Any) -> None:
-    """Measure; the last line printed is one JSON document with hardware and versions.
+    """Measure whether this machine may be deployed.
 
-    Without a command it answers whether this machine may be deployed: it measures latency,
-    throughput, io, step and fidelity. The exit code is 8 if --require, --against or --cases in
-    --hours is not met.
+    Without a command it measures latency, throughput, io, step and fidelity.  The exit code is 8 if
+    --require, --against or --cases in --hours is not met.  In a pipe or a file, the last line is
+    one JSON document with hardware and versions.
     """
     if context.invoked_subcommand is None:
         run_acceptance(options)

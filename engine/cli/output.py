@@ -27,7 +27,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Show the progress of the run until it ends.")
 def status(output: Path, as_json: bool, watch: bool) -> int:
-    """Show how far the run in OUTPUT is, and which cases are not done.
+    """Show how far a run is, and which of its cases are not done.
 
     Reads only, so it is safe at any time.
     """
@@ -95,7 +95,7 @@ def describe_status(output: Path, counts: dict[str, Any]) -> str:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(output: Path, subset: str, as_json: bool) -> int:
-    """Check the files of the run in OUTPUT against their hashes.
+    """Check the files of a run against their hashes.
 
     Reads all files again and compares them with the ledger and the manifest.  Names each damaged
     file, the cases whose images are lost, and the command that repairs them.  Exit code 8 if a file
@@ -189,7 +189,7 @@ def _parse_subset(text: str) -> tuple[int, int]:
     help="Output of another run: write report/comparison.html too, the report and how they differ.",
 )
 def report(output: Path, archive: Path | None, other: Path | None, **shown: bool) -> int:
-    """Write the report of the run in OUTPUT again."""
+    """Write the report of a run again."""
     from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
 

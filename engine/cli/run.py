@@ -26,7 +26,7 @@ SAME_NAME = (  # options that a Job has under the same name
 
 @click.command()
 @click.argument("archives", type=FOLDER, nargs=-1, metavar="ARCHIVE")
-@click.option("--input", "named", type=FOLDER, help="The archive, by an option.")
+@click.option("--input", "named", type=FOLDER, help="The archive; the same as ARCHIVE.")
 @click.option(
     "--output",
     type=FOLDER,
@@ -35,29 +35,34 @@ SAME_NAME = (  # options that a Job has under the same name
 @click.option("--bundle", type=FOLDER, help="Model to use (default: the one that is installed).")
 @click.option(
     "--devices",
+    metavar="LIST",
     default="auto",
     show_default=True,
     help="auto (all GPUs of one kind, or the CPU), cpu, cpu:2 (two workers), cuda:0,cuda:1.",
 )
 @click.option(
     "--batch-size",
+    metavar="N",
     type=AT_LEAST_1,
     help="Cases that the model processes together (default: 4 on the CPU, 8 on a GPU).",
 )
 @click.option(
     "--unit-size",
+    metavar="N",
     type=AT_LEAST_1,
     help="Cases that are saved together, in one file per image array (default: 32).",
 )
-@click.option("--sampler", help="ddim, dpmpp_2m or fitted (default: the bundle's).")
+@click.option("--sampler", metavar="NAME", help="ddim, dpmpp_2m or fitted (default: the bundle's).")
 @click.option(
     "--steps",
+    metavar="N",
     type=click.IntRange(1, 1000),
     help="Network evaluations per case (default: the bundle's).",
 )
-@click.option("--seed", type=int, help="Seed of the starting noise (default: 0).")
+@click.option("--seed", type=int, metavar="N", help="Seed of the starting noise (default: 0).")
 @click.option(
     "--draws",
+    metavar="N",
     type=AT_LEAST_1,
     help="Results per case, each from its own starting noise; their mean and their standard "
     "deviation are saved (default: 1). Two or more take at least 10 steps each, unless --steps "
@@ -65,12 +70,15 @@ SAME_NAME = (  # options that a Job has under the same name
 )
 @click.option(
     "--temperature",
+    metavar="X",
     type=click.FloatRange(0, 1),
     help="Scale of the starting noise (default: the bundle's; 1 if that is 0 and --draws is 2 or "
     "more).",
 )
 @click.option("--limit", type=AT_LEAST_1, metavar="N", help="Enhance only the first N cases.")
-@click.option("--cases", help="Enhance only these cases; write for example 0,3,5-9.")
+@click.option(
+    "--cases", metavar="LIST", help="Enhance only these cases; write for example 0,3,5-9."
+)
 @click.option(
     "--grid",
     type=click.Choice(["frame", "input"]),
@@ -103,6 +111,7 @@ SAME_NAME = (  # options that a Job has under the same name
 @click.option("--show-ids", is_flag=True, help="Name cases by id too, on screen and in the report.")
 @click.option(
     "--patience",
+    metavar="SECONDS",
     type=click.FloatRange(min=1),
     default=300,
     show_default=True,
@@ -118,8 +127,8 @@ SAME_NAME = (  # options that a Job has under the same name
 def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **options: Any) -> int:
     """Enhance every case of ARCHIVE.
 
-    The same command again finishes a run that was stopped.  README describes the format of an
-    archive, and so does `mcdiff-batch check --help`.
+    The same command again finishes a run that was stopped.  `mcdiff-batch check --help` describes
+    the format of an archive.
     """
     path, say = _choose_archive(archives, named), _Say(as_json=options["progress"] == "json")
     say.step("loading the model ...")
