@@ -128,7 +128,7 @@ def _describe(incident: dict[str, Any]) -> str:
     return f"{clean(incident.get('kind', 'unknown'))}, {clean(incident.get('detail', ''))}"
 
 
-def describe_summary(summary: "Summary", page: Path) -> str:
+def describe_summary(summary: "Summary", page: Path | str) -> str:
     """How a run ended: counts, where the results are, and what to do next."""
     counts, left = summary.counts, summary.unfinished
     lines = [

@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,10 @@ def _follow(output: Path, way: str) -> None:
             if at is not None:
                 show(at)
             time.sleep(tracker.LIVE_PERIOD)
+        at = tracker.read_progress(output)
+        if at is not None:
+            killed = replace(at, state="stopped", exit_code=Exit.UNEXPECTED)
+            show(killed if at.exit_code is None else at)
 
 
 def read_status(output: Path) -> dict[str, Any]:
@@ -76,9 +80,9 @@ def read_status(output: Path) -> dict[str, Any]:
 
 
 def describe_status(output: Path, counts: dict[str, Any]) -> str:
-    """For example "night.enhanced: stopped, 5 of 8 cases done, 1 failed, 2 left"."""
+    """For example "night.enhanced: state stopped, 5 of 8 cases done, 1 failed, 2 left"."""
     left = counts["cases"] - counts["done"] - counts["failed"]
-    parts = [f"{counts['state']}, {counts['done']} of {counts['cases']} cases done"]
+    parts = [f"state {counts['state']}, {counts['done']} of {counts['cases']} cases done"]
     numbers = {"failed": counts["failed"], "left": left, "flagged": counts["flagged"]}
     parts += [f"{number} {name}" for name, number in numbers.items() if number]
     todo = "; the same command again does the rest" if left and counts["state"] != "running" else ""

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import DeviceError, Drained, Exit, UsageError, VerificationError
+from mcdiff_batch.engine.errors import (
+    DeviceError,
+    Drained,
+    Exit,
+    McdiffError,
+    UsageError,
+    VerificationError,
+)
 from mcdiff_batch.engine.text import make_printable, pluralise
 
 if TYPE_CHECKING:
+    from mcdiff_batch.engine.archive.archive import Archive
     from mcdiff_batch.engine.backends.backend import Backend
     from mcdiff_batch.engine.model.contract import Bundle
     from mcdiff_batch.engine.model.plan import Device
@@ -130,45 +138,39 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
     The same command again finishes a run that was stopped.  `mcdiff-batch check --help` describes
     the format of an archive.
     """
-    path, say = _choose_archive(archives, named), _Say(as_json=options["progress"] == "json")
-    say.step("loading the model ...")
-    from mcdiff_batch.engine.backends.devices import backend_for, devices
-    from mcdiff_batch.engine.backends.plan_cache import cache_root
-    from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
-    from mcdiff_batch.engine.output import places, runs
-    from mcdiff_batch.engine.output.verify import find_damage
-    from mcdiff_batch.engine.page.write import write_report
-    from mcdiff_batch.engine.run.enhance import enhance
-    from mcdiff_batch.engine.run.job import resolve
-    from mcdiff_batch.engine.run.preflight import prepare
-
-    from .outcome import describe_failures, describe_plan, describe_summary
+    from .outcome import describe_failures, describe_summary
     from .progress import show_progress
 
-    bundle = load_bundle(options["bundle"] or SHIPPED)
-    chosen = devices(options["devices"])
-    backend = backend_for(chosen[0])
-    job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
-    for text in job.archive.warnings:
-        say.note("warning", text)
-    if options["dry_run"]:
-        resolved = resolve(job)
-        found = list(find_damage(job.output)) if options["repair"] and resolved.begun else []
-        for damage in found:
-            say.note("damaged", str(damage))
-        units = {x.unit for x in found if x.unit is not None}
-        click.echo(make_printable(describe_plan(resolved, units)))
-        return Exit.DONE
-    job, maker = prepare(bundle, job, backend, cache_root())
-    damaged = _repair(job, say) if options["repair"] else 0
-    try:
-        with show_progress(options["progress"]) as show:
+    say = _Say(as_json=options["progress"] == "json")
+    with show_progress(options["progress"]) as show:
+        path = _choose_archive(archives, named)
+        say.step("loading the model ...")
+        from mcdiff_batch.engine.backends.devices import backend_for, devices
+        from mcdiff_batch.engine.backends.plan_cache import cache_root
+        from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
+        from mcdiff_batch.engine.output import places, runs
+        from mcdiff_batch.engine.run.enhance import enhance
+        from mcdiff_batch.engine.run.preflight import prepare
+
+        bundle = load_bundle(options["bundle"] or SHIPPED)
+        chosen = devices(options["devices"])
+        backend = backend_for(chosen[0])
+        job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
+        places.check_apart(job.output, job.archive.path, bundle.root)
+        for text in job.archive.warnings:
+            say.note("warning", text)
+        if options["dry_run"]:
+            _preview(job, say, repair=options["repair"])
+            return Exit.DONE
+        job, maker = prepare(bundle, job, backend, cache_root())
+        damaged = _repair(job, say) if options["repair"] else 0
+        try:
             summary = enhance(job, maker, show)
-    except (Drained, DeviceError):
-        if runs.load(job.output) is not None:
-            write_report(job.output, show_ids=options["show_ids"], archive=job.archive)
-        raise
-    page = write_report(summary.output, show_ids=options["show_ids"], archive=summary.archive)
+        except (Drained, DeviceError):
+            if runs.load(job.output) is not None:
+                _write_report(job.output, job.archive, say, options)
+            raise
+    page = _write_report(summary.output, summary.archive, say, options)
     lines = describe_failures(summary.output, summary.archive if options["show_ids"] else None)
     most = job.max_failures
     if summary.unfinished and most is not None and summary.counts["failed"] > most:
@@ -180,6 +182,35 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
             f"verify {job.output}`"
         )
     return summary.exit_code
+
+
+def _preview(job: "Job", say: "_Say", *, repair: bool) -> None:
+    """Prints what the run would do."""
+    from mcdiff_batch.engine.output.verify import find_damage
+    from mcdiff_batch.engine.run.job import resolve
+
+    from .outcome import describe_plan
+
+    resolved = resolve(job)
+    found = list(find_damage(job.output)) if repair and resolved.begun else []
+    for damage in found:
+        say.note("damaged", str(damage))
+    units = {x.unit for x in found if x.unit is not None}
+    click.echo(make_printable(describe_plan(resolved, units)))
+
+
+def _write_report(
+    output: Path, archive: "Archive", say: "_Say", options: dict[str, Any]
+) -> Path | str:
+    """Returns the page.  A report that cannot be written does not change how the run ended."""
+    from mcdiff_batch.engine.page.write import write_report
+
+    try:
+        return write_report(output, show_ids=options["show_ids"], archive=archive)
+    except (OSError, McdiffError) as error:
+        text = f"the report is not written: {error}; `mcdiff-batch report {output}` does it later"
+        say.note("warning", text)
+        return "not written"
 
 
 def _choose_archive(archives: tuple[Path, ...], named: Path | None) -> Path:
