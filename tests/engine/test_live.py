@@ -152,7 +152,7 @@ def test_status_follows_a_run_to_its_end(
     assert json.loads(said)["state"] == "complete"
     assert watching.returncode == 0
     assert command(monkeypatch, "status", out, "--watch") == 0  # none runs: it ends at once
-    assert f"{out}: complete, 4 of 4 cases done" in capsys.readouterr().out
+    assert f"{out}: state complete, 4 of 4 cases done" in capsys.readouterr().out
 
 
 CLI = "from mcdiff_batch.engine.cli import main; main()"

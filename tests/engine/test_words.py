@@ -195,7 +195,7 @@ def test_done_never_counts_a_case_that_failed(
 ) -> None:
     out = folder / "my night.enhanced"
     assert command(monkeypatch, "status", out) == Exit.DONE
-    assert f"{out}: complete, 4 of 5 cases done, 1 failed\n" in capsys.readouterr().out
+    assert f"{out}: state complete, 4 of 5 cases done, 1 failed\n" in capsys.readouterr().out
 
 
 # --- names of runs
