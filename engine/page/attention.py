@@ -7,7 +7,6 @@ from markupsafe import Markup
 from mcdiff_batch.engine.output.ledger import OPEN
 from mcdiff_batch.engine.report.advice import CHECK
 from mcdiff_batch.engine.report.document import (
-    FailedCase,
     Failures,
     Flagged,
     IncidentRow,
@@ -32,7 +31,8 @@ STANDS_FOR = html(
     "archive and lists every case that cannot be used.</p>",
     CHECK,
 )
-Lines = Mapping[str, Sequence[Markup]]  # by kind of problem
+Words = tuple[Markup, str]  # which case or moment, and what was found
+Lines = Mapping[str, Sequence[Words]]  # by kind of problem
 
 
 def render(report: Report) -> Iterator[Markup]:
@@ -101,59 +101,60 @@ def _problems(column: str, problems: Sequence[Problem], lines: Lines) -> Markup:
     )
 
 
-def _problem(problem: Problem, lines: Sequence[Markup]) -> Markup:
+def _problem(problem: Problem, lines: Sequence[Words]) -> Markup:
     command = html("<br><code>{}</code>", problem.command) if problem.command else ""
     return html(
         '<tr><th scope="row"><b>{}: {}</b><br>{}</th><td>{}</td><td>{}{}</td></tr>',
         problem.kind,
         figure(problem.total),
         problem.means,
-        shorten(lines) if lines else "",
+        shorten(_merge(lines)) if lines else "",
         problem.todo,
         command,
     )
 
 
+def _merge(lines: Sequence[Words]) -> list[Markup]:
+    """One line for all cases of which the same was found."""
+    names: dict[str, list[Markup]] = {}
+    for name, words in lines:
+        names.setdefault(words, []).append(name)
+    return [html("{} {}", join(x, ", "), words) for words, x in names.items()]
+
+
 def _failures(report: Report) -> Lines:
-    lines: dict[str, list[Markup]] = {}
+    lines: dict[str, list[Words]] = {}
     for row in report.failures.rows:
-        lines.setdefault(row.reason, []).append(_case(row, row.detail))
+        lines.setdefault(row.reason, []).append((html("<b>{}</b>", case_name(row)), row.detail))
     if report.cases.open > len(lines.get(OPEN, ())):
-        lines.setdefault(OPEN, []).append(html("cases of units that were not finished"))
+        lines.setdefault(OPEN, []).append((html(""), "cases of units that were not finished"))
     return lines
-
-
-def _case(row: FailedCase, detail: str) -> Markup:
-    return html("<b>{}</b> {}", case_name(row), detail)
 
 
 def _flags(report: Report) -> Lines:
     """Each flag of each case; a case that has a card is a link to it."""
     cards = {x.case for x in report.gallery.cases}
-    lines: dict[str, list[Markup]] = {}
+    lines: dict[str, list[Words]] = {}
     for row in report.flagged.rows:
         name = html("<b>{}</b>", case_name(row))
         if row.case in cards:
             name = html('<a href="#{}">{}</a>', card_anchor(row.case), name)
         for flag, why in zip(row.flags, row.why, strict=True):
-            lines.setdefault(flag, []).append(html("{} {}", name, why))
+            lines.setdefault(flag, []).append((name, why))
     return lines
 
 
 def _events(incidents: Incidents) -> Lines:
-    lines: dict[str, list[Markup]] = {}
+    lines: dict[str, list[Words]] = {}
     for row in incidents.rows:
-        lines.setdefault(row.kind, []).append(_event(row))
+        lines.setdefault(row.kind, []).append((_place(row), row.detail))
     return lines
 
 
-def _event(row: IncidentRow) -> Markup:
-    places: list[object] = [name_device(row.device)] if row.device else []
+def _place(row: IncidentRow) -> Markup:
+    """When and where an incident was."""
+    places = [html("{}", name_device(row.device))] if row.device else []
     for word, index in (("unit", row.unit), ("case", row.case)):
         if index is not None:
             places.append(html("{} {}", word, figure(index, str(index))))
-    return html("{} {}: {}", moment(row.at), join(map(_text, places), ", "), row.detail)
-
-
-def _text(part: object) -> Markup:
-    return html("{}", part)
+    return html("{} {}:", moment(row.at), join(places, ", "))

@@ -4,16 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.report.document import (
-    DeviceTimes,
-    Histogram,
-    Latency,
-    Report,
-    Throughput,
-    Timeline,
-    Wait,
-)
+from mcdiff_batch.engine.report.document import Histogram, Latency, Report
 from mcdiff_batch.engine.report.timeline import CAUSES
+from mcdiff_batch.engine.report.usage import DeviceTimes, Throughput, Timeline, Wait
 from mcdiff_batch.engine.telemetry.spans import FEEDING, LANES, TASK
 from mcdiff_batch.engine.text import name_device
 

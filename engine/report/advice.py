@@ -14,7 +14,7 @@ ANEW = f"{AGAIN} --output NEW"
 REPAIR = f"{AGAIN} --repair"
 CHECK = "mcdiff-batch check ARCHIVE"
 DOCTOR = "mcdiff-batch doctor"
-STANDS = "another description of the archive asks for a new output"
+ANOTHER = "Then enhance into a new output: this one belongs to the archive as it was."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,17 @@ FAILURES = {  # by the reason in the ledger
     ),
     "range": Advice(
         "A value lies outside what the archive declares.",
-        f"Correct what is named beside the case. Then enhance anew: {STANDS}.",
+        f"Correct what is named beside the case. {ANOTHER}",
         ANEW,
     ),
     "shape": Advice(
         "The size of the scan does not fit the archive.",
-        f"Correct `extent` of these cases. Then enhance anew: {STANDS}.",
+        f"Correct `extent` of these cases. {ANOTHER}",
         ANEW,
     ),
     "no-depths": Advice(
         "No depth is marked as present.",
-        f"Correct `depth_present` of these cases. Then enhance anew: {STANDS}.",
+        f"Correct `depth_present` of these cases. {ANOTHER}",
         ANEW,
     ),
     "open": Advice(
@@ -97,7 +97,7 @@ FLAGS = {  # by the check that a case fails
     ),
     "coverage": Advice(
         "A depth shows only a part of the scan.",
-        "Mark such a depth as absent in `depth_present`, or scan again. Then enhance anew.",
+        "Mark such a depth as absent in `depth_present`, or scan again. " + ANOTHER,
         ANEW,
     ),
     "spread": Advice(
@@ -108,12 +108,12 @@ FLAGS = {  # by the check that a case fails
     "intensity": Advice(
         "The images use a small part of the intensities that the archive declares.",
         "Set the attribute mcdiff.intensity_range to the real range (`check` proposes one). "
-        f"Then enhance anew: {STANDS}.",
+        f"{ANOTHER}",
         ANEW,
     ),
     "anatomy": Advice(
         "No spine has this size or these angles.",
-        f"Correct the pixel spacing or the extent. Then enhance anew: {STANDS}.",
+        f"Correct the pixel spacing or the extent. {ANOTHER}",
         ANEW,
     ),
 }

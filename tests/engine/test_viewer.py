@@ -80,7 +80,7 @@ def test_keys_and_focus_work(browser: Browser, night: Path) -> None:
     browser.open(night, prefers_reduced_motion="reduce")
     focus(browser, 2)
     browser.press(*ENTER)
-    assert browser.evaluate(TITLE) == "Case 0: Labels and angles"
+    assert browser.evaluate(TITLE) == "Case 0: Labels"
     browser.press(*SPACE)
     assert browser.evaluate(TITLE) == "Case 0: Enhanced"
     browser.press(*ESCAPE)
