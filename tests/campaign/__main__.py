@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,14 +27,14 @@ from .scene import CASES, SCRATCH, make_scenes
 from .schedule import Result, Schedule
 
 SHARES = {  # of the schedules; "mixtures" are as many as are then left
-    "errors": 0.36,
-    "kills": 0.14,
-    "power": 0.28,
-    "system calls": 0.04,
+    "errors": 0.3,
+    "kills": 0.16,
+    "power": 0.4,
+    "system calls": 0.03,
     "second start": 0.008,
     "clock": 0.01,
     "any order": 0.003,
-    "process trees": 0.003,
+    "process trees": 0.004,
     "system calls of trees": 0.002,
     "clocks of trees": 0.001,
     "mixtures": 1.0,
@@ -65,6 +66,7 @@ def main(
     schedules: int, seed: int, jobs: int, only: str | None, replay: int | None, output: Path | None
 ) -> None:
     begun = time.monotonic()
+    failures: list[tuple[Schedule, Result]] = []
     with TemporaryDirectory(dir=SCRATCH if SCRATCH.is_dir() else None) as folder:
         kinds = make_kinds(Path(folder), seed, schedules, only)
         if replay is not None:
@@ -72,12 +74,12 @@ def main(
         else:
             chosen = choose(kinds, schedules, seed)
         rows = {name: Row(possible=len(found)) for name, found in kinds.items()}
-        failures = []
-        for one, result in play(chosen, jobs):
-            count(rows[one.kind], result)
-            if result.broken:
-                failures.append((one, result))
-                show_failure(one, result, seed, len(failures))
+        with suppress(KeyboardInterrupt):  # what was played until then counts
+            for one, result in play(chosen, jobs):
+                count(rows[one.kind], result)
+                if result.broken:
+                    failures.append((one, result))
+                    show_failure(one, result, seed, len(failures))
     click.echo(draw_table(rows))
     seconds = time.monotonic() - begun
     if output is not None:

@@ -143,25 +143,27 @@ def harm(file: Path, way: str, dice: random.Random) -> None:
         file.unlink()
 
 
-def any_order(scenes: Sequence[Scene], seed: int, count: int) -> list[Schedule]:
-    """Rules in any order; each number is EXAMPLES histories by hypothesis."""
-    return number_all("any order", _orders(scenes, seed, count))
+def any_order(
+    scenes: Sequence[Scene], seed: int, count: int, examples: int = EXAMPLES
+) -> list[Schedule]:
+    """Rules in any order; each number is several histories, by hypothesis."""
+    return number_all("any order", _orders(scenes, seed, count, examples))
 
 
 def _orders(
-    scenes: Sequence[Scene], seed: int, count: int
+    scenes: Sequence[Scene], seed: int, count: int, examples: int
 ) -> Iterator[tuple[str, Callable[[], Result]]]:
     usual = [x for x in scenes if not x.damaged]
     for number in range(count):
         scene = usual[number % len(usual)]
-        text = f"{scene.name}: {EXAMPLES} examples of hypothesis"
-        yield text, lambda x=(scene, seed * count + number): _play(*x)
+        text = f"{scene.name}: {examples} examples of hypothesis"
+        yield text, lambda x=(scene, seed * 100_000 + number, examples): _play(*x)
 
 
-def _play(scene: Scene, seed: int) -> Result:
+def _play(scene: Scene, seed: int, examples: int) -> Result:
     bound = type("Bound", (Nights,), {"scene": scene, "histories": 0})
     chosen = settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,

@@ -6,7 +6,7 @@ an fsync of its folder, data without an fsync of the file.  A rename is whole or
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -24,6 +24,7 @@ class Event:
     file: int | None  # None: the entry is deleted
     folder: int = -1  # of an entry; -1: data
     name: str = ""
+    path: str = ""  # as programs see it
     data: bytes | None = None  # None: the file is cut
     offset: int = 0
     needs: "Event | None" = None  # lost, if that is lost
@@ -69,7 +70,7 @@ class Volume:
 
     def enter(self, name: str, file: int | None, needs: Event | None = None) -> Event:
         folder = self.numbers[str(PurePath(name).parent)]
-        return self.log(Event(file, folder, PurePath(name).name, needs=needs))
+        return self.log(Event(file, folder, PurePath(name).name, name, needs=needs))
 
 
 def crash(before: Tree, changes: Sequence[Change], choose: Choose) -> Tree:
@@ -88,6 +89,26 @@ def crash(before: Tree, changes: Sequence[Change], choose: Choose) -> Tree:
     return _read(volume, 0, "")
 
 
+def find_states(
+    before: Tree, changes: Sequence[Change], ways: Callable[[int], dict[str, Choose]]
+) -> Iterator[tuple[int, str]]:
+    """Numbers of changes and names of ways that leave different disks.
+
+    ways: by the number of changes.  What differs only in the report, which nobody syncs, is alike.
+    """
+    volume, seen = _load(before), set()
+    for number, change in enumerate(changes, 1):
+        _apply(volume, change)
+        for name, choose in ways(number).items():
+            kept = [(x, choose(x)) for x in volume.events if not x.safe]
+            key = tuple(
+                (id(x), left) for x, left in kept if left != NONE and "/report" not in x.path
+            )
+            if (found := (len(volume.events) - len(kept), key)) not in seen:
+                seen.add(found)
+                yield number, name
+
+
 def _load(tree: Tree) -> Volume:
     volume = Volume()
     for name, data in sorted(tree.items()):
@@ -104,9 +125,9 @@ def _apply(volume: Volume, change: Change) -> None:
         case "mkdir":
             volume.enter(name, volume.add(name, None))
         case "write":
-            volume.log(Event(numbers[name], data=change.data, offset=change.offset))
+            volume.log(Event(numbers[name], path=name, data=change.data, offset=change.offset))
         case "truncate":
-            volume.log(Event(numbers[name], offset=change.offset))
+            volume.log(Event(numbers[name], path=name, offset=change.offset))
         case "sync":
             for number in list(volume.unsafe):
                 volume.sync(number)

@@ -108,9 +108,9 @@ class Story:
             self.broken.append(f"P9: exit code {end.code}: {end.text}")
         return end
 
-    def finish(self, **options: Any) -> None:
+    def finish(self, heed: Heed | None = ignore, **options: Any) -> None:
         """A night that is left alone."""
-        end = self.night(ignore, **options)
+        end = self.night(heed, **options)
         if end.code != Exit.DONE:
             self.broken.append(f"P1: the last night ended with exit code {end.code}: {end.text}")
 
@@ -125,7 +125,7 @@ def play_nights(scene: Scene, strikes: Sequence[Strike], seed: str = "") -> Resu
             hows.append(end.how)
             if end.code == Exit.UNEXPECTED and strike.what in FULL:
                 story.broken.append(f"P9: no space ended with exit code 1: {end.text}")
-        story.finish()
+        story.finish(None)
     return Result(how=", ".join(hows), broken=tuple(story.broken))
 
 
@@ -166,31 +166,22 @@ def cuts(scenes: Sequence[Scene], seed: int) -> list[Schedule]:
 
 def _cuts(scenes: Sequence[Scene], seed: int) -> Iterator[tuple[str, Callable[[], Result]]]:
     for scene in scenes:
-        before = _below(scene.output)
-        seen = set()
-        for last in range(1, len(scene.changes) + 1):
-            changes = scene.changes[:last]
-            for name, choose in _ways(f"{seed} {scene.name} {last}"):
-                tree = power.crash(before, changes, choose)
-                key = hash(frozenset((k, v) for k, v in tree.items() if "/report" not in k))
-                if key in seen:
-                    continue
-                seen.add(key)
-                change = changes[-1]
-                text = f"{scene.name}: power fails behind {change.kind} {change.name}, {name} left"
-                play = lambda scene=scene, tree=tree, changes=changes: _play_cut(
-                    scene, tree, changes
-                )
-                yield text, play
+        ways = lambda number, scene=scene: _ways(f"{seed} {scene.name} {number}")
+        for number, name in power.find_states(_below(scene.output), scene.changes, ways):
+            last = scene.changes[number - 1]
+            text = f"{scene.name}: power fails behind {last.kind} {last.other or last.name}: {name}"
+            yield text, lambda x=(scene, number, name, ways): _play_cut(*x)
 
 
-def _ways(seed: str) -> Iterator[tuple[str, power.Choose]]:
-    yield "nothing unsynced", power.nothing
-    yield "names", power.only_names
-    yield "sizes", power.only_sizes
-    yield "halves", power.torn
-    for chance in range(CHANCES):
-        yield f"chance {chance}", power.by_chance(f"{seed} {chance}")
+def _ways(seed: str) -> dict[str, power.Choose]:
+    chances = {f"chance {x}": power.by_chance(f"{seed} {x}") for x in range(CHANCES)}
+    return {
+        "nothing unsynced is left": power.nothing,
+        "names are left": power.only_names,
+        "sizes are left": power.only_sizes,
+        "halves are left": power.torn,
+        **chances,
+    }
 
 
 def _below(output: Tree) -> Tree:
@@ -199,10 +190,17 @@ def _below(output: Tree) -> Tree:
     return {"night.zarr": None, **({OUTPUT: None} if output else {}), **below}
 
 
-def _play_cut(scene: Scene, tree: Tree, changes: Sequence[Change]) -> Result:
+def _play_cut(scene: Scene, number: int, name: str, ways: Callable[..., Any]) -> Result:
+    changes = scene.changes[:number]
+    tree = power.crash(_below(scene.output), changes, ways(number)[name])
     with scene.stage() as folder:
         put_output(folder, tree)
-        broken = [f"P3: {x} was durable and is lost" for x in find_promised(changes) - tree.keys()]
+        lost = [
+            name
+            for name in find_promised(changes)
+            if tree.get(name) != scene.whole[name.removeprefix(f"{OUTPUT}/")]
+        ]
+        broken = [f"P3: {name} was durable and is lost" for name in sorted(lost)]
         broken += broken_promises(folder, scene, finished=False)
         broken += finish_night(folder, scene)
     return Result(how="power cut", broken=tuple(broken))

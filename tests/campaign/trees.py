@@ -58,14 +58,15 @@ def _start(
     """The command, as the leader of a session; `before` is what runs it."""
     words = [COMMAND, "run", "--input", folder / ARCHIVE, "--output", folder / OUTPUT]
     words += ["--bundle", model, "--devices", "cpu:2", "--unit-size", "1", "--batch-size", "1"]
-    return subprocess.Popen(
-        [*before, *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)} | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("ab"),
-        start_new_session=True,
-    )
+    with (folder / "stderr").open("ab") as errors:
+        return subprocess.Popen(
+            [*before, *map(str, words)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
 
 
 def _family(session: int) -> list[psutil.Process]:
