@@ -23,6 +23,9 @@ CHANGED = (
     "The archive has changed since the run, so these results are of another archive. Enhance it "
     "anew, with another --output."
 )
+NOTHING = "Nothing. No case failed, and nothing else went wrong."
+NO_CASE = "No case failed, and no case is flagged."
+XID = "Let `mcdiff-batch doctor` try the GPU before the next run; if they come again, have it checked."
 TRIED = "The cases were tried again; those that are not done are open, above."
 NONE_OPEN = "The cases were tried again, and none is open."
 STANDS_FOR = html(
@@ -39,8 +42,9 @@ def render(report: Report) -> Iterator[Markup]:
     failures, incidents, flagged = report.failures, report.incidents, report.flagged
     cases = report.cases
     yield from _warnings(report)
-    if not (flagged.total or cases.failed or cases.open or incidents.total or report.warnings):
-        yield html("<p>Nothing. No case failed, and nothing else went wrong.</p>")
+    xids = report.machine.xids
+    if not (flagged.total or cases.failed or cases.open or incidents.total or xids):
+        yield html("<p>{}</p>", NO_CASE if list(_warnings(report)) else NOTHING)
     if failures.problems:
         yield _counted([(cases.failed, "failed"), (cases.open, "still open")], failures)
         yield _problems("cases", failures.problems, _failures(report))
@@ -67,6 +71,9 @@ def render(report: Report) -> Iterator[Markup]:
             left,
         )
         yield _problems("events", incidents.problems, _events(incidents))
+    if xids:
+        numbers = join((figure(x) for x in xids), " ")
+        yield html("<p><b>The driver of a GPU reported errors (XID): {}.</b> {}</p>", numbers, XID)
     if any(x.command for x in (*failures.problems, *flagged.problems, *incidents.problems)):
         yield STANDS_FOR
 

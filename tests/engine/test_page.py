@@ -164,6 +164,17 @@ def test_an_archive_that_changed_is_a_warning(night: Path, tmp_path: Path) -> No
     assert "Warning: The archive has changed since the run" in text
 
 
+def test_nothing_is_said_only_where_there_is_nothing(tmp_path: Path) -> None:
+    report = collect(output(tmp_path / "out", [done(0), done(1)], 2))
+    sound = replace(report, gallery=replace(report.gallery, before="read"))
+    assert "Nothing. No case failed" in show(sound).text
+    changed = replace(report, gallery=replace(report.gallery, before="changed"))
+    ill = replace(report, machine=replace(report.machine, xids=[79]))
+    for other in (replace(sound, warnings=["dim"]), changed, ill):
+        assert "Nothing. No case failed" not in show(other).text
+    assert "(XID): 79" in show(ill).text
+
+
 def test_the_page_says_when_the_run_began_and_ended(night: Path) -> None:
     work = collect(night).work
     times = [str(x)[:16].replace("T", " ") for x in (work.started_at, work.finished_at)]
