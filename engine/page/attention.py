@@ -25,7 +25,7 @@ CHANGED = (
 )
 NOTHING = "Nothing. No case failed, and nothing else went wrong."
 NO_CASE = "No case failed, and no case is flagged."
-XID = "Let `mcdiff-batch doctor` try the GPU before the next run; if they come again, have it checked."
+XID = "Let `mcdiff-batch doctor` try the GPU. If such errors come again, have it checked."
 TRIED = "The cases were tried again; those that are not done are open, above."
 NONE_OPEN = "The cases were tried again, and none is open."
 STANDS_FOR = html(
