@@ -196,6 +196,34 @@ def test_a_training_ends_when_its_minutes_are_over(phantoms, tmp_path):
     assert all(0 < x["steps"] < 1000 for x in stages.values())
 
 
+def test_a_stage_can_be_trained_alone_from_other_weights(toy_training, phantoms, tmp_path):
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(tmp_path / "more")]
+    more = ["--stage", "extractor", "--from", str(toy_training), "--budget", "0.1"]
+    CliRunner().invoke(train, words + more, catch_exceptions=False)
+    card = json.loads((tmp_path / "more" / "card.json").read_text())
+    assert list(card["stages"]) == ["extractor"]
+    assert "--stage extractor" in card["command"]
+    before, after = (read_weights(x)[0].all() for x in (toy_training, tmp_path / "more"))
+    same = {
+        part: all(map(torch.equal, before[part].parameters(), after[part].parameters()))
+        for part in before
+    }
+    assert same == {"foundation": True, "extractor": False, "tuner": True}
+
+
+@pytest.mark.parametrize(
+    ("preset", "stages", "said"),
+    [("toy", ["tuner"], "--from"), ("small-more", ["foundation"], "has the stages extractor, tun")],
+)
+def test_a_stage_that_cannot_be_trained_alone_is_refused(phantoms, tmp_path, preset, stages, said):
+    words = ["--data", str(phantoms), "--preset", preset, "--output", str(tmp_path / "none")]
+    chosen = [word for x in stages for word in ("--stage", x)]
+    ended = CliRunner().invoke(train, words + chosen)
+    assert isinstance(ended.exception, UsageError)
+    assert said in str(ended.exception)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_training_killed_in_any_stage_resumes_to_the_same_weights(
     toy_training, phantoms, tmp_path
 ):
