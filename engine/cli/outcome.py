@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcdiff_batch.engine.text import clean, format_bytes, format_duration, name_device, pluralise
+from mcdiff_batch.engine.text import clean, format_bytes, format_duration, pluralise
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
@@ -58,7 +58,7 @@ def name_devices(devices: "tuple[Device, ...]") -> str:
     from mcdiff_batch.engine.backends.gpus import gpus
 
     kinds = {gpu.index: gpu.name for gpu in gpus()}
-    names = ", ".join(name_device(str(x)) for x in devices)
+    names = ", ".join(x.title for x in devices)
     return f"{names} ({kinds.get(devices[0].index) or 'unknown'})"
 
 
