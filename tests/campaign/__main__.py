@@ -65,6 +65,8 @@ class Row:
 def main(
     schedules: int, seed: int, jobs: int, only: str | None, replay: int | None, output: Path | None
 ) -> None:
+    if replay is not None and only is None:
+        raise click.UsageError("--replay needs the kind of the schedule: --only KIND")
     begun = time.monotonic()
     failures: list[tuple[Schedule, Result]] = []
     with TemporaryDirectory(dir=SCRATCH if SCRATCH.is_dir() else None) as folder:

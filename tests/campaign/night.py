@@ -5,6 +5,7 @@ import pickle
 import signal
 import socket
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -99,7 +100,9 @@ def in_child(work: Callable[[Answer], None], begin: Callable[[int], None] | None
     ours, theirs = socket.socketpair()
     if begin is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    pid = os.fork()
+    with warnings.catch_warnings():  # Python 3.12: zarr has a thread, which is not needed there
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         ours.close()
         _child(work, theirs, begin is not None)

@@ -88,7 +88,7 @@ def _broken_end(folder: Path, scene: Scene) -> Iterator[str]:
         if made.get(name) != scene.whole.get(name):
             state = _digest(made.get(name)), _digest(scene.whole.get(name))
             yield f"P1: {name} is {state[0]}, undisturbed {state[1]}"
-    if left := [name for name in tree if name.startswith(f"{durable.SCRATCH}/")]:
+    if left := [x for x in tree if x != durable.SCRATCH and ".tmp" in x]:
         yield f"P8: temporary files are left: {left}"
 
 
