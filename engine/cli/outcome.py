@@ -77,10 +77,10 @@ def describe_failures(output: Path, ids: "Archive | None" = None) -> list[str]:
             continue
         name = f" ({ids.key(entry.case)})" if ids else ""
         if entry.status == OPEN:
-            why = f"is open: {reasons.of_case(entry.case)}; the next run tries it again"
+            why = f"open: {reasons.of_case(entry.case)}; the next run tries it again"
         else:
-            why = f"failed: {entry.reason}, {entry.detail}"
-        lines.append(f"case {entry.case}{name} {why}")
+            why = f"failed {entry.reason}: {entry.detail}"
+        lines.append(f"case {entry.case}{name}: {why}")
     if more:
         lines.append(f"... and {more} more; see the report")
     lines += reasons.of_units()

@@ -168,9 +168,9 @@ def test_the_reason_of_an_open_case_is_on_the_terminal(
     source, out = folder / "my night.zarr", tmp_path / "out"
     inline(job(source, out, unit_size=2), faults=(fault("nan", source, 3),))
     lines = describe_failures(out)
-    assert lines[0].startswith("case 1 failed: corrupt, chunk 1.0.0.0 of depths")
+    assert lines[0].startswith("case 1: failed corrupt: chunk 1.0.0.0 of depths")
     assert lines[1] == (
-        "case 3 is open: model, the model's result holds NaN or infinity; the next run tries it "
+        "case 3: open: model, the model's result holds NaN or infinity; the next run tries it "
         "again"
     )
     assert command(monkeypatch, "status", out) == Exit.DONE
