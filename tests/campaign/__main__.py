@@ -27,13 +27,13 @@ from .scene import CASES, SCRATCH, make_scenes
 from .schedule import Result, Schedule
 
 SHARES = {  # of the schedules; "mixtures" are as many as are then left
-    "errors": 0.3,
-    "kills": 0.16,
-    "power": 0.4,
-    "system calls": 0.03,
-    "second start": 0.008,
+    "errors": 0.27,
+    "kills": 0.166,
+    "power": 0.46,
+    "system calls": 0.02,
+    "second start": 0.01,
     "clock": 0.01,
-    "any order": 0.003,
+    "any order": 0.002,
     "process trees": 0.004,
     "system calls of trees": 0.002,
     "clocks of trees": 0.001,
