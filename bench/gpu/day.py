@@ -49,6 +49,7 @@ class Size:
     test: int
     measured: Path | None  # bundle to measure; None: the exported one
     quick: bool
+    budget: float = 1.0  # of the training, which its minutes shorten further
     profiled: str = "small-gpu"  # the preset whose training steps are profiled
 
 
@@ -59,8 +60,16 @@ DAY = Size(
     measured=SHIPPED,  # it has the same networks as the trained one
     quick=False,
 )
-REHEARSAL = Size(train=24, held_out=4, test=16, measured=None, quick=True, profiled="toy")
-TOY = replace(REHEARSAL, preset="toy", source=None)
+REHEARSAL = Size(
+    train=24,
+    held_out=4,
+    test=16,
+    measured=None,
+    quick=True,
+    budget=4e-5,  # one step of stages I and II, two of stage III: a crop and a whole frame
+    profiled="toy",
+)
+TOY = replace(REHEARSAL, preset="toy", source=None, budget=1.0)
 DRAWING = 0.15  # share of the minutes for the phantoms of one archive
 PACE = 2.0  # phantoms a second and core, at least: less than half of what a Xeon draws
 
@@ -83,7 +92,8 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
             name="training",
             words=(
                 *(*CLI, "train", "--data", archives["train"], "--output", trained, *source),
-                *("--preset", size.preset, "--minutes", str(training * minutes)),
+                *("--preset", size.preset, "--budget", str(size.budget)),
+                *("--minutes", str(training * minutes)),
             ),
             share=training + 0.3,  # a slow machine reads, scores and draws for longer
             needs=("phantoms train",),

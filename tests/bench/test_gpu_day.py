@@ -43,18 +43,20 @@ def test_the_recipe_is_rehearsed_with_the_real_preset_and_the_shipped_weights(tm
     card = json.loads((tmp_path / "day/trained/card.json").read_text())
     assert card["preset"]["name"] == "small-gpu"
     assert card["from_sha256"] == load_bundle(SHIPPED).sha256
-    assert all(x["steps"] for x in card["stages"].values())
+    assert [x["steps"] for x in card["stages"].values()] == [1, 1, 2]
     assert (tmp_path / "day/trained/weights.safetensors").is_file()
 
 
 def test_the_rehearsal_trains_by_the_command_of_the_day(tmp_path):
-    lines = [
-        {x.name: x.words for x in programme(size, tmp_path, "cpu", 6)}["training"]
+    day, rehearsal = (
+        list({x.name: x.words for x in programme(size, tmp_path, "cpu", 6)}["training"])
         for size in (DAY, REHEARSAL)
-    ]
-    assert lines[0] == lines[1]
-    assert lines[0][lines[0].index("--preset") + 1] == "small-gpu"
-    assert float(lines[0][-1]) == 3
+    )
+    assert day[day.index("--preset") + 1] == "small-gpu"
+    assert float(day[day.index("--minutes") + 1]) == 3
+    assert float(day[day.index("--budget") + 1]) == 1
+    rehearsal[rehearsal.index("--budget") + 1] = "1.0"
+    assert rehearsal == day
 
 
 def test_a_short_day_draws_as_many_phantoms_as_its_cores_can(tmp_path):
