@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError
+from mcdiff_batch.engine.text import natural_order
 
 from .archive import DEPTHS_LIMIT
 from .store import describe_pointer
@@ -21,7 +22,9 @@ SUFFIXES = (".png", ".tif", ".tiff")
 SYSTEM = re.compile(  # what operating systems and their shares leave in folders
     r"(eh)?thumbs(_vista)?\.db|desktop\.ini|folder\.htt|icon\r?|lost\+found|\$recycle\.bin|recycler"
     r"|system volume information|@(eadir|tmp|recycle|recently-snapshot)|#(recycle|snapshot)"
-    r"|__macosx|~\$.*|(?!.*\.(png|tiff?)\b).*(\.tmp|~)",  # "3.png.tmp" may be an unfinished copy
+    r"|__macosx|network trash folder|temporary items|picasa\.ini|.*:zone\.identifier"
+    r"|.*@syno(eastream|resource)|~\$.*"
+    r"|(?!.*\.(png|tiff?)\b).*(\.tmp|~)",  # but "3.png.tmp" may be an unfinished copy
     re.IGNORECASE | re.DOTALL,
 )
 DTYPES = {
@@ -46,12 +49,6 @@ class Header:
     spacing_mm: tuple[float, float] | None = field(default=None, compare=False)  # y, x, if likely
 
 
-def natural_order(path: Path) -> tuple[Any, ...]:
-    """A sort key that puts depth_2 before depth_10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [int(x) if k % 2 else x for k, x in enumerate(parts)], path.name
-
-
 def is_system_file(path: Path) -> bool:
     """Whether an operating system put it there, such as Thumbs.db."""
     return SYSTEM.fullmatch(path.name) is not None
@@ -63,7 +60,7 @@ def list_entries(folder: Path) -> tuple[list[Path], int]:
     Raises ArchiveError.
     """
     try:
-        entries = sorted(folder.iterdir(), key=natural_order)
+        entries = sorted(folder.iterdir(), key=lambda x: natural_order(x.name))
     except OSError as error:
         raise ArchiveError(f"{folder}: cannot be read ({error.strerror}); check it") from error
     shown = [x for x in entries if x.name[0] != "." and not is_system_file(x)]
@@ -105,8 +102,8 @@ def _pictures(folder: Path, entries: Iterable[Path]) -> list[Path]:
     pictures = list(entries)
     for other in (x for x in pictures if x.is_dir() or x.suffix.lower() not in SUFFIXES):
         raise ArchiveError(
-            f"{other}: expected only PNG or TIFF images in this folder; move it away, or name the "
-            "images as sources"
+            f"{other}: expected only PNG or TIFF images in this folder; convert it if it is an "
+            "image, else move it away, or import a copy of the folder without it"
         )
     if not 1 <= len(pictures) <= DEPTHS_LIMIT:
         raise ArchiveError(

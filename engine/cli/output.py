@@ -110,6 +110,8 @@ def verify(output: Path, subset: str, as_json: bool) -> int:
 
     find_run(output)
     part, parts = _parse_subset(subset)
+    if not as_json:
+        click.echo("reading all files ...", err=True)
     found = list(find_damage(output, part, parts))
     remedy = _remedy(output, found)
     if as_json:
@@ -156,6 +158,7 @@ def _remedy(output: Path, found: Sequence["Damage"]) -> str:
 
 def _repair_command(output: Path) -> str:
     """The command that repairs an output; ARCHIVE and BUNDLE where these are not found."""
+    from mcdiff_batch.engine.backends.devices import devices
     from mcdiff_batch.engine.files import file_sha256
     from mcdiff_batch.engine.model.contract import SHIPPED
     from mcdiff_batch.engine.output import places, runs
@@ -164,8 +167,11 @@ def _repair_command(output: Path) -> str:
     words = ["mcdiff-batch", "run", str(archive) if archive.exists() else "ARCHIVE"]
     if not archive.exists() or places.default_output(archive) != output:
         words += ["--output", str(output)]
-    if runs.load_existing(output).settings.bundle != file_sha256(SHIPPED / "contract.json"):
+    settings = runs.load_existing(output).settings
+    if settings.bundle != file_sha256(SHIPPED / "contract.json"):
         words += ["--bundle", "BUNDLE"]
+    if settings.device_kind == "cpu" != devices("auto")[0].kind:
+        words += ["--devices", "cpu"]
     return shlex.join([*words, "--repair"])
 
 

@@ -184,7 +184,10 @@ def _load(root: Path) -> Run | None:
         try:
             return msgspec.convert(json.loads(path.read_bytes()), Run)
         except ValueError as error:
-            raise UsageError(f"{path}: is damaged ({error}); choose another --output") from error
+            raise UsageError(
+                f"{path}: is damaged ({error}); copy it from a backup, or choose another --output; "
+                f"`mcdiff-batch verify {root}` checks the images"
+            ) from error
     foreign = {x.name for x in root.iterdir()} - OWN_NAMES if root.exists() else set()
     if foreign:
         raise UsageError(
