@@ -41,6 +41,7 @@ SHARES = {  # of the schedules; "mixtures" are as many as are then left
 }
 REAL = [name for name in SHARES if "trees" in name]
 SHOWN = 20  # broken schedules
+NEWS = 500  # schedules between two lines of progress
 _schedules: list[Schedule] = []  # of this process and of those that it forks
 
 
@@ -77,11 +78,13 @@ def main(
             chosen = choose(kinds, schedules, seed)
         rows = {name: Row(possible=len(found)) for name, found in kinds.items()}
         with suppress(KeyboardInterrupt):  # what was played until then counts
-            for one, result in play(chosen, jobs):
+            for number, (one, result) in enumerate(play(chosen, jobs), 1):
                 count(rows[one.kind], result)
                 if result.broken:
                     failures.append((one, result))
                     show_failure(one, result, seed, len(failures))
+                if number % NEWS == 0:
+                    click.echo(f"{number} of {len(chosen)}, {len(failures)} broken", err=True)
     click.echo(draw_table(rows))
     seconds = time.monotonic() - begun
     if output is not None:
