@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .codec_metadata import Json
-from .meaning import LENGTHS, check_axes
+from .meaning import LENGTHS, check_axes, stored_bits
 from .store import BadMetadataError, Store
 
 RANGES = {"u1": (0.0, 255.0), "u2": (0.0, 65535.0), "f2": (0.0, 1.0), "f4": (0.0, 1.0)}
@@ -100,7 +100,7 @@ def parse_attributes(
     raw = root.get("mcdiff", {})
     _check_keys(raw, {"the group": root, "depths": array})
     try:
-        document = msgspec.convert({"intensity_range": RANGES[dtype]} | raw, Document)
+        document = msgspec.convert({"intensity_range": _range(array, dtype)} | raw, Document)
     except ValueError as error:
         raise BadMetadataError(f"the attribute mcdiff is wrong: {error}") from error
     low, high = document.intensity_range
@@ -115,6 +115,12 @@ def parse_attributes(
     ]
     spacing, warnings = _agree(_spacing(document.pixel_spacing_mm), statements)
     return Attributes(intensity_range=(low, high), spacing_mm=spacing, warnings=warnings)
+
+
+def _range(array: Json, dtype: str) -> tuple[float, float]:
+    """Black and white where mcdiff does not say them: by the bits in use, else by the dtype."""
+    bits, (low, high) = stored_bits(array), RANGES[dtype]
+    return (low, min(high, 2.0**bits - 1) if bits and dtype[0] == "u" and 0 < bits < 64 else high)
 
 
 def _check_keys(raw: Json, others: dict[str, Json]) -> None:

@@ -50,7 +50,11 @@ def test_a_path_beside_the_archive_is_answered_with_the_right_one(
 ) -> None:
     path = write_archive(tmp_path / "night" / "a.zarr", pictures(), zarr_format=zarr_format)
     assert refusal(tmp_path / "night").endswith(f"did you mean {path}?")
-    assert refusal(path / "depths").endswith(f"did you mean {path}?")
+    for inside in ("depths", "depths/c/0", "depths/zarr.json", "depths/.zarray", "zarr.json"):
+        if (path / inside).exists():
+            assert refusal(path / inside).endswith(f"did you mean {path}?")
+    for slip in ("a", "A.zarr", "A"):
+        assert refusal(tmp_path / "night" / slip).endswith(f"did you mean {path}?")
     zarr.create_group(tmp_path / "night", zarr_format=zarr_format)  # a group around it
     assert refusal(tmp_path / "night").endswith(f"did you mean {path}?")
     write_archive(tmp_path / "night" / "b.zarr", pictures())
@@ -151,7 +155,9 @@ def test_black_tiles_that_zarr_left_out_fail_their_case_and_the_help_has_the_rem
     assert not written.read(1).depths[:, 20:].any()
 
 
-@pytest.mark.parametrize("name", ["fixedscaleoffset", "packbits", "astype", "pickle", "msgpack2"])
+@pytest.mark.parametrize(
+    "name", ["fixedscaleoffset", "packbits", "astype", "jenkins_lookup3", "msgpack2"]
+)
 @pytest.mark.parametrize("place", ["compressor", "filters"])
 def test_what_cannot_be_read_safely_is_refused_with_the_remedy(
     tmp_path: Path, name: str, place: str
@@ -163,6 +169,15 @@ def test_what_cannot_be_read_safely_is_refused_with_the_remedy(
     assert "`mcdiff-batch check --help`" in refusal(path)
     edit(path / "depths/.zarray", lambda x: x.update(dtype="|O", compressor=None, filters=None))
     assert "vlen-utf8" in refusal(path)
+
+
+def test_pickled_text_is_refused_without_advice_to_decode_it(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures(), zarr_format=2)
+    pickled = {"dtype": "|O", "filters": [{"id": "pickle", "protocol": 5}]}
+    edit(path / "depths/.zarray", lambda x: x.update(pickled))
+    message = refusal(path)
+    assert "could execute code" in message
+    assert "check --help" not in message
 
 
 # --- bounds of the codecs

@@ -252,7 +252,7 @@ def test_the_unit_of_imagej_is_understood(tmp_path: Path) -> None:
 # --- what lies beside the images
 
 JUNK = ("Thumbs.db", "ehthumbs.db", "DESKTOP.INI", ".DS_Store", "._0.png", "Icon\r", "~$a.png")
-JUNK += ("notes.tmp", "list.txt~", ".nfs0001")
+JUNK += ("notes.tmp", "list.txt~", ".nfs0001", "0.png:Zone.Identifier", "0.png@SynoEAStream")
 FOLDERS = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", ".git")
 
 

@@ -144,6 +144,10 @@ def test_a_column_of_pairs_in_the_order_y_x_passes(tmp_path: Path) -> None:
         {"scale_factor": 0.5},
         {"scale_factor": [16]},
         {"add_offset": -1024},
+        {"RescaleSlope": 2},
+        {"rescale_intercept": -100.5},
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"photometric": "white-is-zero"},
         {"scale_factor": "half"},
         {"_Unsigned": "false"},
         {"_FillValue": "?"},
@@ -169,11 +173,27 @@ def test_statements_that_change_nothing_pass(tmp_path: Path) -> None:
         "valid_range": [0, 255],
         "_FillValue": "NaN",
         "long_name": "coronal scans",
+        "PhotometricInterpretation": "MONOCHROME2",
+        "RescaleSlope": "1",
+        "BitsStored": 8,
         "units": "1",
     }
     archive_ = open_archive(archive(tmp_path / "a.zarr", attributes))
     assert archive_.warnings == ()
     np.testing.assert_array_equal(archive_.read(1).depths, pictures()[1])
+
+
+@pytest.mark.parametrize("key", ["BitsStored", "bits_stored", "significant_bits"])
+@pytest.mark.parametrize(("bits", "white"), [(12, 4095), (10, 1023), (16, 65535), (99, 65535)])
+def test_bits_in_use_say_what_is_white_unless_mcdiff_does(
+    tmp_path: Path, key: str, bits: int, white: int
+) -> None:
+    images = pictures(dtype="u2")
+    path = archive(tmp_path / "a.zarr", {key: bits}, images=images)
+    assert open_archive(path).intensity_range == (0, white)
+    own = {"intensity_range": [0, 999]}
+    path = archive(tmp_path / "b.zarr", {key: bits}, images=images, attributes=own)
+    assert open_archive(path).intensity_range == (0, 999)
 
 
 @pytest.mark.parametrize(
