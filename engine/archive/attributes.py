@@ -148,7 +148,7 @@ def _spacing(stored: float | tuple[float, float] | None) -> Spacing | None:
 
 
 def is_spacing(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+    return 1e-9 <= value <= 1e9
 
 
 def _agree(own: Spacing | None, statements: list[Statement]) -> tuple[Spacing, tuple[str, ...]]:
@@ -207,12 +207,16 @@ def _parse_size(value: object) -> tuple[tuple[float, ...], object]:
     if isinstance(value, dict):
         unit = value.get("unit", value.get("units"))
         value = value.get("value", [value.get("y"), value.get("x")])
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9.eE+-]+)\s*(\S*)\s*", value)):
+    if (
+        isinstance(value, str)
+        and len(value) < 100
+        and (match := re.fullmatch(r"\s*([0-9.eE+-]+)\s*(\S*)\s*", value))
+    ):
         value, unit = match[1], match[2]
     values: list[Any] = value if isinstance(value, list) else [value]
     try:
         return tuple(float(x) for x in values) if len(values) in (1, 2) else (), unit
-    except (TypeError, ValueError):
+    except (ArithmeticError, TypeError, ValueError):
         return (), unit
 
 
@@ -244,7 +248,7 @@ def _pyramid(root: Json) -> Iterator[Statement]:
                 values = tuple(np.prod(steps, 0).tolist())
                 where = "the scale in multiscales"
                 yield Statement(where=where, values=values, unit_mm=unit or math.nan, ordered=True)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, BadMetadataError):
             raise
         raise BadMetadataError(f"the attribute multiscales is wrong: {error!r:.80}") from error

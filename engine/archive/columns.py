@@ -225,7 +225,8 @@ def warn_of_sizes(
     """Whether any case would have a size in mm that no scan of a spine has."""
     extents = np.array([grid]) if columns.extent is None else columns.extent
     own = columns.pixel_spacing_mm
-    sizes = extents * (np.array([spacing]) if own is None else own)
+    with np.errstate(over="ignore"):
+        sizes = extents * (np.array([spacing]) if own is None else own)
     wrong = [k for k, size in enumerate(sizes.tolist()) if not is_human(*size)]
     if wrong:
         height, width = sizes[wrong[0]]

@@ -4,7 +4,6 @@ A statement that contradicts what the engine reads is refused; none is passed ov
 """
 
 import base64
-import binascii
 import math
 import re
 import struct
@@ -232,7 +231,7 @@ def _numbers(name: str, key: str, attributes: Json) -> tuple[float, ...]:
     values = stored if isinstance(stored, list) else [] if stored is None else [stored]
     try:
         return tuple(_number(x) for x in values)
-    except (TypeError, ValueError, binascii.Error, struct.error) as error:
+    except (ArithmeticError, TypeError, ValueError, struct.error) as error:
         if name == "case_id":
             return ()
         raise BadMetadataError(

@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import zarr
 
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import ArchiveError
-from tests.support.crafting import Json, ids, pictures, reason, write_archive
+from tests.support.crafting import Json, edit, ids, pictures, reason, write_archive
 
 SPACED = {"pixel_spacing_mm": 5}
 V2: Json = {"compressors": numcodecs.GZip(level=1)}
@@ -336,6 +337,35 @@ def test_a_size_without_a_unit_gives_a_warning(tmp_path: Path) -> None:
     opened = open_archive(path)
     assert "without a unit" in " ".join(opened.warnings)
     assert np.isnan(opened.spacing_mm).all()
+
+
+HOSTILE: list[object] = [
+    *(None, True, 10**400, -(10**400), float("inf"), float("nan"), 1e308, "", " " * 5000 + "x y"),
+    *(
+        [],
+        [[]],
+        [None, None],
+        [1, "x"],
+        {},
+        {"value": {}},
+        {"y": 10**400, "x": 1},
+        "\x1b[31m\u202e",
+    ),
+]
+STATEMENTS = ("scale_factor", "_FillValue", "valid_range", "units", "_Unsigned", "BitsStored")
+STATEMENTS += ("pixel_spacing", "pixel_spacing_mm", "pixel_size_unit", "order", "photometric")
+
+
+@pytest.mark.parametrize("key", [*STATEMENTS, "multiscales", "ome", "_ARRAY_DIMENSIONS"])
+def test_a_hostile_statement_is_refused_or_changes_nothing(tmp_path: Path, key: str) -> None:
+    path = archive(tmp_path / "a.zarr", attributes={"schema": 1})
+    multiscales = [[{"datasets": [{"path": "depths", key: x}], "axes": x}] for x in HOSTILE]
+    for value in (*HOSTILE, *multiscales):
+        for folder in (path, path / "depths"):
+            edit(folder / "zarr.json", lambda x: x.update(attributes={key: value}))  # noqa: B023
+            with suppress(ArchiveError):
+                open_archive(path)
+            edit(folder / "zarr.json", lambda x: x.update(attributes={}))
 
 
 def ome(path: str = "depths", axes: str = "nzyx", unit: str = "micrometer", **more: Any) -> Json:
