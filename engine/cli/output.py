@@ -200,11 +200,19 @@ def _parse_subset(text: str) -> tuple[int, int]:
 )
 def report(output: Path, archive: Path | None, other: Path | None, **shown: bool) -> int:
     """Write the report of a run again."""
+    from mcdiff_batch.engine.archive.archive import open_archive
+    from mcdiff_batch.engine.output import runs
     from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
 
     for folder in (output, other):
         if folder is not None:
             find_run(folder)
-    click.echo(write_report(output, archive=archive, other=other, **shown))
-    return 0
+    opened = open_archive(archive) if archive is not None else None
+    if opened is not None and opened.identity != runs.load_existing(output).settings.archive:
+        raise UsageError(
+            f"--input {archive}: is not the archive of {output}, or its metadata were changed; "
+            "name the archive that was enhanced"
+        )
+    click.echo(write_report(output, archive=opened, other=other, **shown))
+    return Exit.DONE

@@ -170,8 +170,7 @@ def test_the_reason_of_an_open_case_is_on_the_terminal(
     lines = describe_failures(out)
     assert lines[0].startswith("case 1: failed corrupt: chunk 1.0.0.0 of depths")
     assert lines[1] == (
-        "case 3: open: model, the model's result holds NaN or infinity; the next run tries it "
-        "again"
+        "case 3: open: model, the model's result holds NaN or infinity; the next run tries it again"
     )
     assert command(monkeypatch, "status", out) == Exit.DONE
     said = capsys.readouterr().out.splitlines()
@@ -219,6 +218,17 @@ def test_what_is_no_run_is_answered_with_the_run_that_was_meant(
         assert line.endswith(f"; did you mean {run}?"), line
     assert command(monkeypatch, *words, "tiny") == Exit.USAGE
     assert "expected the --output of `mcdiff-batch run`" in capsys.readouterr().err
+
+
+def test_a_report_is_of_its_own_archive(
+    night: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out, other = night / "my night.enhanced", archive(night / "other.zarr", 4)
+    assert command(monkeypatch, "report", out, "--input", night / "none.zarr") == 4
+    assert command(monkeypatch, "report", out, "--input", other) == Exit.USAGE
+    assert "is not the archive of" in capsys.readouterr().err
+    moved = (night / "my night.zarr").rename(night / "moved.zarr")
+    assert command(monkeypatch, "report", out, "--input", moved) == Exit.DONE
 
 
 @pytest.mark.parametrize(
