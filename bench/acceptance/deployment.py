@@ -22,6 +22,7 @@ from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.errors import SpaceError, UsageError, VerificationError
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.engine.text import format_bytes
 from mcdiff_batch.train.phantom.archive import write_phantoms
 
 from .requirements import (
@@ -140,7 +141,7 @@ def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
             if shutil.disk_usage(scratch).free < cases * CASE_BYTES:
                 raise SpaceError(
                     f"{scratch.parent}: has no room for {cases} phantoms, which take up to "
-                    f"{cases * CASE_BYTES >> 20} MiB; use another --scratch, or fewer --samples"
+                    f"{format_bytes(cases * CASE_BYTES)}; use another --scratch, or fewer --samples"
                 )
             say(f"drawing {cases} different phantoms")
             write_phantoms(path, cases=cases, seed=SEED)

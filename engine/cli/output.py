@@ -127,9 +127,12 @@ def verify(output: Path, subset: str, as_json: bool) -> int:
 
 def _damage_lines(output: Path, found: Sequence["Damage"]) -> Iterator[str]:
     from mcdiff_batch.engine.output.ledger import file_name
+    from mcdiff_batch.engine.output.runs import MANIFEST
 
     if not found:
-        yield f"{output}: all files are as they were committed"
+        whole = (output / MANIFEST).is_file()
+        rest = "" if whole else f"; the run is not complete, see `mcdiff-batch status {output}`"
+        yield f"{output}: all files are as they were committed{rest}"
     for damage in found[:LISTED]:
         record = "" if damage.unit is None else f" (record {file_name(damage.unit)})"
         yield f"{damage}{record if damage.name not in record else ''}"
