@@ -181,8 +181,8 @@ def check_space(resolved: ResolvedJob, units: int) -> None:
     free, needed = shutil.disk_usage(folder).free, bytes_needed(resolved, units)
     if free < needed:
         raise SpaceError(
-            f"{resolved.job.output}: {format_bytes(free)} are free, up to {format_bytes(needed)} are "
-            "needed; make room, or use an --output elsewhere"
+            f"{resolved.job.output}: {format_bytes(free)} are free, up to {format_bytes(needed)} "
+            "are needed; make room, or use an --output elsewhere"
         )
 
 
