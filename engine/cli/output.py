@@ -156,7 +156,7 @@ def _remedy(output: Path, found: Sequence["Damage"]) -> str:
             f"{CONFIG} holds the settings, and nothing can write it again: copy it from a backup, "
             "or run again with a new --output"
         )
-    return f"repair it with: {_repair_command(output)}" if found else ""
+    return f"repair with: {_repair_command(output)}" if found else ""
 
 
 def _repair_command(output: Path) -> str:

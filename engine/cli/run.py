@@ -254,7 +254,7 @@ def _repair(job: "Job", say: _Say) -> int:
     say.step("checking all files of the output ...")
     mended, kept = repair(job)
     for damage in mended:
-        again = "its file is written again" if damage.unit is None else "its unit is done again"
+        again = "it is written again" if damage.unit is None else "its unit is done again"
         say.note("repair", f"{damage}; {again}")
     for damage in kept:
         say.note(
