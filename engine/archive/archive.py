@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdiff_batch.engine.errors import ArchiveError, CaseError
+from mcdiff_batch.engine.errors import PLACE, ArchiveError, CaseError, explain
 
 from .attributes import (
     RANGES,
@@ -191,7 +191,8 @@ def _check_image(
 def open_archive(path: Path) -> Archive:
     """Reads the metadata and the columns, but no pixels.
 
-    Raises ArchiveError where the archive cannot be used at all.
+    Raises ArchiveError where the archive cannot be used at all, McdiffError where it cannot be
+    read now.
     """
     try:
         return _open(Store(find_root(path)))
@@ -203,6 +204,8 @@ def open_archive(path: Path) -> Archive:
             message += f"; {ADVICE}"
         raise ArchiveError(f"{path}: {message}") from error
     except OSError as error:
+        if error.errno not in PLACE:  # the machine is at fault, not the archive
+            raise explain(error, path, named=False) from error
         raise ArchiveError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from error
 
 

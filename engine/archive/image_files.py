@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError
+from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError, explain
 from mcdiff_batch.engine.text import natural_order
 
 from .archive import DEPTHS_LIMIT
@@ -57,12 +57,12 @@ def is_system_file(path: Path) -> bool:
 def list_entries(folder: Path) -> tuple[list[Path], int]:
     """The entries of a folder in natural order, and how many hidden and system files it has.
 
-    Raises ArchiveError.
+    Raises UsageError or McdiffError where it cannot be read.
     """
     try:
         entries = sorted(folder.iterdir(), key=lambda x: natural_order(x.name))
     except OSError as error:
-        raise ArchiveError(f"{folder}: cannot be read ({error.strerror}); check it") from error
+        raise explain(error, folder) from error
     shown = [x for x in entries if x.name[0] != "." and not is_system_file(x)]
     return shown, len(entries) - len(shown)
 
@@ -238,6 +238,12 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise ArchiveError(f"{path}: has too many pixels for a scan; scale it down") from error
     except McdiffError:
         raise
+    except OSError as error:
+        if error.errno is None:  # Pillow's own
+            raise ArchiveError(
+                f"{path}: cannot be read as an image; copy it again or convert it"
+            ) from error
+        raise explain(error, path) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise ArchiveError(
             f"{path}: cannot be read as an image; copy it again or convert it"

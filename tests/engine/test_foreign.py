@@ -252,3 +252,18 @@ def test_a_flipped_bit_is_noticed_where_the_codec_has_a_checksum(name: str) -> N
             noticed += 1
         data[place] ^= 16
     assert noticed > len(data) // 7 - 9
+
+
+def test_a_disk_that_fails_while_metadata_are_read_is_no_fault_of_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures())
+
+    def broken(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    assert command(monkeypatch, "check", path) == 1
+    printed = capsys.readouterr().err
+    assert f"{path}: cannot be read or written (Input/output error)" in printed
+    assert "mcdiff-batch import" not in printed
