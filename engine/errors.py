@@ -100,7 +100,7 @@ PLACE = {  # a place that the user named cannot be used
     errno.EPERM: "ask its owner for permission, or choose another place",
     errno.EROFS: "choose a place that can be written to",
     errno.ENOENT: "check the name, and whether it was moved or deleted",
-    errno.ENOTDIR: "a file is in the place of a folder; choose another name",
+    errno.ENOTDIR: "a file or a broken link is in the place of a folder; choose another name",
     errno.EISDIR: "a folder is in the place of a file; choose another name",
     errno.EEXIST: "something else has this name; choose another name",
     errno.ENOTEMPTY: "choose another name, or an empty folder",

@@ -1,6 +1,5 @@
 """A bench from end to end: cost and ceiling, parts, table, judgements, document."""
 
-import json
 import shutil
 import tempfile
 import time
@@ -16,12 +15,14 @@ import click
 
 from mcdiff_batch.bench.common import physics
 from mcdiff_batch.bench.common.ceilings import ceilings, surroundings
+from mcdiff_batch.bench.common.document import publish
 from mcdiff_batch.bench.common.percentiles import PERCENTS, samples_needed
 from mcdiff_batch.bench.common.workload import SEED, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.errors import SpaceError, UsageError, VerificationError
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.engine.text import format_bytes
 from mcdiff_batch.train.phantom.archive import write_phantoms
 
 from .requirements import (
@@ -140,7 +141,7 @@ def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
             if shutil.disk_usage(scratch).free < cases * CASE_BYTES:
                 raise SpaceError(
                     f"{scratch.parent}: has no room for {cases} phantoms, which take up to "
-                    f"{cases * CASE_BYTES >> 20} MiB; use another --scratch, or fewer --samples"
+                    f"{format_bytes(cases * CASE_BYTES)}; use another --scratch, or fewer --samples"
                 )
             say(f"drawing {cases} different phantoms")
             write_phantoms(path, cases=cases, seed=SEED)
@@ -172,10 +173,7 @@ def carry_out(
     notes = baseline.differences(facts(document)) if baseline else []
     document["gate"] = [{"met": x.met, "text": x.text} for x in judgements]
     click.echo("\n".join([*tables, "", *notes, *map(str, judgements)]))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(document, indent=1) + "\n")
-    click.echo(json.dumps(document))
+    publish(document, output)
     failing = [x.text for x in judgements if not x.met]
     if failing:
         raise VerificationError(f"not fit for deployment: {'; '.join(failing)}")

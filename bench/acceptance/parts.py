@@ -10,7 +10,7 @@ from mcdiff_batch.engine.errors import UsageError
 
 from .deployment import Json, Part, say
 
-QUICK = {"latency": 3, "throughput": 8, "io": 16, "step": 16, "peers": 4, "soak": 8}  # samples
+QUICK = {"latency": 3, "throughput": 8, "io": 8, "step": 8, "peers": 4, "soak": 8}  # samples
 FULL = {"latency": 130, "throughput": 32, "io": 64, "step": 64, "peers": 16, "soak": 32}
 BATCHES = 4  # throughput measures at least so many batches
 SWEEP = {"cpu": (1, 2, 4)}  # batch sizes of throughput

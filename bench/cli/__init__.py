@@ -1,6 +1,5 @@
 """The command `bench`; each subcommand imports its own modules."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from mcdiff_batch.bench.acceptance.cli import COMMANDS, judging_options, run_acceptance
+from mcdiff_batch.bench.common.document import publish
 from mcdiff_batch.bench.studies.picture_cli import picture
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -21,11 +21,11 @@ OUTPUT = click.option(
 @judging_options
 @click.pass_context
 def bench(context: click.Context, /, **options: Any) -> None:
-    """Measure; the last line printed is one JSON document with hardware and versions.
+    """Measure whether this machine may be deployed.
 
-    Without a command it answers whether this machine may be deployed: it measures latency,
-    throughput, io, step and fidelity. The exit code is 8 if --require, --against or --cases in
-    --hours is not met.
+    Without a command it measures latency, throughput, io, step and fidelity.  The exit code is 8 if
+    --require, --against or --cases in --hours is not met.  In a pipe or a file, the last line is
+    one JSON document with hardware and versions.
     """
     if context.invoked_subcommand is None:
         run_acceptance(options)
@@ -66,15 +66,12 @@ def startup(repeats: int, output: Path | None) -> None:
 
 
 def _say(document: dict[str, object], output: Path | None) -> None:
-    """Prints one line per row for a person, then the JSON."""
+    """Prints one line per row for a person, then the document."""
     rows = document["runs"]
     assert isinstance(rows, list)
     for row in rows:
         click.echo("  ".join(f"{key} {value}" for key, value in row.items()))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(document, indent=1) + "\n")
-    click.echo(json.dumps(document))
+    publish(document, output)
 
 
 @bench.command()
@@ -154,7 +151,7 @@ def experiments(
         say=lambda text: click.echo(text, err=True),
     )
     click.echo(as_text(document := run_experiments(options)))
-    click.echo(json.dumps(document))
+    publish(document, None)
 
 
 @bench.command()

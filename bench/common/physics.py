@@ -8,13 +8,14 @@ from mcdiff_batch.engine.backends.plan_cache import graph_shapes
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import cores
+from mcdiff_batch.engine.text import pluralise
 
 from .ceilings import Ceilings
 from .graph_cost import Cost, graph_cost
 
 Json = dict[str, Any]
 STEADY = 0.1  # share by which the ceilings of a quiet machine may change
-LOADED = "load at the start: {load:g}; if other programs cause it, the figures below are too low"
+LOADED = "load at the start: {load:g}; other programs make the figures below too low"
 
 
 def costs(bundle: Bundle, device: Device, batch: int) -> dict[str, Cost] | None:
@@ -67,7 +68,7 @@ def steadiness(measured: Sequence[Json]) -> list[str]:
     line = f"matrix product meanwhile: {min(rates):.0f} to {max(rates):.0f} GFLOP/s"
     if is_quiet(measured):
         return ["", f"{line}: steady"]
-    return ["", f"NOT QUIET: {line}; other programs run here; measure again"]
+    return ["", f"NOT QUIET: {line}; measure again"]
 
 
 def as_text(
@@ -77,7 +78,8 @@ def as_text(
     frame = f"{contract.frame.height} x {contract.frame.width} px"
     lines = [
         f"{contract.name}, {frame}, {len(contract.depth_weights)} depths, "
-        f"{contract.sampler.solver} at {contract.sampler.nfe} evaluations, on {where}",
+        f"{contract.sampler.solver} at {pluralise(contract.sampler.nfe, 'evaluation')}",
+        f"on {where}",
         f"ceiling here: {top or 'not measured, because torch is not installed'}",
         *([LOADED.format(**around)] if around["load"] > cores() / 4 else []),
     ]

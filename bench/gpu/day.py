@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import click
 
 from mcdiff_batch.engine.backends.gpus import gpus
 from mcdiff_batch.engine.model.contract import SHIPPED
-from mcdiff_batch.engine.telemetry.machine import machine
+from mcdiff_batch.engine.telemetry.machine import cores, machine
 
 CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
 TESTS = Path("tests/test_on_gpu.py")
@@ -42,18 +42,18 @@ class Part:
 class Size:
     """The size of a programme; small for the rehearsal."""
 
-    preset: str
-    source: Path | None  # weights to continue from
-    train: int  # cases
+    preset: str = "small-gpu"
+    source: Path | None = SHIPPED  # weights to continue from
+    train: int  # cases, at most
     held_out: int
     test: int
     measured: Path | None  # bundle to measure; None: the exported one
     quick: bool
+    budget: float = 1.0  # of the training, which its minutes shorten further
+    profiled: str = "small-gpu"  # the preset whose training steps are profiled
 
 
 DAY = Size(
-    preset="small-gpu",
-    source=SHIPPED,
     train=5000,
     held_out=64,
     test=181,
@@ -61,30 +61,41 @@ DAY = Size(
     quick=False,
 )
 REHEARSAL = Size(
-    preset="toy", source=None, train=24, held_out=4, test=16, measured=None, quick=True
+    train=24,
+    held_out=4,
+    test=16,
+    measured=None,
+    quick=True,
+    budget=4e-5,  # one step of stages I and II, two of stage III: a crop and a whole frame
+    profiled="toy",
 )
+TOY = replace(REHEARSAL, preset="toy", source=None, budget=1.0)
+DRAWING = 0.15  # share of the minutes for the phantoms of one archive
+PACE = 2.0  # phantoms a second and core, at least: less than half of what a Xeon draws
 
 
 def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part, ...]:
     """The parts, the most important first; the training gets most of the time."""
     archives = {name: root / f"{name}.zarr" for name in ("train", "held_out", "unseen", "test")}
-    counts = (size.train, size.held_out, size.held_out, size.test)
+    fitting = int(PACE * cores() * DRAWING * 60 * minutes)
+    counts = (min(size.train, fitting), size.held_out, size.held_out, size.test)
     seeds = (1000, 3000, 3100, 2025)
     trained, bundle, night = root / "trained", root / "bundle", root / "night"
     training = 0.5
     source = ("--from", size.source) if size.source else ()
     makes = (
         *(
-            Part(name=f"phantoms {name}", words=_phantoms(path, count, seed), share=0.15)
+            Part(name=f"phantoms {name}", words=_phantoms(path, count, seed), share=DRAWING)
             for (name, path), count, seed in zip(archives.items(), counts, seeds, strict=True)
         ),
         Part(
             name="training",
             words=(
                 *(*CLI, "train", "--data", archives["train"], "--output", trained, *source),
-                *("--preset", size.preset, "--minutes", str(training * minutes)),
+                *("--preset", size.preset, "--budget", str(size.budget)),
+                *("--minutes", str(training * minutes)),
             ),
-            share=training + 0.15,
+            share=training + 0.3,  # a slow machine reads, scores and draws for longer
             needs=("phantoms train",),
         ),
     )
@@ -138,7 +149,7 @@ def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
         *(("--quick",) if size.quick else more),
     )
     tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", TESTS)
-    where = ("--output", root / "profile.json", "--preset", size.preset)
+    where = ("--output", root / "profile.json", "--preset", size.profiled)
     return (
         *([] if size.quick else [Part(name="gpu tests", words=tests, share=0.2)]),
         Part(name="peers", words=bench("peers", "--batches", "8,32"), share=0.3, needs=needs),
@@ -254,14 +265,24 @@ def _write(root: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
     help="folder for everything that is made",
 )
 @click.option("--devices", "device", default="cuda:0", show_default=True, help="as for `run`")
-@click.option("--rehearse", is_flag=True, help="use the toy preset and few cases, on any machine")
+@click.option("--rehearse", is_flag=True, help="use few cases, on any machine")
+@click.option("--toy", is_flag=True, help="rehearse with the preset toy, which takes less time")
 @click.option("--only", multiple=True, help="run this part, such as training; may be repeated")
-def main(minutes: float, output: Path, device: str, rehearse: bool, only: tuple[str, ...]) -> None:
+def main(
+    minutes: float,
+    output: Path,
+    device: str,
+    rehearse: bool,
+    toy: bool,
+    only: tuple[str, ...],
+) -> None:
     """Train, export, run, evaluate and measure on a lent GPU within some minutes."""
+    if toy and not rehearse:
+        raise click.UsageError("--toy: is for a rehearsal; add --rehearse, or leave it out")
     output.mkdir(parents=True, exist_ok=True)
     if not gpus() and not rehearse:
         raise click.UsageError("no GPU found; use --rehearse --devices cpu to try it without one")
-    size = REHEARSAL if rehearse else DAY
+    size = (TOY if toy else REHEARSAL) if rehearse else DAY
     bad = []
     parts = programme(size, output, device, minutes)
     unknown = set(only) - {x.name for x in parts}

@@ -145,8 +145,8 @@ def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
     ms = document["ms_per_case"] | {"all": sum(document["ms_per_case"].values())}
     lines = [
-        f"{'host, ms a case':<17}" + "".join(f"{stage:>9}" for stage in ms),
-        f"{'1 process':<17}" + "".join(f"{x:>9.2f}" for x in ms.values()),
+        f"{'host, ms a case':<16}" + "".join(f"{stage:>8}" for stage in ms),
+        f"{'1 process':<16}" + "".join(f"{x:>8.2f}" for x in ms.values()),
         f"  ceiling: {document['cases_per_s']:.1f} cases/s without model, processes: "
         f"{document['processes']}",
     ]

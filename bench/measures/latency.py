@@ -113,27 +113,30 @@ def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
 
 def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
-    head = f"{'latency, ms':<12}{'samples':>8}{'median':>9}" + "".join(
-        f"{f'p{x}':>9}" for x in PERCENTS
-    )
-    lines = [head, *(_line(row) for row in document["rows"])]
+    rows = [
+        {x["percent"]: x["estimate_ms"] for x in row["percentiles"]} for row in document["rows"]
+    ]
+    shown = [x for x in PERCENTS if any(row[x] is not None for row in rows)]
+    heads = "".join(f"{f'p{x}':>8}" for x in shown)
+    lines = [f"{'latency, ms':<12}{'samples':>8}{'median (range)':>28}{heads}"]
+    lines += [_line(row, shown) for row in document["rows"]]
+    if shown:
+        lines.append("  p: MLPerf's estimates, no lower than the truth at 99 % confidence")
     refused = [x for x in document["rows"][0]["percentiles"] if x["estimate_ms"] is None]
     if refused:
-        needs = ", ".join(f"p{x['percent']} needs {x['needed']}" for x in refused)
-        lines.append(f"  refused for too few samples: {needs}")
-    lines.append(
-        "  p: MLPerf's early-stopping estimates, no lower than the truth at 99 % confidence"
-    )
+        needs = ", ".join(f"p{x['percent']} {x['needed']}" for x in refused)
+        lines.append(f"  other percentiles take more --samples: {needs}")
     for row in document["rows"]:
-        parts = "  ".join(f"{stage} {ms:g}" for stage, ms in row["stages_ms"].items())
+        parts = ", ".join(f"{stage} {ms:.0f}" for stage, ms in row["stages_ms"].items())
         lines.append(f"  batch {row['batch']}, medians: {parts}")
     lines.append(f"  cold start, process start to first result: {document['cold_start_s']:.1f} s")
     return lines
 
 
-def _line(row: Json) -> str:
-    cell = lambda ms: "-" if ms is None else f"{ms:.1f}"
-    cells = "".join(f"{cell(x['estimate_ms']):>9}" for x in row["percentiles"])
-    return (
-        f"{'batch ' + str(row['batch']):<12}{row['samples']:>8}{cell(row['median_ms']):>9}{cells}"
-    )
+def _line(row: Json, percents: Sequence[int]) -> str:
+    """percents: those that a row of the table has; an estimate that is missing is left out."""
+    estimates = {x["percent"]: x["estimate_ms"] for x in row["percentiles"]}
+    cell = lambda ms: "" if ms is None else f"{ms:.1f}"
+    middle = f"{row['median_ms']:.1f} ({row['fastest_ms']:.1f}..{row['slowest_ms']:.1f})"
+    cells = "".join(f"{cell(estimates[x]):>8}" for x in percents)
+    return f"{'batch ' + str(row['batch']):<12}{row['samples']:>8}{middle:>28}{cells}"

@@ -129,10 +129,9 @@ def measures(document: Json) -> tuple[dict[str, float], dict[str, str]]:
 
 def as_text(document: Json) -> list[str]:
     """The table, 80 columns."""
-    lines = [
-        f"{'step':<10}{'ms (range)':>24}{'GFLOP':>8}{'MB':>8}{'GFLOP/s':>9}{'of GEMM':>9}"
-        f"{'of roofline':>12}"
-    ]
+    counted = any("gflop" in row for row in document["rows"])
+    heads = f"{'GFLOP':>8}{'MB':>8}{'GFLOP/s':>9}{'of GEMM':>9}{'of roofline':>12}"
+    lines = [f"{'step':<10}{'ms (range)':>24}{heads if counted else ''}"]
     for row in document["rows"]:
         name = f"batch {row['batch']}"
         ms = f"{row['ms']:.1f} ({row['fastest_ms']:.1f}..{row['slowest_ms']:.1f})"
@@ -143,8 +142,9 @@ def as_text(document: Json) -> list[str]:
         lines.append(line)
     if "gemm_gflops" in document["rows"][0]:
         rate = document["rows"][0]["gemm_gflops"]
-        top = f"ceiling {rate:g} GFLOP/s, measured between blocks of steps"
-        lines.append(f"  {top}; MB: of convolutions and products")
+        lines.append(
+            f"  ceiling {rate:g} GFLOP/s, measured between blocks; MB: of convolutions, products"
+        )
     for row in document["rows"]:
         if loud := row["blocks"] - row["quiet_blocks"]:
             lines.append(

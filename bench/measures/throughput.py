@@ -218,14 +218,17 @@ def as_text(document: Json) -> list[str]:
     for row in (*document["sweep"], *document["rows"]):
         name = f"{row['devices']} batch {row['batch']}"
         rates = row["cases_per_hour"]
-        rate = f"{rates['median']:,.0f} ({rates['low']:,.0f}..{rates['high']:,.0f})"
+        rate = f"{rates['median']:,.0f}"
+        if rates["repeats"] > 1:
+            rate += f" ({rates['low']:,.0f}..{rates['high']:,.0f})"
         whole = f"{row['with_start_per_hour']['median']:,.0f}"
         seconds = row["seconds"]["median"]
         lines.append(f"{name:<22}{row['cases']:>6}{rate:>26}{whole:>16}{seconds:>8.1f}")
     chosen = document["best"]
     repeats = chosen["cases_per_hour"]["repeats"]
+    measured = f"median (range) of {repeats}" if repeats > 1 else "measured once"
     lines.append(
-        f"  best: {chosen['devices']}, batch {chosen['batch']}; median (range) of {repeats}; "
+        f"  best: {chosen['devices']}, batch {chosen['batch']}; {measured}; "
         f"start-up {chosen['start_s']['median']:.1f} s"
     )
     if not document["official"]:

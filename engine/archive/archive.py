@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdiff_batch.engine.errors import ArchiveError, CaseError
+from mcdiff_batch.engine.errors import PLACE, ArchiveError, CaseError, explain
 
 from .attributes import (
     RANGES,
@@ -21,7 +21,7 @@ from .attributes import (
 )
 from .chunks import ChunkedArray, MissingError
 from .codecs import CorruptError
-from .columns import Columns, read_columns, warn_of_sizes
+from .columns import Columns, read_columns, read_coordinates, warn_of_sizes
 from .meaning import Validity, read_validity
 from .metadata import CHUNK_LIMIT, ArraySpec, read_array_spec
 from .store import BadMetadataError, Store, UnsafeFileError, find_root, propose_path
@@ -182,7 +182,7 @@ def _check_image(
         )
     if missing := validity.count_missing(image):
         raise CaseError(
-            "missing",
+            "nan",
             f"depth {depth} has {missing} px with a value that the archive says is no measurement "
             "(_FillValue, missing_value); fill them, or correct the attribute",
         )
@@ -191,7 +191,8 @@ def _check_image(
 def open_archive(path: Path) -> Archive:
     """Reads the metadata and the columns, but no pixels.
 
-    Raises ArchiveError where the archive cannot be used at all.
+    Raises ArchiveError where the archive cannot be used at all, McdiffError where it cannot be
+    read now.
     """
     try:
         return _open(Store(find_root(path)))
@@ -203,6 +204,8 @@ def open_archive(path: Path) -> Archive:
             message += f"; {ADVICE}"
         raise ArchiveError(f"{path}: {message}") from error
     except OSError as error:
+        if error.errno not in PLACE:  # the machine is at fault, not the archive
+            raise explain(error, path, named=False) from error
         raise ArchiveError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from error
 
 
@@ -210,13 +213,15 @@ def _open(store: Store) -> Archive:
     root = read_attributes(store)
     array = read_array_spec(store, "depths")
     if array is None:
-        raise BadMetadataError("has no array `depths` (case, depth, y, x)")
+        kind = "is an OME-Zarr image and " if {"multiscales", "ome"} & root.keys() else ""
+        raise BadMetadataError(f"{kind}has no array `depths` (case, depth, y, x)")
     spec = array.spec
     dtype = _check_depths_array(spec)
     cases, depths, *grid = spec.shape
     validity, doubts = read_validity("depths", array)
     columns = read_columns(store, read_array_spec, cases, depths)
-    meaning = parse_attributes(root, array.attributes, dtype)
+    coordinates = read_coordinates(store, read_array_spec, (depths, *grid))
+    meaning = parse_attributes(root, array.attributes, dtype, coordinates)
     validity, blank = validity.without_black(meaning.intensity_range[0])
     return Archive(
         cases=cases,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .codec_metadata import Json
-from .meaning import LENGTHS, check_axes
+from .meaning import LENGTHS, check_axes, stored_bits
 from .store import BadMetadataError, Store
 
 RANGES = {"u1": (0.0, 255.0), "u2": (0.0, 65535.0), "f2": (0.0, 1.0), "f4": (0.0, 1.0)}
@@ -90,18 +90,24 @@ def read_attributes(store: Store) -> Json:
     return stored
 
 
-def parse_attributes(root: Json, array: Json, dtype: str) -> Attributes:
-    """From the attributes of the group and of `depths`.  Raises BadMetadataError."""
+def parse_attributes(
+    root: Json, array: Json, dtype: str, coordinates: tuple[Statement, ...] = ()
+) -> Attributes:
+    """From the attributes of the group and of `depths`, and what coordinates say of the spacing.
+
+    Raises BadMetadataError.
+    """
     raw = root.get("mcdiff", {})
     _check_keys(raw, {"the group": root, "depths": array})
     try:
-        document = msgspec.convert({"intensity_range": RANGES[dtype]} | raw, Document)
+        document = msgspec.convert({"intensity_range": _range(array, dtype)} | raw, Document)
     except ValueError as error:
         raise BadMetadataError(f"the attribute mcdiff is wrong: {error}") from error
     low, high = document.intensity_range
     if not (math.isfinite(high - low) and low < high):
         raise BadMetadataError(f"mcdiff.intensity_range is [{low:g}, {high:g}], expected low, high")
     statements = [
+        *coordinates,
         *_pyramid(root),
         *_statements("the attribute", root),
         *_statements("mcdiff", raw),
@@ -111,10 +117,16 @@ def parse_attributes(root: Json, array: Json, dtype: str) -> Attributes:
     return Attributes(intensity_range=(low, high), spacing_mm=spacing, warnings=warnings)
 
 
+def _range(array: Json, dtype: str) -> tuple[float, float]:
+    """Black and white where mcdiff does not say them: by the bits in use, else by the dtype."""
+    bits, (low, high) = stored_bits(array), RANGES[dtype]
+    return (low, min(high, 2.0**bits - 1) if bits and dtype[0] == "u" and 0 < bits < 64 else high)
+
+
 def _check_keys(raw: Json, others: dict[str, Json]) -> None:
     """Refuses our keys where they are misspelt, or stand outside `mcdiff`."""
     known = ("intensity_range", "pixel_spacing_mm", "schema")
-    for key in raw.keys() - {*known, "depth_mm"}:
+    for key in (x for x in raw if x not in (*known, "depth_mm") and not _match_size(x)):
         near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1, 0.85)
         if near and near[0] not in raw:
             raise BadMetadataError(f"mcdiff has the key {key!r:.40}, expected {near[0]}; rename it")
@@ -136,7 +148,7 @@ def _spacing(stored: float | tuple[float, float] | None) -> Spacing | None:
 
 
 def is_spacing(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+    return 1e-9 <= value <= 1e9
 
 
 def _agree(own: Spacing | None, statements: list[Statement]) -> tuple[Spacing, tuple[str, ...]]:
@@ -161,14 +173,18 @@ def _agree(own: Spacing | None, statements: list[Statement]) -> tuple[Spacing, t
 
 def _statements(where: str, attributes: Json) -> Iterator[Statement]:
     """Sizes of a px among attributes, under any usual name."""
-    beside = next((x for k, x in attributes.items() if "unit" in k.lower() and _length(x)), None)
-    if where == "mcdiff" and "pixel_spacing_mm" in attributes and _length(beside) not in (None, 1):
+    beside = next((x for k, x in attributes.items() if "unit" in k.lower() and length_mm(x)), None)
+    if (
+        where == "mcdiff"
+        and "pixel_spacing_mm" in attributes
+        and length_mm(beside) not in (None, 1)
+    ):
         raise BadMetadataError(
             f"mcdiff has the unit {beside!r:.20}, expected pixel_spacing_mm in mm; convert it and "
             "remove the unit"
         )
     for key, value in attributes.items():
-        match = SPACING_KEY.fullmatch(re.sub("[^a-z]", "", key.lower()))
+        match = _match_size(key)
         if match is None or (where == "mcdiff" and key == "pixel_spacing_mm"):
             continue
         values, unit = _parse_size(value)
@@ -176,8 +192,13 @@ def _statements(where: str, attributes: Json) -> Iterator[Statement]:
             raise BadMetadataError(
                 f"{where} {key!r:.40} is {value!r:.40}, expected a size of a px; correct it"
             )
-        named = _length(match[1]) or _length(unit) or _length(beside) or math.nan
+        named = length_mm(match[1]) or length_mm(unit) or length_mm(beside) or math.nan
         yield Statement(where=f"{where} {key!r:.40}", values=values, unit_mm=named)
+
+
+def _match_size(key: str) -> re.Match[str] | None:
+    """Whether an attribute is a size of a px; the first group is its unit, if the key has it."""
+    return SPACING_KEY.fullmatch(re.sub("[^a-z]", "", key.lower()))
 
 
 def _parse_size(value: object) -> tuple[tuple[float, ...], object]:
@@ -186,16 +207,20 @@ def _parse_size(value: object) -> tuple[tuple[float, ...], object]:
     if isinstance(value, dict):
         unit = value.get("unit", value.get("units"))
         value = value.get("value", [value.get("y"), value.get("x")])
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9.eE+-]+)\s*(\S*)\s*", value)):
+    if (
+        isinstance(value, str)
+        and len(value) < 100
+        and (match := re.fullmatch(r"\s*([0-9.eE+-]+)\s*(\S*)\s*", value))
+    ):
         value, unit = match[1], match[2]
     values: list[Any] = value if isinstance(value, list) else [value]
     try:
         return tuple(float(x) for x in values) if len(values) in (1, 2) else (), unit
-    except (TypeError, ValueError):
+    except (ArithmeticError, TypeError, ValueError):
         return (), unit
 
 
-def _length(unit: object) -> float | None:
+def length_mm(unit: object) -> float | None:
     """mm of a unit of length; None for anything else."""
     return LENGTHS.get(str(unit).strip().lower().removesuffix("s"))
 
@@ -218,12 +243,12 @@ def _pyramid(root: Json) -> Iterator[Statement]:
                 for x in y.get("coordinateTransformations") or []
                 if x.get("type") == "scale"
             ]
-            unit = _length(axes[-1].get("unit")) if axes else None
+            unit = length_mm(axes[-1].get("unit")) if axes else None
             if steps and not (unit is None and (np.prod(steps, 0) == 1).all()):
                 values = tuple(np.prod(steps, 0).tolist())
                 where = "the scale in multiscales"
                 yield Statement(where=where, values=values, unit_mm=unit or math.nan, ordered=True)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, BadMetadataError):
             raise
         raise BadMetadataError(f"the attribute multiscales is wrong: {error!r:.80}") from error

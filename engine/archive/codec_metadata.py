@@ -91,6 +91,11 @@ def _check_codecs(codecs: list[Codec | None]) -> tuple[Codec, ...]:
 def parse_codecs_v2(raw: Json, dtype: np.dtype[Any]) -> tuple[Codec, ...]:
     """Filters and compressor of an array of v2, in the order of writing."""
     filters = [_split_id(x) for x in raw.get("filters") or []]
+    if "pickle" in (name for name, _ in filters):  # nobody should decode these (P11)
+        raise BadMetadataError(
+            "has a filter 'pickle', whose values could execute code, expected text or numbers with "
+            "usual filters; ask for the archive again without it"
+        )
     if dtype.kind == "O":
         if not filters or filters[0][0] != "vlen-utf8":
             names = [name for name, _ in filters]

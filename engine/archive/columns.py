@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .attributes import HEIGHT_MM, WIDTH_MM, is_human
+from .attributes import HEIGHT_MM, WIDTH_MM, Statement, is_human, length_mm
 from .chunks import ChunkedArray, Values, chunks_in, intersect
 from .codecs import CorruptError
 from .meaning import Validity, read_validity
@@ -18,6 +19,11 @@ from .metadata import ArrayMetadata, ArraySpec
 from .store import BadMetadataError, Store, UnsafeFileError
 
 BYTES_LIMIT = 1 << 30  # of one column
+COORDINATES = (  # names of the coordinates of the depths, of y and of x
+    ("depth", "z", "plane", "layer"),
+    ("y", "row", "height"),
+    ("x", "column", "width"),
+)
 FLOATS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 SpecReader = Callable[[Store, str], ArrayMetadata | None]
@@ -71,6 +77,48 @@ def read_columns(store: Store, spec_of: SpecReader, cases: int, depths: int) -> 
             values[name] = _convert(name, _without_missing(name, raw, validity))
             _add(digest, name.encode(), array.document, _plain_bytes(raw))
     return Columns(**values, warnings=tuple(warnings), digest=digest.hexdigest())
+
+
+def read_coordinates(
+    store: Store, spec_of: SpecReader, shape: tuple[int, ...]
+) -> tuple[Statement, ...]:
+    """What coordinates of (depth, y, x), such as xarray writes, say of the spacing.
+
+    Raises BadMetadataError where the deepest depth would be the first.
+    """
+    found = [
+        next(filter(None, (_coordinate(store, spec_of, x, n) for x in names)), None)
+        for names, n in zip(COORDINATES, shape, strict=True)
+    ]
+    depth, *steps = [None if x is None else (np.diff(x[0]), x[1]) for x in found]
+    if depth is not None and len(depth[0]) and (depth[0] < 0).all():
+        raise BadMetadataError(
+            "the coordinate of the depths falls, expected the superficial depth first; store the "
+            "depths in the opposite order"
+        )
+    y, x = steps
+    if y is None or x is None or y[1] != x[1]:
+        return ()
+    sizes = tuple(float(np.median(np.abs(v[0]))) for v in (y, x))
+    even = all(np.allclose(np.abs(v[0]), n, rtol=0.01) for v, n in zip((y, x), sizes, strict=True))
+    if not even or not all(sizes) or (y[1] is None and sizes == (1.0, 1.0)):
+        return ()
+    where = "the step of the coordinates"
+    return (Statement(where=where, values=sizes, unit_mm=y[1] or math.nan, ordered=True),)
+
+
+def _coordinate(
+    store: Store, spec_of: SpecReader, name: str, size: int
+) -> tuple[npt.NDArray[np.float64], float | None] | None:
+    """The values of a coordinate of numbers, and mm of its unit; None if there is no such array."""
+    try:
+        array = spec_of(store, name)
+        if array is None or array.spec.shape != (size,) or array.spec.dtype.kind not in "iuf":
+            return None
+        values = _read_all(ChunkedArray(store=store, name=name, spec=array.spec), [])
+    except BadMetadataError:
+        return None  # an array of the user's own
+    return values.astype(np.float64), length_mm(array.attributes.get("units"))
 
 
 def _add(digest: "hashlib._Hash", *parts: bytes) -> None:
@@ -177,7 +225,8 @@ def warn_of_sizes(
     """Whether any case would have a size in mm that no scan of a spine has."""
     extents = np.array([grid]) if columns.extent is None else columns.extent
     own = columns.pixel_spacing_mm
-    sizes = extents * (np.array([spacing]) if own is None else own)
+    with np.errstate(over="ignore"):
+        sizes = extents * (np.array([spacing]) if own is None else own)
     wrong = [k for k, size in enumerate(sizes.tolist()) if not is_human(*size)]
     if wrong:
         height, width = sizes[wrong[0]]

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError
+from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError, explain
+from mcdiff_batch.engine.text import natural_order
 
 from .archive import DEPTHS_LIMIT
 from .store import describe_pointer
@@ -21,7 +22,9 @@ SUFFIXES = (".png", ".tif", ".tiff")
 SYSTEM = re.compile(  # what operating systems and their shares leave in folders
     r"(eh)?thumbs(_vista)?\.db|desktop\.ini|folder\.htt|icon\r?|lost\+found|\$recycle\.bin|recycler"
     r"|system volume information|@(eadir|tmp|recycle|recently-snapshot)|#(recycle|snapshot)"
-    r"|__macosx|~\$.*|(?!.*\.(png|tiff?)\b).*(\.tmp|~)",  # "3.png.tmp" may be an unfinished copy
+    r"|__macosx|network trash folder|temporary items|picasa\.ini|.*:zone\.identifier"
+    r"|.*@syno(eastream|resource)|~\$.*"
+    r"|(?!.*\.(png|tiff?)\b).*(\.tmp|~)",  # but "3.png.tmp" may be an unfinished copy
     re.IGNORECASE | re.DOTALL,
 )
 DTYPES = {
@@ -46,12 +49,6 @@ class Header:
     spacing_mm: tuple[float, float] | None = field(default=None, compare=False)  # y, x, if likely
 
 
-def natural_order(path: Path) -> tuple[Any, ...]:
-    """A sort key that puts depth_2 before depth_10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [int(x) if k % 2 else x for k, x in enumerate(parts)], path.name
-
-
 def is_system_file(path: Path) -> bool:
     """Whether an operating system put it there, such as Thumbs.db."""
     return SYSTEM.fullmatch(path.name) is not None
@@ -60,12 +57,12 @@ def is_system_file(path: Path) -> bool:
 def list_entries(folder: Path) -> tuple[list[Path], int]:
     """The entries of a folder in natural order, and how many hidden and system files it has.
 
-    Raises ArchiveError.
+    Raises UsageError or McdiffError where it cannot be read.
     """
     try:
-        entries = sorted(folder.iterdir(), key=natural_order)
+        entries = sorted(folder.iterdir(), key=lambda x: natural_order(x.name))
     except OSError as error:
-        raise ArchiveError(f"{folder}: cannot be read ({error.strerror}); check it") from error
+        raise explain(error, folder) from error
     shown = [x for x in entries if x.name[0] != "." and not is_system_file(x)]
     return shown, len(entries) - len(shown)
 
@@ -105,8 +102,8 @@ def _pictures(folder: Path, entries: Iterable[Path]) -> list[Path]:
     pictures = list(entries)
     for other in (x for x in pictures if x.is_dir() or x.suffix.lower() not in SUFFIXES):
         raise ArchiveError(
-            f"{other}: expected only PNG or TIFF images in this folder; move it away, or name the "
-            "images as sources"
+            f"{other}: expected only PNG or TIFF images in this folder; convert it if it is an "
+            "image, else move it away, or import a copy of the folder without it"
         )
     if not 1 <= len(pictures) <= DEPTHS_LIMIT:
         raise ArchiveError(
@@ -229,7 +226,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(path, formats=("PNG", "TIFF")) as image:
+            # not by its name: Pillow maps such a file into memory, and turns it wrongly
+            with path.open("rb") as file, Image.open(file, formats=("PNG", "TIFF")) as image:
                 yield image
     except UnidentifiedImageError as error:
         with path.open("rb") as file:
@@ -240,6 +238,12 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise ArchiveError(f"{path}: has too many pixels for a scan; scale it down") from error
     except McdiffError:
         raise
+    except OSError as error:
+        if error.errno is None:  # Pillow's own
+            raise ArchiveError(
+                f"{path}: cannot be read as an image; copy it again or convert it"
+            ) from error
+        raise explain(error, path) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise ArchiveError(
             f"{path}: cannot be read as an image; copy it again or convert it"

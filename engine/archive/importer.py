@@ -1,6 +1,5 @@
 """Makes an archive from image files: reads all headers first, then writes case by case."""
 
-import errno
 import secrets
 import shutil
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
 
-from mcdiff_batch.engine.errors import ArchiveError, SpaceError, UsageError
+from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
 
 from .archive import SMALLEST, open_archive
 from .attributes import is_faint, suggest_range, used_range
@@ -75,7 +74,7 @@ def import_images(
         doubts = _write(partial, new)
         partial.rename(output)
     except OSError as error:
-        raise explain(error, output) from error
+        raise explain(error, output, also="choose another --output") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return replace(new, warnings=(*new.warnings, *open_archive(output).warnings, *doubts))
@@ -286,10 +285,3 @@ def _read_scan(scan: Scan, new: NewArchive) -> npt.NDArray[Any]:
             raise ArchiveError(f"{picture}: was changed while it was imported; import again")
         out[depth, : image.shape[0], : image.shape[1]] = image
     return out
-
-
-def explain(error: OSError, output: Path) -> Exception:
-    """The error for the user, where writing a new archive failed."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpaceError(f"{output}: no space left; free some or choose another --output")
-    return UsageError(f"{output}: cannot be written ({error.strerror}); choose another --output")

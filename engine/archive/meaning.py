@@ -4,7 +4,6 @@ A statement that contradicts what the engine reads is refused; none is passed ov
 """
 
 import base64
-import binascii
 import math
 import re
 import struct
@@ -41,6 +40,12 @@ LENGTHS = {  # mm
     **dict.fromkeys(("um", "µm", "μm", "micron", "micrometer", "micrometre"), 0.001),
     **dict.fromkeys(("in", "inch", "inche"), 25.4),
 }
+NEUTRAL = {  # attributes that change values, without underscores, and what changes nothing
+    **dict.fromkeys(("scalefactor", "rescaleslope"), 1.0),
+    **dict.fromkeys(("addoffset", "rescaleintercept"), 0.0),
+}
+BITS_KEYS = ("bitsstored", "bitspersample", "significantbits", "bitdepth")
+WHITE_IS_ZERO = ("monochrome1", "whiteiszero", "miniswhite", "0")
 PIXELS = ("px", "pixel", "1", "")
 
 
@@ -73,6 +78,7 @@ def read_validity(name: str, array: ArrayMetadata) -> tuple[Validity, tuple[str,
     warnings = check_axes(name, array.dimensions)
     _check_scale(name, attributes)
     _check_sign(name, attributes, array.spec.dtype.kind)
+    _check_black(name, attributes)
     _check_unit(name, attributes)
     if ORDER[name][-1] is None:
         _check_pairs(name, (*array.dimensions[-1:], *attributes.values()))
@@ -144,8 +150,31 @@ def _check_pairs(name: str, statements: Sequence[object]) -> None:
             )
 
 
+def stored_bits(attributes: Json) -> int | None:
+    """Bits that are in use, as DICOM and its converters say it of px; None if they do not."""
+    said = (x for k, x in attributes.items() if _letters(k) in BITS_KEYS and type(x) is int)
+    return next(said, None)
+
+
+def _letters(text: object) -> str:
+    return re.sub("[^a-z0-9]", "", str(text).lower())
+
+
+def _check_black(name: str, attributes: Json) -> None:
+    """Black is the lowest value."""
+    for key, value in attributes.items():
+        if _letters(key).startswith("photometric") and _letters(value) in WHITE_IS_ZERO:
+            raise BadMetadataError(
+                f"{name} has the attribute {key!r:.40} {value!r:.20}: its lowest value is white, "
+                "expected black; invert the values and correct the attribute"
+            )
+
+
 def _check_scale(name: str, attributes: Json) -> None:
-    for key, neutral in (("scale_factor", 1.0), ("add_offset", 0.0)):
+    for key in attributes:
+        neutral = NEUTRAL.get(_letters(key))
+        if neutral is None:
+            continue
         if any(x != neutral for x in _numbers(name, key, attributes)):
             raise BadMetadataError(
                 f"{name} has the attribute {key} {attributes[key]!r:.40}, expected stored values "
@@ -202,7 +231,7 @@ def _numbers(name: str, key: str, attributes: Json) -> tuple[float, ...]:
     values = stored if isinstance(stored, list) else [] if stored is None else [stored]
     try:
         return tuple(_number(x) for x in values)
-    except (TypeError, ValueError, binascii.Error, struct.error) as error:
+    except (ArithmeticError, TypeError, ValueError, struct.error) as error:
         if name == "case_id":
             return ()
         raise BadMetadataError(

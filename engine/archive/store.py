@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 JSON_LIMIT = 8 << 20  # bytes; usual metadata take a few thousand
+DEEPEST = 6  # folders of an archive above one of its chunks
 NEAR = 1000  # entries of a folder that are looked through for an archive
 PACKED = {  # commands that unpack
     ".zip": "unzip FILE -d FOLDER",
@@ -110,15 +111,19 @@ def find_root(path: Path) -> Path:
 
 
 def propose_path(path: Path) -> Path | None:
-    """An archive near a path that is none: the folder around it, or the only one in it."""
-    if not path.is_dir():
-        return None
+    """An archive near a path that is none: one that holds it, is in it, or has such a name."""
     root = Path(os.path.realpath(path))
-    if _is_archive(root.parent):
-        return path.parent if path.name not in ("", "..") else root.parent
-    inside = (x.name for x in islice(os.scandir(root), NEAR) if x.is_dir())
-    found = [name for name in inside if _is_archive(root / name)]
-    return path / found[0] if len(found) == 1 else None
+    around = next((x for x in list(root.parents)[:DEEPEST] if _is_archive(x)), None)
+    if around is not None:
+        return around
+    folder = root if root.is_dir() else root.parent
+    names = () if root.is_dir() else (root.name.lower(), f"{root.name}.zarr".lower())
+    try:
+        entries = [folder / x.name for x in islice(os.scandir(folder), NEAR)]
+    except OSError:
+        return None
+    found = [x for x in entries if (not names or x.name.lower() in names) and _is_archive(x)]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_archive(folder: Path) -> bool:

@@ -1,10 +1,11 @@
 """The devices that a run computes on, as the user names them, and the backend for each."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mcdiff_batch.engine.errors import DeviceError, UsageError
 from mcdiff_batch.engine.model.plan import Device
+from mcdiff_batch.engine.text import clean
 
 from . import gpus
 from .backend import Backend
@@ -18,6 +19,7 @@ BACKENDS: tuple[Backend, ...] = (  # a run uses the first that serves its device
     OnnxRuntimeCuda(),
     REFERENCE,
 )
+MOST_WORKERS = 1024  # on the CPU
 
 
 def backends_on(gpu: Gpu | None) -> tuple[Backend, ...]:
@@ -32,38 +34,77 @@ def backend_for(device: Device) -> Backend:
 
 
 def devices(text: str, available: Sequence[Gpu] | None = None) -> tuple[Device, ...]:
-    """The devices that `--devices` names: "auto", "cpu", "cpu:2" (two), "cuda:0,cuda:1".
+    """The devices that `--devices` names: "auto", "cpu", "cpu:2" (two), "gpu", "cuda:0,cuda:1".
 
-    "auto" means every GPU with the compute capability of the first one if a backend serves it,
-    else the CPU.  available: the GPUs of this machine; None: asks NVIDIA's library.
-    Raises UsageError, DeviceError.
+    "gpu" or "cuda" means every GPU with the compute capability of the first one; so does "auto" if
+    a backend serves it, else the CPU.  available: the GPUs of this machine; None: asks NVIDIA's
+    library.  Raises UsageError, DeviceError.
     """
     if available is None:
         available = gpus.gpus()
-    if text == "auto":
-        alike = [x for x in available if x.capability == available[0].capability]
-        use_gpus = alike and backends_on(alike[0])
-        return tuple(Device(kind="cuda", index=x.index) for x in alike) if use_gpus else _cpus(1)
-    if count := re.fullmatch(r"cpu(?::([1-9]\d*))?", text):
-        return _cpus(int(count[1] or 1))
-    names = [re.fullmatch(r"(?:cuda|gpu):(\d+)", x) for x in text.split(",")]
-    wanted = tuple(Device(kind="cuda", index=int(x[1])) for x in names if x)
-    if len(set(wanted)) < len(names):
-        raise UsageError(
-            f"--devices {text}: expected auto, cpu, cpu:2 for two workers on the CPU, or GPUs such "
-            "as cuda:0,cuda:1, each once"
-        )
+    names = [name.strip() for name in text.lower().split(",")]
+    alike = [x for x in available if x.capability == available[0].capability]
+    if names == ["auto"]:
+        return _cuda(alike) if alike and backends_on(alike[0]) else _cpus(1)
+    if len(names) == 1 and re.fullmatch(r"cpu(:[0-9]+)?", names[0]):
+        return _cpus(_count(text, names[0]))
+    wanted = _cuda(alike) if names in (["gpu"], ["cuda"]) else _parse(text, names)
     _check(text, wanted, available)
     return wanted
+
+
+def _cuda(chosen: Iterable[Gpu]) -> tuple[Device, ...]:
+    return tuple(Device(kind="cuda", index=x.index) for x in chosen)
 
 
 def _cpus(count: int) -> tuple[Device, ...]:
     return tuple(Device(kind="cpu", index=i) for i in range(count))
 
 
+def _count(text: str, name: str) -> int:
+    """How many workers "cpu" or "cpu:2" asks for."""
+    count = int(name.partition(":")[2][:9] or 1)
+    if not 1 <= count <= MOST_WORKERS:
+        raise UsageError(
+            f"--devices {clean(text)}: the number behind cpu says how many workers share the CPU, "
+            f"1 to {MOST_WORKERS}; cpu alone is one"
+        )
+    return count
+
+
+def _parse(text: str, names: Sequence[str]) -> tuple[Device, ...]:
+    """The GPUs of a list such as "cuda:0,cuda:1"."""
+    head = f"--devices {clean(text)}: "
+    indices = []
+    for name in names:
+        found = re.fullmatch(r"(?:cuda|gpu):([0-9]{1,9})", name)
+        if found is None:
+            raise UsageError(f"{head}{_describe_mistake(name, names)}")
+        indices.append(int(found[1]))
+    twice = [x for x in indices if indices.count(x) > 1]
+    if twice:
+        raise UsageError(f"{head}cuda:{twice[0]} is named twice; name each GPU once")
+    return tuple(Device(kind="cuda", index=x) for x in indices)
+
+
+def _describe_mistake(name: str, names: Sequence[str]) -> str:
+    if all(x.isdecimal() for x in names):
+        return f"did you mean {','.join(f'cuda:{x}' for x in names)}?"
+    if re.fullmatch(r"cpu(:[0-9]+)?", name):
+        return "the CPU cannot share a run with another device; write cpu:2 for two workers on it"
+    if name in ("auto", "gpu", "cuda"):
+        return f"{name} stands alone; name each GPU, such as cuda:0,cuda:1"
+    return (
+        f"{clean(repr(name))} is no device; expected auto, cpu, cpu:2 for two workers on the CPU, "
+        "gpu, or GPUs such as cuda:0,cuda:1"
+    )
+
+
 def _check(text: str, wanted: Sequence[Device], available: Sequence[Gpu]) -> None:
     """Raises DeviceError if GPUs are missing, of different kinds, or not served by a backend."""
     by_index = {gpu.index: gpu for gpu in available}
+    if not wanted:
+        raise DeviceError(f"--devices {text}: no GPU is found; see `mcdiff-batch doctor`")
     missing = [str(x) for x in wanted if x.index not in by_index]
     if missing:
         names = ", ".join(f"cuda:{i} {gpu.name}" for i, gpu in by_index.items()) or "none"

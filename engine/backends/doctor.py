@@ -1,5 +1,6 @@
 """Examines a machine: what it has, what a run would use, and whether its plans can be trusted."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import cores, machine
+from mcdiff_batch.engine.text import pluralise
 
 from .backend import BUILD, Backend
 from .devices import BACKENDS, backend_for, backends_on, devices, no_backend
@@ -61,7 +63,14 @@ def _because(device: Device, available: Sequence[Gpu]) -> str:
     if device.kind != "cpu":
         return f"{name} on {available[device.index].name}"
     reason = no_backend(available[0]) if available else "no GPU is found"
-    return f"{name} on {cores()} cores: {reason}"
+    return f"{name} on {_describe_cores()}: {reason}"
+
+
+def _describe_cores() -> str:
+    """Those that a run may use, and those of the machine if there are more."""
+    usable, whole = cores(), os.cpu_count() or 1
+    text = pluralise(usable, "core")
+    return text if usable == whole else f"{text} of {whole}, by affinity or CPU quota"
 
 
 def _packages() -> dict[str, str | None]:

@@ -43,8 +43,8 @@ def session(path: Path, device: Device) -> onnxruntime.InferenceSession:
     )
     if CUDA_PROVIDER not in graph.get_providers():
         raise DeviceError(
-            f"{device}: ONNX Runtime {onnxruntime.__version__} finds no CUDA that it can use and "
-            "would compute on the CPU; pip install 'onnxruntime-gpu[cuda,cudnn]', or put the "
+            f"{device.title}: ONNX Runtime {onnxruntime.__version__} finds no CUDA that it can use "
+            "and would compute on the CPU; pip install 'onnxruntime-gpu[cuda,cudnn]', or put the "
             "folders of libcublasLt, libcudart and libcudnn on LD_LIBRARY_PATH"
         )
     return graph

@@ -139,7 +139,7 @@ class Loader:
         plan = self._load(device, batch)
         faults = [] if self.backend == REFERENCE else self._test(plan).faults
         if faults:
-            raise RuntimeError(f"{device} failed its self-test: {'; '.join(faults)}")
+            raise RuntimeError(f"{device.title} failed its self-test: {'; '.join(faults)}")
         return plan
 
     def try_on(self, device: Device, batch: int) -> SelfTest:
@@ -221,6 +221,6 @@ def _run(work: Callable[[], T], backend: Backend, device: Device) -> T:
         raise
     except BrokenProcessPool as error:
         cause = "the process that tried the plan was killed or crashed"
-        raise DeviceError(f"{device}: {cause}; see `mcdiff-batch doctor`") from error
+        raise DeviceError(f"{device.title}: {cause}; see `mcdiff-batch doctor`") from error
     except Exception as error:  # CUDA's, TensorRT's and ONNX Runtime's own
-        raise DeviceError(f"{device}: {error}; see `mcdiff-batch doctor`") from error
+        raise DeviceError(f"{device.title}: {error}; see `mcdiff-batch doctor`") from error

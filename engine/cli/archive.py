@@ -50,17 +50,18 @@ def check(archive: Path, as_json: bool, show_ids: bool) -> int:
       python -c "import zarr; zarr.open_group('A.zarr').attrs['mcdiff'] = {
         'intensity_range': [0, 4095], 'pixel_spacing_mm': 0.18}"
 
-    This writes an archive again, with all its chunks, from A.zarr to B.zarr:
+    This writes an archive again, from A.zarr to B.zarr, with usual codecs and without leaving out
+    chunks that are black:
 
     \b
-      python -c "import zarr; a = zarr.open_group('A.zarr', mode='r')
-      b = zarr.create_group('B.zarr', attributes=dict(a.attrs))
-      for n, x in a.arrays():
-        b.create_array(n, shape=x.shape, chunks=(1, *x.shape[1:]),
-          dtype=str if x.dtype.kind in 'OT' else x.dtype,
-          compressors=zarr.codecs.ZstdCodec(checksum=True),
-          config={'write_empty_chunks': True})
-        for k in range(len(x)): b[n][k] = x[k]"
+      python -c "import zarr; a = zarr.open_group('A.zarr', mode='r'); b = (
+        zarr.create_group('B.zarr', attributes=dict(a.attrs))); [
+        b.create_array(n, shape=x.shape, config={'write_empty_chunks': True},
+        chunks=(1, *x.shape[1:]) if x.ndim > 2 else x.shape,
+        dtype=str if x.dtype.kind in 'OT' else x.dtype,
+        compressors=zarr.codecs.ZstdCodec(checksum=True)) for n, x in a.arrays()]; [
+        b[n].__setitem__(k, x[k]) for n, x in a.arrays()
+        for k in (range(x.shape[0]) if x.ndim > 2 else [...])]"
     """
     from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.archive.audit import audit

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.text import make_printable
+from mcdiff_batch.engine.text import make_printable, name_device
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.backends.plan_cache import PlanSet
@@ -31,10 +31,10 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compile_(bundle: Path | None, target: str, batch_size: int, as_json: bool) -> None:
-    """Compile a bundle's float16 graphs with TensorRT, and report on the result.
+    """Compile a bundle's float16 graphs with TensorRT.
 
-    With tensorrt-rtx this needs no GPU.  Plans are stored in the user's cache, where `run` finds
-    them.
+    Prints what each graph costs on the GPU.  With tensorrt-rtx this needs no GPU.  Plans are stored
+    in the user's cache, where `run` finds them.
     """
     from mcdiff_batch.engine.backends.plan_cache import cache_root, plans
     from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
@@ -76,7 +76,7 @@ def _ratio(row: dict[str, Any], what: str) -> str:
 @click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(bundle: Path | None, as_json: bool) -> int:
-    """Show what this machine has and what a run would use, and test the plans.
+    """Show what this machine has and what a run would use.
 
     Every plan that can run here computes a few made-up cases.  The exit code is 7 if one of them
     cannot be trusted.
@@ -94,6 +94,7 @@ def doctor(bundle: Path | None, as_json: bool) -> int:
 def doctor_text(document: dict[str, Any]) -> str:
     """The report of `doctor`, one fact a line."""
     machine, cache = document["machine"], document["plan_cache"]
+    devices = map(name_device, document["run_would_take"])
     packages = (f"{name} {x}" for name, x in document["packages"].items() if x)
     rows = {
         "cpu": f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
@@ -101,14 +102,21 @@ def doctor_text(document: dict[str, Any]) -> str:
         "versions": ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
         "packages": ", ".join(packages) or "none",
         "driver": document["driver"] or "none",
-        **{f"cuda:{gpu['index']}": _gpu(gpu) for gpu in document["gpus"]},
+        **{name_device(f"cuda:{gpu['index']}"): _gpu(gpu) for gpu in document["gpus"]},
         "plan cache": f"{cache['plans']} compiled, in {cache['folder']}",
         "bundle": f"{document['bundle']['name']}, contract {document['bundle']['sha256'][:12]}",
-        "a run uses": f"{', '.join(document['run_would_take'])} ({document['because']})",
-        **{f"test of {name}": _result(row) for name, row in document["plans"].items()},
+        "a run uses": f"{', '.join(devices)} ({document['because']})",
+        **{f"test of {_plain(name)}": _result(row) for name, row in document["plans"].items()},
         "verdict": "; ".join(document["faults"]) or "sound",
     }
     return "\n".join(f"{name}: {text}" for name, text in rows.items())
+
+
+def _plain(plan: str) -> str:
+    """ "onnxruntime, cpu:0" as "onnxruntime on the CPU"."""
+    backend, _, device = plan.partition(", ")
+    name = name_device(device)
+    return f"{backend} on {'the CPU' if name == 'CPU' else name}"
 
 
 def _gpu(gpu: dict[str, Any]) -> str:

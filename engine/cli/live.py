@@ -24,7 +24,7 @@ def table(at: Progress | None) -> RenderableType:
         return Text("starting the workers ...")
     rows = Table.grid(padding=(0, 2))
     for justify in ("left", "left", "left", "right", "right", "right"):
-        rows.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        rows.add_column(justify=justify, no_wrap=True)
     rows.add_row("", "", "", Text("enhanced", style="dim"))
     rows.add_row("all cases", _bar(at.handled, at.cases), f"progress {_percent(at)}", *_whole(at))
     for device in at.devices:

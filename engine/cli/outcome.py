@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcdiff_batch.engine.text import clean, format_bytes, format_duration, name_device, pluralise
+from mcdiff_batch.engine.text import clean, format_bytes, format_duration, pluralise
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
@@ -58,7 +58,7 @@ def name_devices(devices: "tuple[Device, ...]") -> str:
     from mcdiff_batch.engine.backends.gpus import gpus
 
     kinds = {gpu.index: gpu.name for gpu in gpus()}
-    names = ", ".join(name_device(str(x)) for x in devices)
+    names = ", ".join(x.title for x in devices)
     return f"{names} ({kinds.get(devices[0].index) or 'unknown'})"
 
 
@@ -77,10 +77,10 @@ def describe_failures(output: Path, ids: "Archive | None" = None) -> list[str]:
             continue
         name = f" ({ids.key(entry.case)})" if ids else ""
         if entry.status == OPEN:
-            why = f"is open: {reasons.of_case(entry.case)}; the next run tries it again"
+            why = f"open: {reasons.of_case(entry.case)}; the next run tries it again"
         else:
-            why = f"failed: {entry.reason}, {entry.detail}"
-        lines.append(f"case {entry.case}{name} {why}")
+            why = f"failed {entry.reason}: {entry.detail}"
+        lines.append(f"case {entry.case}{name}: {why}")
     if more:
         lines.append(f"... and {more} more; see the report")
     lines += reasons.of_units()
@@ -128,7 +128,7 @@ def _describe(incident: dict[str, Any]) -> str:
     return f"{clean(incident.get('kind', 'unknown'))}, {clean(incident.get('detail', ''))}"
 
 
-def describe_summary(summary: "Summary", page: Path) -> str:
+def describe_summary(summary: "Summary", page: Path | str) -> str:
     """How a run ended: counts, where the results are, and what to do next."""
     counts, left = summary.counts, summary.unfinished
     lines = [

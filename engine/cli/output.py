@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Show the progress of the run until it ends.")
 def status(output: Path, as_json: bool, watch: bool) -> int:
-    """Show how far the run in OUTPUT is, and which cases are not done.
+    """Show how far a run is, and which of its cases are not done.
 
     Reads only, so it is safe at any time.
     """
@@ -58,6 +58,10 @@ def _follow(output: Path, way: str) -> None:
             if at is not None:
                 show(at)
             time.sleep(tracker.LIVE_PERIOD)
+        at = tracker.read_progress(output)
+        if at is not None:
+            killed = replace(at, state="stopped", exit_code=Exit.UNEXPECTED)
+            show(killed if at.exit_code is None else at)
 
 
 def read_status(output: Path) -> dict[str, Any]:
@@ -76,9 +80,9 @@ def read_status(output: Path) -> dict[str, Any]:
 
 
 def describe_status(output: Path, counts: dict[str, Any]) -> str:
-    """For example "night.enhanced: stopped, 5 of 8 cases done, 1 failed, 2 left"."""
+    """For example "night.enhanced: state stopped, 5 of 8 cases done, 1 failed, 2 left"."""
     left = counts["cases"] - counts["done"] - counts["failed"]
-    parts = [f"{counts['state']}, {counts['done']} of {counts['cases']} cases done"]
+    parts = [f"state {counts['state']}, {counts['done']} of {counts['cases']} cases done"]
     numbers = {"failed": counts["failed"], "left": left, "flagged": counts["flagged"]}
     parts += [f"{number} {name}" for name, number in numbers.items() if number]
     todo = "; the same command again does the rest" if left and counts["state"] != "running" else ""
@@ -95,7 +99,7 @@ def describe_status(output: Path, counts: dict[str, Any]) -> str:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(output: Path, subset: str, as_json: bool) -> int:
-    """Check the files of the run in OUTPUT against their hashes.
+    """Check the files of a run against their hashes.
 
     Reads all files again and compares them with the ledger and the manifest.  Names each damaged
     file, the cases whose images are lost, and the command that repairs them.  Exit code 8 if a file
@@ -106,6 +110,8 @@ def verify(output: Path, subset: str, as_json: bool) -> int:
 
     find_run(output)
     part, parts = _parse_subset(subset)
+    if not as_json:
+        click.echo("reading all files ...", err=True)
     found = list(find_damage(output, part, parts))
     remedy = _remedy(output, found)
     if as_json:
@@ -121,9 +127,12 @@ def verify(output: Path, subset: str, as_json: bool) -> int:
 
 def _damage_lines(output: Path, found: Sequence["Damage"]) -> Iterator[str]:
     from mcdiff_batch.engine.output.ledger import file_name
+    from mcdiff_batch.engine.output.runs import MANIFEST
 
     if not found:
-        yield f"{output}: all files are as they were committed"
+        whole = (output / MANIFEST).is_file()
+        rest = "" if whole else f"; the run is not complete, see `mcdiff-batch status {output}`"
+        yield f"{output}: all files are as they were committed{rest}"
     for damage in found[:LISTED]:
         record = "" if damage.unit is None else f" (record {file_name(damage.unit)})"
         yield f"{damage}{record if damage.name not in record else ''}"
@@ -147,11 +156,12 @@ def _remedy(output: Path, found: Sequence["Damage"]) -> str:
             f"{CONFIG} holds the settings, and nothing can write it again: copy it from a backup, "
             "or run again with a new --output"
         )
-    return f"repair it with: {_repair_command(output)}" if found else ""
+    return f"repair with: {_repair_command(output)}" if found else ""
 
 
 def _repair_command(output: Path) -> str:
     """The command that repairs an output; ARCHIVE and BUNDLE where these are not found."""
+    from mcdiff_batch.engine.backends.devices import devices
     from mcdiff_batch.engine.files import file_sha256
     from mcdiff_batch.engine.model.contract import SHIPPED
     from mcdiff_batch.engine.output import places, runs
@@ -160,8 +170,11 @@ def _repair_command(output: Path) -> str:
     words = ["mcdiff-batch", "run", str(archive) if archive.exists() else "ARCHIVE"]
     if not archive.exists() or places.default_output(archive) != output:
         words += ["--output", str(output)]
-    if runs.load_existing(output).settings.bundle != file_sha256(SHIPPED / "contract.json"):
+    settings = runs.load_existing(output).settings
+    if settings.bundle != file_sha256(SHIPPED / "contract.json"):
         words += ["--bundle", "BUNDLE"]
+    if settings.device_kind == "cpu" != devices("auto")[0].kind:
+        words += ["--devices", "cpu"]
     return shlex.join([*words, "--repair"])
 
 
@@ -189,12 +202,20 @@ def _parse_subset(text: str) -> tuple[int, int]:
     help="Output of another run: write report/comparison.html too, the report and how they differ.",
 )
 def report(output: Path, archive: Path | None, other: Path | None, **shown: bool) -> int:
-    """Write the report of the run in OUTPUT again."""
+    """Write the report of a run again."""
+    from mcdiff_batch.engine.archive.archive import open_archive
+    from mcdiff_batch.engine.output import runs
     from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
 
     for folder in (output, other):
         if folder is not None:
             find_run(folder)
-    click.echo(write_report(output, archive=archive, other=other, **shown))
-    return 0
+    opened = open_archive(archive) if archive is not None else None
+    if opened is not None and opened.identity != runs.load_existing(output).settings.archive:
+        raise UsageError(
+            f"--input {archive}: is not the archive of {output}, or its metadata were changed; "
+            "name the archive that was enhanced"
+        )
+    click.echo(write_report(output, archive=opened, other=other, **shown))
+    return Exit.DONE

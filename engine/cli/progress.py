@@ -7,15 +7,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.run.tracker import Progress
 from mcdiff_batch.engine.text import clean, format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
 
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
@@ -37,12 +41,26 @@ def show_progress(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
     if not console.is_terminal:
         yield Lines()
         return
-    from rich.live import Live
+    with ExitStack() as stack:
+        yield Table(console, stack)
 
-    from .live import table
 
-    with Live(table(None), console=console, refresh_per_second=4) as live:
-        yield lambda at: live.update(table(at))
+class Table:
+    """Draws a live table, from the first Progress until the stack is closed."""
+
+    def __init__(self, console: "Console", stack: ExitStack) -> None:
+        self.console, self.stack = console, stack
+        self.live: Live | None = None
+
+    def __call__(self, at: Progress) -> None:
+        from rich.live import Live
+
+        from .live import table
+
+        if self.live is None:
+            live = Live(console=self.console, refresh_per_second=4)
+            self.live = self.stack.enter_context(live)
+        self.live.update(table(at))
 
 
 class Lines:

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import DeviceError, Drained, Exit, UsageError, VerificationError
+from mcdiff_batch.engine.errors import (
+    DeviceError,
+    Drained,
+    Exit,
+    McdiffError,
+    UsageError,
+    VerificationError,
+)
 from mcdiff_batch.engine.text import make_printable, pluralise
 
 if TYPE_CHECKING:
+    from mcdiff_batch.engine.archive.archive import Archive
     from mcdiff_batch.engine.backends.backend import Backend
     from mcdiff_batch.engine.model.contract import Bundle
     from mcdiff_batch.engine.model.plan import Device
@@ -25,8 +33,8 @@ SAME_NAME = (  # options that a Job has under the same name
 
 
 @click.command()
-@click.argument("archive", type=FOLDER, required=False)
-@click.option("--input", "named", type=FOLDER, help="The archive, by an option.")
+@click.argument("archives", type=FOLDER, nargs=-1, metavar="ARCHIVE")
+@click.option("--input", "named", type=FOLDER, help="The archive; the same as ARCHIVE.")
 @click.option(
     "--output",
     type=FOLDER,
@@ -35,29 +43,34 @@ SAME_NAME = (  # options that a Job has under the same name
 @click.option("--bundle", type=FOLDER, help="Model to use (default: the one that is installed).")
 @click.option(
     "--devices",
+    metavar="LIST",
     default="auto",
     show_default=True,
     help="auto (all GPUs of one kind, or the CPU), cpu, cpu:2 (two workers), cuda:0,cuda:1.",
 )
 @click.option(
     "--batch-size",
+    metavar="N",
     type=AT_LEAST_1,
     help="Cases that the model processes together (default: 4 on the CPU, 8 on a GPU).",
 )
 @click.option(
     "--unit-size",
+    metavar="N",
     type=AT_LEAST_1,
     help="Cases that are saved together, in one file per image array (default: 32).",
 )
-@click.option("--sampler", help="ddim, dpmpp_2m or fitted (default: the bundle's).")
+@click.option("--sampler", metavar="NAME", help="ddim, dpmpp_2m or fitted (default: the bundle's).")
 @click.option(
     "--steps",
+    metavar="N",
     type=click.IntRange(1, 1000),
     help="Network evaluations per case (default: the bundle's).",
 )
-@click.option("--seed", type=int, help="Seed of the starting noise (default: 0).")
+@click.option("--seed", type=int, metavar="N", help="Seed of the starting noise (default: 0).")
 @click.option(
     "--draws",
+    metavar="N",
     type=AT_LEAST_1,
     help="Results per case, each from its own starting noise; their mean and their standard "
     "deviation are saved (default: 1). Two or more take at least 10 steps each, unless --steps "
@@ -65,12 +78,15 @@ SAME_NAME = (  # options that a Job has under the same name
 )
 @click.option(
     "--temperature",
+    metavar="X",
     type=click.FloatRange(0, 1),
     help="Scale of the starting noise (default: the bundle's; 1 if that is 0 and --draws is 2 or "
     "more).",
 )
 @click.option("--limit", type=AT_LEAST_1, metavar="N", help="Enhance only the first N cases.")
-@click.option("--cases", help="Enhance only these cases; write for example 0,3,5-9.")
+@click.option(
+    "--cases", metavar="LIST", help="Enhance only these cases; write for example 0,3,5-9."
+)
 @click.option(
     "--grid",
     type=click.Choice(["frame", "input"]),
@@ -103,6 +119,7 @@ SAME_NAME = (  # options that a Job has under the same name
 @click.option("--show-ids", is_flag=True, help="Name cases by id too, on screen and in the report.")
 @click.option(
     "--patience",
+    metavar="SECONDS",
     type=click.FloatRange(min=1),
     default=300,
     show_default=True,
@@ -115,51 +132,45 @@ SAME_NAME = (  # options that a Job has under the same name
     show_default=True,
     help="auto: a table on a terminal, otherwise a line every 30 s; json: JSON lines. On stderr.",
 )
-def run(archive: Path | None, named: Path | None, output: Path | None, **options: Any) -> int:
+def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **options: Any) -> int:
     """Enhance every case of ARCHIVE.
 
-    The same command again finishes a run that was stopped.  README describes the format of an
-    archive, and so does `mcdiff-batch check --help`.
+    The same command again finishes a run that was stopped.  `mcdiff-batch check --help` describes
+    the format of an archive.
     """
-    path, say = _choose_archive(archive, named), _Say(as_json=options["progress"] == "json")
-    say.step("loading the model ...")
-    from mcdiff_batch.engine.backends.devices import backend_for, devices
-    from mcdiff_batch.engine.backends.plan_cache import cache_root
-    from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
-    from mcdiff_batch.engine.output import places, runs
-    from mcdiff_batch.engine.output.verify import find_damage
-    from mcdiff_batch.engine.page.write import write_report
-    from mcdiff_batch.engine.run.enhance import enhance
-    from mcdiff_batch.engine.run.job import resolve
-    from mcdiff_batch.engine.run.preflight import prepare
-
-    from .outcome import describe_failures, describe_plan, describe_summary
+    from .outcome import describe_failures, describe_summary
     from .progress import show_progress
 
-    bundle = load_bundle(options["bundle"] or SHIPPED)
-    chosen = devices(options["devices"])
-    backend = backend_for(chosen[0])
-    job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
-    for text in job.archive.warnings:
-        say.note("warning", text)
-    if options["dry_run"]:
-        resolved = resolve(job)
-        found = list(find_damage(job.output)) if options["repair"] and resolved.begun else []
-        for damage in found:
-            say.note("damaged", str(damage))
-        units = {x.unit for x in found if x.unit is not None}
-        click.echo(make_printable(describe_plan(resolved, units)))
-        return Exit.DONE
-    job, maker = prepare(bundle, job, backend, cache_root())
-    damaged = _repair(job, say) if options["repair"] else 0
-    try:
-        with show_progress(options["progress"]) as show:
+    say = _Say(as_json=options["progress"] == "json")
+    with show_progress(options["progress"]) as show:
+        path = _choose_archive(archives, named)
+        say.step("loading the model ...")
+        from mcdiff_batch.engine.backends.devices import backend_for, devices
+        from mcdiff_batch.engine.backends.plan_cache import cache_root
+        from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
+        from mcdiff_batch.engine.output import places, runs
+        from mcdiff_batch.engine.run.enhance import enhance
+        from mcdiff_batch.engine.run.preflight import prepare
+
+        bundle = load_bundle(options["bundle"] or SHIPPED)
+        chosen = devices(options["devices"])
+        backend = backend_for(chosen[0])
+        job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
+        places.check_apart(job.output, job.archive.path, bundle.root)
+        for text in job.archive.warnings:
+            say.note("warning", text)
+        if options["dry_run"]:
+            _preview(job, say, repair=options["repair"])
+            return Exit.DONE
+        job, maker = prepare(bundle, job, backend, cache_root())
+        damaged = _repair(job, say) if options["repair"] else 0
+        try:
             summary = enhance(job, maker, show)
-    except (Drained, DeviceError):
-        if runs.load(job.output) is not None:
-            write_report(job.output, show_ids=options["show_ids"], archive=job.archive)
-        raise
-    page = write_report(summary.output, show_ids=options["show_ids"], archive=summary.archive)
+        except (Drained, DeviceError):
+            if runs.load(job.output) is not None:
+                _write_report(job.output, job.archive, say, options)
+            raise
+    page = _write_report(summary.output, summary.archive, say, options)
     lines = describe_failures(summary.output, summary.archive if options["show_ids"] else None)
     most = job.max_failures
     if summary.unfinished and most is not None and summary.counts["failed"] > most:
@@ -173,16 +184,52 @@ def run(archive: Path | None, named: Path | None, output: Path | None, **options
     return summary.exit_code
 
 
-def _choose_archive(archive: Path | None, named: Path | None) -> Path:
-    if archive and named and archive.resolve() != named.resolve():
-        raise UsageError(
-            f"two archives are named, {archive} and --input {named}; expected one: a run enhances "
-            "one archive"
-        )
-    path = archive or named
-    if path is None:
+def _preview(job: "Job", say: "_Say", *, repair: bool) -> None:
+    """Prints what the run would do."""
+    from mcdiff_batch.engine.output.verify import find_damage
+    from mcdiff_batch.engine.run.job import resolve
+
+    from .outcome import describe_plan
+
+    resolved = resolve(job)
+    found = list(find_damage(job.output)) if repair and resolved.begun else []
+    for damage in found:
+        say.note("damaged", str(damage))
+    units = {x.unit for x in found if x.unit is not None}
+    click.echo(make_printable(describe_plan(resolved, units)))
+
+
+def _write_report(
+    output: Path, archive: "Archive", say: "_Say", options: dict[str, Any]
+) -> Path | str:
+    """Returns the page.  A report that cannot be written does not change how the run ended."""
+    from mcdiff_batch.engine.page.write import write_report
+
+    try:
+        return write_report(output, show_ids=options["show_ids"], archive=archive)
+    except (OSError, McdiffError) as error:
+        text = f"the report is not written: {error}; `mcdiff-batch report {output}` does it later"
+        say.note("warning", text)
+        return "not written"
+
+
+def _choose_archive(archives: tuple[Path, ...], named: Path | None) -> Path:
+    """The one archive that the user names.  Raises UsageError, ArchiveError."""
+    from mcdiff_batch.engine.output.places import check_is_archive
+
+    if named and all(x.resolve() == named.resolve() for x in archives):
+        archives = (named,)
+    elif named:
+        archives = (*archives, named)
+    if not archives:
         raise UsageError("no archive is named; write for example: mcdiff-batch run archive.zarr")
-    return path
+    if len(archives) > 1:
+        raise UsageError(
+            f"expected one archive, found {', '.join(map(str, archives))}; the folder for the "
+            "results is named with --output"
+        )
+    check_is_archive(archives[0])
+    return archives[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +254,7 @@ def _repair(job: "Job", say: _Say) -> int:
     say.step("checking all files of the output ...")
     mended, kept = repair(job)
     for damage in mended:
-        again = "its file is written again" if damage.unit is None else "its unit is done again"
+        again = "it is written again" if damage.unit is None else "its unit is done again"
         say.note("repair", f"{damage}; {again}")
     for damage in kept:
         say.note(

@@ -196,6 +196,8 @@ def _check_status(url: str, response: HTTPResponse) -> None:
         )
     if status == 507:
         raise SpaceError(f"{url}: the server is out of space (HTTP 507); free some, run again")
+    if status >= 500:
+        raise McdiffError(f"{url}: answers HTTP {status}; run the same command again")
     if status not in (200, 202, 204, 409):
         raise UsageError(f"{url}: answers HTTP {status}, expected DICOMweb; see the address again")
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.archive.importer import check_output, check_range, create_array, explain
+from mcdiff_batch.engine.archive.importer import check_output, check_range, create_array
 from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 
@@ -87,7 +87,7 @@ def import_dicom(
         partial.rename(output)
         begun = False
     except OSError as error:
-        raise explain(error, output) from error
+        raise explain(error, output, also="choose another --output") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if begun:

@@ -19,6 +19,7 @@ from .metrics import FALLBACK_SPACING_MM
 PROCESS, LUMP = 1, 3  # labels: a transverse process, a lumbar lump
 THORACIC = 12  # landmark rows of pairs of processes; the rows after them are lumps
 
+MAP_MM = (10.0, 4000.0)  # least and greatest side of a map that a spine is looked for in
 REACH_MM = 20.0  # from the midline to a process
 PROCESS_MM = 8.0  # half the width of a process
 WING_MM = 25.0  # from the midline to the end of a lump's wing
@@ -59,9 +60,11 @@ class Spine:
 def read_spine(label: Labels, spacing_mm: Spacing) -> Spine:
     """Reads a label map [H, W] of 0 background, 1 process, 2 rib, 3 lump.
 
-    Where the spacing is unknown (NaN), levels are read at the usual spacing and angles are NaN.
+    Where the spacing is unknown (NaN), or makes a map that is far too small or large for a spine,
+    levels are read at the usual spacing and angles are NaN.
     """
-    has_spacing = bool(np.isfinite(spacing_mm).all())
+    sizes = np.multiply(label.shape, spacing_mm)  # NaN is within no bounds
+    has_spacing = bool(((sizes >= MAP_MM[0]) & (sizes <= MAP_MM[1])).all())
     spacing = spacing_mm if has_spacing else (FALLBACK_SPACING_MM, FALLBACK_SPACING_MM)
     middle = _midline(label, spacing)
     left, right = (_chain(label, middle, side, spacing) for side in (-1, 1))
@@ -264,7 +267,7 @@ def _lumps(label: Labels, spacing: Spacing) -> list[Vector]:
         for number in range(1, count + 1)
         for piece in _apart(np.argwhere(parts == number) * np.array(spacing), spacing)
     ]
-    return [x for x in _together(pieces) if len(x) * area >= SMALLEST_MM2[LUMP]]
+    return [x for x in _together(pieces) if len(x) > 2 and len(x) * area >= SMALLEST_MM2[LUMP]]
 
 
 def _together(pieces: list[Vector]) -> list[Vector]:

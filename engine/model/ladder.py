@@ -66,11 +66,10 @@ def choose(contract: Contract, temperature: float, solver: str | None, steps: in
             return sampler.solver, sampler.ladder
     if solver == FITTED:
         fitted = sorted({x.nfe for x in usable if x.solver == FITTED})
-        steps_of = " or ".join(f"--steps {x}" for x in fitted)
         raise UsageError(
             f"--sampler fitted: this bundle has no fitted ladder of {pluralise(count, 'step')} at "
-            f"temperature {temperature:g}; use {steps_of or 'another --temperature'}, or --sampler "
-            "ddim"
+            f"temperature {temperature:g}, only of: {', '.join(map(str, fitted)) or 'none'}; use "
+            "--steps with one of those, or --sampler ddim"
         )
     name = solver or _published(contract, temperature)
     if (name, count) == ("ddim", contract.schedule.steps):

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdiff_batch.engine.image.frame import Image, Labels
+from mcdiff_batch.engine.text import name_device
 
 from .solver import Rung
 
@@ -70,10 +71,14 @@ class Plan(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Where a worker computes.  As text, "cpu:0" or "cuda:1"."""
+    """Where a worker computes.  As text, "cpu:0" or "cuda:1"; for people, "CPU" or "GPU 1"."""
 
     kind: str
     index: int
+
+    @property
+    def title(self) -> str:
+        return name_device(str(self))
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.index}"

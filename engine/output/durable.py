@@ -86,7 +86,11 @@ def make_folder(root: Path, folder: Path) -> None:
     if not folder.is_dir():
         if folder.parent != folder:
             make_folder(root, folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            code = errno.ENOTDIR
+            raise NotADirectoryError(code, os.strerror(code), str(folder)) from error
         _sync_name(folder, Path.rmdir)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.errors import ArchiveError, UsageError
 
 from . import ledger
 from .runs import CONFIG
@@ -86,6 +86,18 @@ def find_run(path: Path) -> Path:
     meant = next(_proposals(path), None)
     advice = f"did you mean {meant}?" if meant else "expected the --output of `mcdiff-batch run`"
     raise UsageError(f"{path}: {found}; {advice}")
+
+
+def check_is_archive(path: Path) -> None:
+    """Raises ArchiveError for an output, and for a name that resembles that of an archive."""
+    if _is_output(path):
+        raise ArchiveError(
+            f"{path}: is the output of a run, expected an archive, such as {default_archive(path)}"
+        )
+    if not path.exists() and path.parent.is_dir():
+        archives = {x.name: x for x in path.parent.iterdir() if _is_archive(x)}
+        for name in get_close_matches(path.name, archives, 1):
+            raise ArchiveError(f"{path}: does not exist; did you mean {archives[name]}?")
 
 
 def _is_output(path: Path) -> bool:

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mcdiff_batch.engine.errors import UsageError
+
 from . import durable, ledger
 from .ledger import DONE, DamagedRecord
 from .runs import MANIFEST
@@ -17,8 +19,9 @@ def set_aside(
 
     readable: whether the archive still has a case.  A unit stays as it is if it has an image that
     is whole, of a case that the archive has lost.  Returns the damage that the run now repairs, and
-    the damage that stays.  Raises SpaceError, McdiffError.
+    the damage that stays.  Raises UsageError, SpaceError, McdiffError.
     """
+    _check_files(root, found)
     units: defaultdict[int, list[Damage]] = defaultdict(list)
     for damage in found:
         if damage.unit is not None:
@@ -30,6 +33,15 @@ def set_aside(
     for unit in sorted(units.keys() - keep):
         durable.remove(root, ledger.file_name(unit))
     return repaired, [x for x in found if x.unit in keep]
+
+
+def _check_files(root: Path, found: Sequence[Damage]) -> None:
+    for damage in found:
+        if (root / damage.name).is_dir():
+            raise UsageError(
+                f"{root / damage.name}: is a folder, expected a file; move it away, and run again "
+                "with --repair"
+            )
 
 
 def _whole(root: Path, unit: int, found: Sequence[Damage]) -> set[int]:

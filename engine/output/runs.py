@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import msgspec
 
 from mcdiff_batch.engine.errors import FingerprintError, OutputLockedError, UsageError, explain
 from mcdiff_batch.engine.telemetry.machine import package_version
+from mcdiff_batch.engine.text import pluralise
 
 from . import durable, ledger, shards
 from .ledger import DamagedRecord, Head
@@ -30,6 +32,13 @@ OWN_NAMES = {  # what a run may find in its directory
     *(ledger.FOLDER, ledger.INCIDENTS, shards.FOLDER),
 }
 LOCK_WAIT = 3.0  # s: the workers of a killed run hold its lock for a moment longer
+HINTS = {  # what makes a setting differ
+    "archive": "this is another archive, or its metadata were changed",
+    "bundle": "this is another model",
+    "ladder": "see --steps and --sampler",
+    "solver": "see --sampler",
+    "software": "a package was updated or replaced",
+}
 SOFTWARE = ("mcdiff-batch", "numcodecs", "numpy", "onnxruntime", "scipy", "zarr")
 
 
@@ -88,7 +97,7 @@ def lock(root: Path) -> Iterator[HeldLock]:
         durable.make_folder(root, root)
         descriptor = _open_lock(root / LOCK)
     except OSError as error:
-        raise explain(error, root) from error
+        raise explain(error, error.filename or root) from error
     try:
         _acquire(root, descriptor)
         yield HeldLock(descriptor)
@@ -175,7 +184,10 @@ def _load(root: Path) -> Run | None:
         try:
             return msgspec.convert(json.loads(path.read_bytes()), Run)
         except ValueError as error:
-            raise UsageError(f"{path}: is damaged ({error}); choose another --output") from error
+            raise UsageError(
+                f"{path}: is damaged ({error}); copy it from a backup, or choose another --output; "
+                f"`mcdiff-batch verify {root}` checks the images"
+            ) from error
     foreign = {x.name for x in root.iterdir()} - OWN_NAMES if root.exists() else set()
     if foreign:
         raise UsageError(
@@ -212,15 +224,28 @@ def settle(
     for name, value in wanted.items():
         before = getattr(stored.settings, name)
         if before != value:
+            if isinstance(value, dict):
+                before, value = _differing(before, value), _differing(value, before)
+            hint = f" ({HINTS[name]})" if name in HINTS else ""
             raise FingerprintError(
-                f"{root}: {name} was {_short(before)} when this output was begun, now it is "
-                f"{_short(value)}; go back to the first value, or choose another --output"
+                f"{root}: {name} was {_say(before)} when this output was begun, now it is "
+                f"{_say(value)}{hint}; go back to the first value, or choose another --output"
             )
     return stored.settings
 
 
-def _short(value: object) -> str:
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in one.items() if other.get(name) != value}
+
+
+def _say(value: object) -> str:
+    """A setting in words: a ladder by its length, a hash by its beginning."""
+    if isinstance(value, tuple):
+        steps = ", ".join(f"{x:g}" for x in value[:8])
+        return f"{pluralise(len(value), 'step')} ({steps}{', ...' if len(value) > 8 else ''})"
     text = str(value)
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return text[:12]
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -74,6 +74,8 @@ def _parse_span(part: str, cases: int) -> range:
     first, _, last = part.strip().partition("-")
     try:
         span = range(int(first), int(last or first) + 1)
+        if int(first) > int(last or first):
+            raise UsageError(f"--cases: {part!r} counts down; write {last}-{first}")
     except ValueError:
         raise UsageError(
             f"--cases: {part!r} is not a case number or a range; write for example 0,3,5-9"

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
+from mcdiff_batch.engine.output.ledger import OPEN
 from mcdiff_batch.engine.report.advice import CHECK
 from mcdiff_batch.engine.report.document import (
-    FailedCase,
     Failures,
     Flagged,
     IncidentRow,
@@ -23,25 +23,31 @@ CHANGED = (
     "The archive has changed since the run, so these results are of another archive. Enhance it "
     "anew, with another --output."
 )
+NOTHING = "Nothing. No case failed, and nothing else went wrong."
+NO_CASE = "No case failed, and no case is flagged."
+XID = "Let `mcdiff-batch doctor` try the GPU. If such errors come again, have it checked."
+TRIED = "The cases were tried again; those that are not done are open, above."
+NONE_OPEN = "The cases were tried again, and none is open."
 STANDS_FOR = html(
     '<p class="muted">In the commands, ARCHIVE stands for the path of the archive, and NEW for a '
     "new folder. If the run had an --output, give it again. <code>{}</code> reads the whole "
     "archive and lists every case that cannot be used.</p>",
     CHECK,
 )
-Lines = Mapping[str, Sequence[Markup]]  # by kind of problem
+Words = tuple[Markup, str]  # which case or moment, and what was found
+Lines = Mapping[str, Sequence[Words]]  # by kind of problem
 
 
 def render(report: Report) -> Iterator[Markup]:
     failures, incidents, flagged = report.failures, report.incidents, report.flagged
     cases = report.cases
     yield from _warnings(report)
-    if not (flagged.total or cases.failed or cases.open or incidents.total or report.warnings):
-        yield html("<p>Nothing. No case failed, and nothing else went wrong.</p>")
+    xids = report.machine.xids
+    if not (flagged.total or cases.failed or cases.open or incidents.total or xids):
+        yield html("<p>{}</p>", NO_CASE if list(_warnings(report)) else NOTHING)
     if failures.problems:
         yield _counted([(cases.failed, "failed"), (cases.open, "still open")], failures)
         yield _problems("cases", failures.problems, _failures(report))
-        yield STANDS_FOR
     if cases.damaged_records:
         yield html(
             "<p>Damaged ledger records: {}. The next run enhances their cases again.</p>",
@@ -57,13 +63,19 @@ def render(report: Report) -> Iterator[Markup]:
         yield _problems("cases", flagged.problems, _flags(report))
     if incidents.total:
         words = plural(incidents.total, "incident", "incidents")
+        left = TRIED if cases.open else NONE_OPEN
         yield html(
-            "<p><b>{} {} that the data did not cause.</b> The cases were tried again; those that "
-            "are not done are open, above.</p>",
+            "<p><b>{} {} that the data did not cause.</b> {}</p>",
             figure(incidents.total),
             words,
+            left,
         )
         yield _problems("events", incidents.problems, _events(incidents))
+    if xids:
+        numbers = join((figure(x) for x in xids), " ")
+        yield html("<p><b>The driver of a GPU reported errors (XID): {}.</b> {}</p>", numbers, XID)
+    if any(x.command for x in (*failures.problems, *flagged.problems, *incidents.problems)):
+        yield STANDS_FOR
 
 
 def _warnings(report: Report) -> Iterator[Markup]:
@@ -96,57 +108,60 @@ def _problems(column: str, problems: Sequence[Problem], lines: Lines) -> Markup:
     )
 
 
-def _problem(problem: Problem, lines: Sequence[Markup]) -> Markup:
+def _problem(problem: Problem, lines: Sequence[Words]) -> Markup:
     command = html("<br><code>{}</code>", problem.command) if problem.command else ""
     return html(
         '<tr><th scope="row"><b>{}: {}</b><br>{}</th><td>{}</td><td>{}{}</td></tr>',
         problem.kind,
         figure(problem.total),
         problem.means,
-        shorten(lines) if lines else "",
+        shorten(_merge(lines)) if lines else "",
         problem.todo,
         command,
     )
 
 
+def _merge(lines: Sequence[Words]) -> list[Markup]:
+    """One line for all cases of which the same was found."""
+    names: dict[str, list[Markup]] = {}
+    for name, words in lines:
+        names.setdefault(words, []).append(name)
+    return [html("{} {}", join(x, ", "), words) for words, x in names.items()]
+
+
 def _failures(report: Report) -> Lines:
-    lines: dict[str, list[Markup]] = {}
+    lines: dict[str, list[Words]] = {}
     for row in report.failures.rows:
-        lines.setdefault(row.reason, []).append(_case(row, row.detail))
+        lines.setdefault(row.reason, []).append((html("<b>{}</b>", case_name(row)), row.detail))
+    if report.cases.open > len(lines.get(OPEN, ())):
+        lines.setdefault(OPEN, []).append((html(""), "cases of units that were not finished"))
     return lines
-
-
-def _case(row: FailedCase, detail: str) -> Markup:
-    return html("<b>{}</b> {}", case_name(row), detail)
 
 
 def _flags(report: Report) -> Lines:
     """Each flag of each case; a case that has a card is a link to it."""
     cards = {x.case for x in report.gallery.cases}
-    lines: dict[str, list[Markup]] = {}
+    lines: dict[str, list[Words]] = {}
     for row in report.flagged.rows:
         name = html("<b>{}</b>", case_name(row))
         if row.case in cards:
             name = html('<a href="#{}">{}</a>', card_anchor(row.case), name)
         for flag, why in zip(row.flags, row.why, strict=True):
-            lines.setdefault(flag, []).append(html("{} {}", name, why))
+            lines.setdefault(flag, []).append((name, why))
     return lines
 
 
 def _events(incidents: Incidents) -> Lines:
-    lines: dict[str, list[Markup]] = {}
+    lines: dict[str, list[Words]] = {}
     for row in incidents.rows:
-        lines.setdefault(row.kind, []).append(_event(row))
+        lines.setdefault(row.kind, []).append((_place(row), row.detail))
     return lines
 
 
-def _event(row: IncidentRow) -> Markup:
-    places: list[object] = [name_device(row.device)] if row.device else []
+def _place(row: IncidentRow) -> Markup:
+    """When and where an incident was."""
+    places = [html("{}", name_device(row.device))] if row.device else []
     for word, index in (("unit", row.unit), ("case", row.case)):
         if index is not None:
             places.append(html("{} {}", word, figure(index, str(index))))
-    return html("{} {}: {}", moment(row.at), join(map(_text, places), ", "), row.detail)
-
-
-def _text(part: object) -> Markup:
-    return html("{}", part)
+    return html("{} {}:", moment(row.at), join(places, ", "))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.image.columns import COLUMNS, CONFIDENCE, Quality
+from mcdiff_batch.engine.image.columns import COLUMNS, CONFIDENCE, LUMBAR, THORACIC, Quality
 from mcdiff_batch.engine.report.advice import REPAIR
 from mcdiff_batch.engine.report.document import Card, FailedCase, FlaggedCase, Report
 from mcdiff_batch.engine.report.gallery import BRIGHTEST, COLOURS, Marks, Pictures
@@ -24,7 +24,9 @@ ORDER = (
     "First come the cases that are flagged, then those whose labels changed most and those that "
     "lost contrast, then an even selection of the rest."
 )
-IMAGES = "Before is the optimal depth; labels and angles are drawn on the enhanced image."
+IMAGES = (
+    "Before is the optimal depth; labels and the lines of angles are drawn on the enhanced image."
+)
 SIDES = (
     "Left and right are those of the image: the archive does not say which side of the patient "
     "they are."
@@ -109,10 +111,11 @@ def _damaged() -> Markup:
 
 def _shots(card: Card, pictures: Pictures) -> Iterator[Markup]:
     """The figures of a case; the label map lies over the enhanced image."""
+    labels = "Labels and angles" if pictures.marks and pictures.marks.angles else "Labels"
     layers = {
         "Before": [pictures.before],
         "Enhanced": [pictures.after],
-        "Labels and angles": [pictures.after, pictures.labels],
+        labels: [pictures.after, pictures.labels],
         "Spread over draws": [pictures.spread],
     }
     for title, pngs in layers.items():
@@ -140,9 +143,12 @@ def _image(png: bytes, alt: str) -> Markup:
 
 
 def _numbers(quality: Quality) -> Iterator[tuple[object, ...]]:
+    """The paired columns, the headlines, and how sure the angles are, if there are any."""
+    angles = any(quality.get(x.after) is not None for x in (THORACIC, LUMBAR))
     for column in COLUMNS:
         if column.paired and any(quality.get(x) is not None for x in column.keys):
             yield titled(column), *(measured(column, quality.get(x)) for x in column.keys)
-        elif (column.headline or column == CONFIDENCE) and quality.get(column.name) is not None:
-            value = measured(column, quality[column.name])
-            yield titled(column), "", html("{} of 1", value) if column == CONFIDENCE else value
+        elif column.headline and quality.get(column.name) is not None:
+            yield titled(column), "", measured(column, quality[column.name])
+        elif column == CONFIDENCE and angles and quality.get(column.name) is not None:
+            yield titled(column), "", html("{} of 1", measured(column, quality[column.name]))

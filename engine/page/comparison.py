@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from mcdiff_batch.engine.image.columns import COLUMNS, Column
-from mcdiff_batch.engine.report.document import (
-    Comparison,
-    DeviceTimes,
-    DeviceWaits,
-    Figure,
-    Report,
-    Single,
-)
+from mcdiff_batch.engine.report.document import Comparison, DeviceWaits, Figure, Report, Single
+from mcdiff_batch.engine.report.usage import DeviceTimes
 from mcdiff_batch.engine.text import clean, name_device
 
 from .parts import DASH, MINUS, decibel, figure, html, join, moment, rounded, seconds, table, titled

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.report.document import Gpu, Machine, Series
+from mcdiff_batch.engine.report.usage import Gpu, Machine, Series
 
 from . import svg
 from .parts import DASH, figure, html, join, table

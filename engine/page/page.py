@@ -113,7 +113,7 @@ def _headline(report: Report) -> Iterator[Markup]:
     else:
         counts = figure(cases.done), figure(cases.selected)
         yield html("{} of {} cases are enhanced", *counts)
-    for count, word in ((flagged, "flagged"), (cases.failed, "failed"), (cases.open, "still open")):
+    for count, word in ((cases.failed, "failed"), (cases.open, "still open"), (flagged, "flagged")):
         if count:
             yield html(", {} {}", figure(count), word)
     yield html(".")

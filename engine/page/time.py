@@ -4,16 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.report.document import (
-    DeviceTimes,
-    Histogram,
-    Latency,
-    Report,
-    Throughput,
-    Timeline,
-    Wait,
-)
+from mcdiff_batch.engine.report.document import Histogram, Latency, Report
 from mcdiff_batch.engine.report.timeline import CAUSES
+from mcdiff_batch.engine.report.usage import DeviceTimes, Throughput, Timeline, Wait
 from mcdiff_batch.engine.telemetry.spans import FEEDING, LANES, TASK
 from mcdiff_batch.engine.text import name_device
 
@@ -53,7 +46,7 @@ REASONS = {
     "task": "no unit was available",
     "blocked": "finishing was behind with earlier results",
 }
-POINTS = ("p50", "p90", "p95", "p99", "max")
+POINTS = {"p50": "median", "p90": "90 %", "p95": "95 %", "p99": "99 %", "max": "longest"}
 
 
 def render(report: Report) -> Iterator[Markup]:
@@ -213,12 +206,10 @@ def _latency_panel(title: str, words: str, latency: Latency, histogram: Histogra
 
 
 def _latency_table(shown: Sequence[tuple[str, str, Latency, Histogram]]) -> Markup:
+    """The percentiles that are known of at least one of them."""
+    points = [x for x in POINTS if any(getattr(y, x) is not None for _, _, y, _ in shown)]
     rows = [
-        (
-            title.removeprefix("Latency "),
-            figure(x.count),
-            *(_short(getattr(x, point)) for point in POINTS),
-        )
+        (title, figure(x.count), *(_short(getattr(x, point)) for point in points))
         for title, _, x, _ in shown
     ]
-    return table(("", "count", *POINTS), rows, "numbers")
+    return table(("share that is faster", "count", *(POINTS[x] for x in points)), rows, "numbers")

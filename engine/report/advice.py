@@ -14,7 +14,7 @@ ANEW = f"{AGAIN} --output NEW"
 REPAIR = f"{AGAIN} --repair"
 CHECK = "mcdiff-batch check ARCHIVE"
 DOCTOR = "mcdiff-batch doctor"
-STANDS = "another description of the archive asks for a new output"
+ANOTHER = "Then enhance into a new output: this one belongs to the archive as it was."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class Advice:
 FAILURES = {  # by the reason in the ledger
     "missing": Advice(
         "A part of the images is not in the archive.",
-        "Copy these cases again from where they came from, then try them again.",
+        "Copy or export these cases again from their source, or do what is said beside the case. "
+        "Then try them again.",
         RETRY,
     ),
     "corrupt": Advice(
@@ -54,22 +55,22 @@ FAILURES = {  # by the reason in the ledger
     ),
     "range": Advice(
         "A value lies outside what the archive declares.",
-        f"Correct what is named beside the case. Then enhance anew: {STANDS}.",
+        f"Correct what is named beside the case. {ANOTHER}",
         ANEW,
     ),
     "shape": Advice(
         "The size of the scan does not fit the archive.",
-        f"Correct `extent` of these cases. Then enhance anew: {STANDS}.",
+        f"Correct `extent` of these cases. {ANOTHER}",
         ANEW,
     ),
     "no-depths": Advice(
         "No depth is marked as present.",
-        f"Correct `depth_present` of these cases. Then enhance anew: {STANDS}.",
+        f"Correct `depth_present` of these cases. {ANOTHER}",
         ANEW,
     ),
     "open": Advice(
         "The run ended before these cases were done, or could not do them that time.",
-        "Look at the incidents below, if there are any. Then run the same command again.",
+        "Run the same command again. The incidents below, if there are any, say why.",
         AGAIN,
     ),
 }
@@ -96,7 +97,7 @@ FLAGS = {  # by the check that a case fails
     ),
     "coverage": Advice(
         "A depth shows only a part of the scan.",
-        "Mark such a depth as absent in `depth_present`, or scan again. Then enhance anew.",
+        "Mark such a depth as absent in `depth_present`, or scan again. " + ANOTHER,
         ANEW,
     ),
     "spread": Advice(
@@ -107,35 +108,37 @@ FLAGS = {  # by the check that a case fails
     "intensity": Advice(
         "The images use a small part of the intensities that the archive declares.",
         "Set the attribute mcdiff.intensity_range to the real range (`check` proposes one). "
-        f"Then enhance anew: {STANDS}.",
-        CHECK,
+        f"{ANOTHER}",
+        ANEW,
     ),
     "anatomy": Advice(
         "No spine has this size or these angles.",
-        f"Correct the pixel spacing or the extent. Then enhance anew: {STANDS}.",
-        CHECK,
+        f"Correct the pixel spacing or the extent. {ANOTHER}",
+        ANEW,
     ),
 }
 FLAG = Advice("Something is unusual.", "Look at the pictures before you use the result.", "")
-INCIDENTS = {  # by the kind in incidents.jsonl
+INCIDENTS = {  # by the kind in incidents.jsonl; what is left to do is the advice on open cases
     "read": Advice(
         "A file could not be read at that moment.",
-        "Check the disk or the network, then run the same command again.",
-        AGAIN,
+        "Check the disk or the network before the next run.",
+        "",
     ),
     "killed": Advice(
         "A worker was ended from outside, often because memory ran out.",
-        "Close other programs or use a smaller --batch-size in a new output.",
-        AGAIN,
+        "Close other programs before the next run, or begin a new --output with a smaller "
+        "--batch-size.",
+        "",
     ),
     "memory": Advice(
         "Memory ran out.",
-        "Close other programs or use a smaller --batch-size in a new output.",
-        AGAIN,
+        "Close other programs before the next run, or begin a new --output with a smaller "
+        "--batch-size.",
+        "",
     ),
     "hang": Advice(
         "A worker showed no sign of life and was replaced.",
-        "Check that disk and device answer, then run the same command again.",
+        "Check that the disk answers, and let `doctor` try the device.",
         DOCTOR,
     ),
     "device": Advice(
@@ -145,7 +148,7 @@ INCIDENTS = {  # by the kind in incidents.jsonl
     ),
     "model": Advice(
         "The model's result could not be used.",
-        "Let `doctor` try the device, then run the same command again.",
+        "Let `doctor` try the device before the next run.",
         DOCTOR,
     ),
     "input": Advice(
@@ -156,8 +159,8 @@ INCIDENTS = {  # by the kind in incidents.jsonl
 }
 INCIDENT = Advice(
     "The data did not cause this.",
-    "Run the same command again. If it comes back, report it with the words beside it.",
-    AGAIN,
+    "If it comes back, report it with the words beside it.",
+    "",
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcdiff_batch.engine.telemetry.sampling import GPU_FIELDS, headers, samples
 
-from .document import Gpu, Machine, Series
+from .usage import Gpu, Machine, Series
 
 BINS = 240
 MOST_NOTES = 20

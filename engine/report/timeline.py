@@ -8,8 +8,8 @@ import numpy.typing as npt
 from mcdiff_batch.engine.telemetry.spans import BLOCKED, LOAD, START, TASK, WAIT, WAITS
 from mcdiff_batch.engine.text import natural_order
 
-from .document import DeviceShares, Timeline, Wait
 from .unit_lines import UnitLine
+from .usage import DeviceShares, Timeline, Wait
 
 COLUMNS = 240
 MOST_WAITS = 10  # in the list

@@ -22,9 +22,10 @@ from mcdiff_batch.engine.text import clean, natural_order
 
 from . import machine
 from .cases import count_bins
-from .document import DeviceTimes, Latencies, Latency, Machine, Throughput, Timeline, Work
+from .document import Latencies, Latency, Work
 from .timeline import draw_timeline
 from .unit_lines import UnitLine, read_lines
+from .usage import DeviceTimes, Machine, Throughput, Timeline
 
 BINS = 60
 UNITS_PER_BIN = 4

@@ -26,6 +26,7 @@ from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
 from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
+from mcdiff_batch.engine.text import format_bytes
 
 from .job import Job, ResolvedJob, Survey, bytes_needed, resolve, survey
 from .pool import Pool
@@ -180,8 +181,8 @@ def check_space(resolved: ResolvedJob, units: int) -> None:
     free, needed = shutil.disk_usage(folder).free, bytes_needed(resolved, units)
     if free < needed:
         raise SpaceError(
-            f"{resolved.job.output}: {free >> 20} MiB are free, up to {needed >> 20} MiB are "
-            "needed; make room, or use an --output elsewhere"
+            f"{resolved.job.output}: {format_bytes(free)} are free, up to {format_bytes(needed)} "
+            "are needed; make room, or use an --output elsewhere"
         )
 
 

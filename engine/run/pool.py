@@ -216,7 +216,7 @@ class Pool:
     def _out_of_memory(self, slot: Slot) -> None:
         self.stop(
             DeviceError(
-                f"{slot.device}: out of memory twice at --batch-size {self.batch_size}; free "
+                f"{slot.device.title}: out of memory twice at --batch-size {self.batch_size}; free "
                 "memory and run again, or start a new --output with a smaller --batch-size"
             )
         )
@@ -228,7 +228,9 @@ class Pool:
             Incident(kind="device", detail="given up", device=str(slot.device))
         )
         if not self.slots:
-            self.stop(DeviceError(f"{slot.device}: its worker ended again and again: {cause}"))
+            self.stop(
+                DeviceError(f"{slot.device.title}: its worker ended again and again: {cause}")
+            )
         elif not self._alive():
             self._start(self.slots[0])
 

@@ -28,13 +28,15 @@ def prepare(bundle: Bundle, job: Job, backend: Backend, cache: Path) -> tuple[Jo
     loader, result = prepare_plan(backend, bundle, job.devices, batch, cache, copy)
     chosen = job.batch_size or resolved.begun
     if result.mixes_cases and batch > 1 and not chosen and backend != REFERENCE:
-        text = f"{device}: results depend on a case's place in its batch: going on one at a time"
+        text = (
+            f"{device.title}: results depend on a case's place in its batch: going on one at a time"
+        )
         click.echo(text, err=True)
         batch = 1
         loader, result = prepare_plan(backend, bundle, job.devices, batch, cache, copy)
     if result.faults:
         raise DeviceError(
-            f"{device}: {backend.name} cannot be trusted here: {'; '.join(result.faults)}; "
+            f"{device.title}: {backend.name} cannot be trusted here: {'; '.join(result.faults)}; "
             f"{_advice(backend)}"
         )
     files = loader.files

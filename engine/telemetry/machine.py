@@ -1,20 +1,27 @@
 """Describes the machine and the installed versions, for every file of results."""
 
+import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .cgroups import cpu_quota, memory_limit
+
 PACKAGES = ("mcdiff-batch", "numpy", "onnxruntime", "scipy", "zarr")
 
 
 def machine(also: tuple[str, ...] = ()) -> dict[str, object]:
-    """CPU, cores, memory in GiB, and the versions of the packages that compute and of `also`."""
+    """CPU, cores, memory in GiB, and the versions of the packages that compute and of `also`.
+
+    Memory is what a container may use, if this is one; `usable_cores` likewise.
+    """
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "memory_gib": round(size / 2**30, 1),
+        "usable_cores": cores(),
+        "memory_gib": round(min(size, memory_limit() or size) / 2**30, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": {name: package_version(name) for name in (*PACKAGES, *also)},
@@ -40,5 +47,6 @@ def _cpu() -> str:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """How many cores this process may use: its affinity, and the CPU quota of its container."""
+    allowed = len(os.sched_getaffinity(0))
+    return max(1, min(allowed, math.ceil(cpu_quota() or allowed)))

@@ -1,6 +1,10 @@
 """The command `bench` on a small bundle: tables, documents, criteria; and its arithmetic."""
 
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
 
 import onnx.parser
@@ -51,17 +55,31 @@ def test_the_quick_bench_prints_cost_then_a_table_then_one_json_document(bench, 
     code, lines, document, _ = bench("--output", tmp_path / "new" / "b.json")
     assert code == 0
     assert lines[0].startswith("fake, 32 x 16 px, 2 depths")
-    assert lines[1].startswith("ceiling here: ")
+    assert lines[2].startswith("ceiling here: ")
     text = "\n".join(lines)
     for head in ("latency, ms", "throughput, cases/h", "host, ms a case", "step  "):
         assert text.index("a case: ") < text.index(head)
-    assert [x for x in lines if len(x) > 100] == []
+    assert [x for x in lines if len(x) > 80] == []
+    assert not [x for x in lines if re.search(r"  -(?: |$)", x)]  # a column without figures
     assert json.loads((tmp_path / "new" / "b.json").read_text()) == document
     assert document["machine"]["versions"]["onnxruntime"]
     assert {"load", "clock_mhz", "gpus"} <= document["surroundings"]["after"].keys()
     given = {x for part in document["parts"] for x in MEASURES_OF[part]}
     assert document["measures"].keys() | document["unknown"].keys() == given
     assert "130 are needed" in document["unknown"]["p95_latency_ms"]
+
+
+def test_a_terminal_gets_a_hint_and_no_json():
+    cli = "from mcdiff_batch.engine.cli import main; main()"
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-c", cli, "bench", "startup", "--repeats", "1"]
+    done = subprocess.run(words, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "as JSON: the same command with --output FILE" in said
+    assert "{" not in said
 
 
 def test_a_machine_whose_ceilings_change_is_not_quiet(bench):

@@ -5,12 +5,15 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from mcdiff_batch.bench.gpu.day import CLI, DAY, Part, main, perform, programme
+from mcdiff_batch.bench.gpu.day import CLI, DAY, REHEARSAL, Part, main, perform, programme
+from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
+from mcdiff_batch.engine.telemetry.machine import cores
 
 
 @pytest.mark.slow
 def test_the_rehearsal_does_every_part_and_skips_what_is_done(tmp_path):
-    words = ["--rehearse", "--devices", "cpu", "--minutes", "10", "--output", str(tmp_path / "day")]
+    words = ["--rehearse", "--toy", "--devices", "cpu", "--minutes", "10"]
+    words += ["--output", str(tmp_path / "day")]
     first = CliRunner().invoke(main, words)
     assert first.exit_code == 0, first.output
     programme_file = json.loads((tmp_path / "day" / "programme.json").read_text())
@@ -26,6 +29,49 @@ def test_the_rehearsal_does_every_part_and_skips_what_is_done(tmp_path):
     wrong = CliRunner().invoke(main, [*words, "--only", "lunch"])
     assert wrong.exit_code == 2
     assert "phantoms train" in wrong.output
+
+
+RECIPE = ("phantoms train", "training")
+
+
+@pytest.mark.slow
+def test_the_recipe_is_rehearsed_with_the_real_preset_and_the_shipped_weights(tmp_path):
+    words = ["--rehearse", "--devices", "cpu", "--minutes", "6", "--output", str(tmp_path / "day")]
+    only = [word for part in RECIPE for word in ("--only", part)]
+    ended = CliRunner().invoke(main, [*words, *only])
+    assert ended.exit_code == 0, ended.output
+    card = json.loads((tmp_path / "day/trained/card.json").read_text())
+    assert card["preset"]["name"] == "small-gpu"
+    assert card["from_sha256"] == load_bundle(SHIPPED).sha256
+    assert [x["steps"] for x in card["stages"].values()] == [1, 1, 2]
+    assert (tmp_path / "day/trained/weights.safetensors").is_file()
+
+
+def test_the_rehearsal_trains_by_the_command_of_the_day(tmp_path):
+    day, rehearsal = (
+        list({x.name: x.words for x in programme(size, tmp_path, "cpu", 6)}["training"])
+        for size in (DAY, REHEARSAL)
+    )
+    assert day[day.index("--preset") + 1] == "small-gpu"
+    assert float(day[day.index("--minutes") + 1]) == 3
+    assert float(day[day.index("--budget") + 1]) == 1
+    rehearsal[rehearsal.index("--budget") + 1] = "1.0"
+    assert rehearsal == day
+
+
+def test_a_short_day_draws_as_many_phantoms_as_its_cores_can(tmp_path):
+    def cases(minutes):
+        words = {x.name: x.words for x in programme(DAY, tmp_path, "cuda:0", minutes)}
+        return int(words["phantoms train"][list(words["phantoms train"]).index("--cases") + 1])
+
+    assert 0 < cases(0.5) < cases(1) <= 20 * cores()
+    assert cases(10_000) == DAY.train
+
+
+def test_toy_is_for_a_rehearsal_only(tmp_path):
+    ended = CliRunner().invoke(main, ["--toy", "--output", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert "--toy" in ended.output
 
 
 def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(tmp_path):

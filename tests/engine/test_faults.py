@@ -14,14 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mcdiff_batch.engine.errors import (
     DeviceError,
     Exit,
-    FingerprintError,
     McdiffError,
     OutputLockedError,
     SpaceError,
@@ -366,84 +362,3 @@ def test_units_that_do_not_end_within_the_grace_are_given_up(source: Path, tmp_p
         computing(process, tmp_path / "out")
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=50) == Exit.DRAINED
-
-
-# --- any order of things
-
-
-class Nights(RuleBasedStateMachine):
-    """Runs that are cut, disturbed, resumed, verified; after each, the promises hold."""
-
-    source: Path
-    clean: dict[str, str]
-
-    @initialize()
-    def start(self) -> None:
-        import tempfile
-
-        self.folder = tempfile.TemporaryDirectory()
-        self.output = Path(self.folder.name) / "out"
-
-    def teardown(self) -> None:
-        self.folder.cleanup()
-
-    @rule(step=st.integers(1, 200))
-    def cut(self, step: int) -> None:
-        try:
-            with cut_at(step):
-                inline(job(self.source, self.output, unit_size=2))
-        except PowerCut:
-            pass
-
-    @rule(kind=st.sampled_from(["nan", "flat"]), case=st.integers(0, CASES - 1))
-    def misbehave(self, kind: str, case: int) -> None:
-        inline(job(self.source, self.output, unit_size=2), faults=(fault(kind, self.source, case),))
-
-    @rule()
-    def finish(self) -> None:
-        assert inline(job(self.source, self.output, unit_size=2)).exit_code == Exit.DONE
-        assert committed(self.output) == self.clean
-
-    @rule(unit=st.integers(0, 2))
-    def lose_a_shard(self, unit: int) -> None:
-        path = self.output / f"images.zarr/label/c/{unit}/0/0"
-        if path.exists():
-            path.write_bytes(b"")
-            assert list(verify.find_damage(self.output))
-            inline(job(self.source, self.output, unit_size=2))
-
-    @rule()
-    def change_an_option(self) -> None:
-        if (self.output / runs.CONFIG).exists():
-            with pytest.raises(FingerprintError):
-                inline(job(self.source, self.output, unit_size=3))
-
-    @rule()
-    def start_twice(self) -> None:
-        with runs.lock(self.output), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runs, "LOCK_WAIT", 0.0)
-            with pytest.raises(OutputLockedError):
-                inline(job(self.source, self.output, unit_size=2))
-
-    @invariant()
-    def what_is_recorded_is_whole(self) -> None:
-        if self.output.exists():
-            assert list(verify.find_damage(self.output)) == []
-            cases = [entry.case for entry in read_entries(self.output)]
-            assert sorted(set(cases)) == sorted(cases)
-
-
-@pytest.mark.usefixtures("quick")
-def test_promises_hold_after_any_schedule(source: Path, clean: dict[str, str]) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
-
-    bound = type("Bound", (Nights,), {"source": source, "clean": clean})
-    run_state_machine_as_test(
-        bound,
-        settings=settings(
-            max_examples=8,
-            stateful_step_count=8,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

@@ -179,7 +179,7 @@ def test_onnx_runtime_with_bound_tensors_computes_the_same_bits(bundle):
 )
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_onnx_runtime_may_not_compute_on_the_cpu_in_the_place_of_a_gpu(bundle):
-    with pytest.raises(DeviceError, match=r"^cuda:0: .*compute on the CPU; pip install"):
+    with pytest.raises(DeviceError, match=r"^GPU 0: .*compute on the CPU; pip install"):
         OnnxRuntimeCuda().load(bundle, GPU, BATCH)
 
 
@@ -194,6 +194,9 @@ def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
     assert devices("auto", [gpu(0), gpu(1)]) == TWO
     assert devices("auto", [gpu(0), gpu(1, "sm_89")]) == (GPU,)
     assert devices("auto", []) == (CPU,)
+    assert devices("gpu", [gpu(0), gpu(1)]) == TWO
+    assert devices("CUDA:0, GPU:1", [gpu(0), gpu(1)]) == TWO
+    assert devices("CPU", [gpu(0)]) == (CPU,)
     assert devices("auto", [gpu(0, "sm_90")]) == (CPU,)  # RTX does not serve it
 
 
@@ -204,9 +207,17 @@ def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
         ("cuda:0", [], DeviceError, "of this machine are: none"),
         ("cuda:0,cuda:1", [gpu(0), gpu(1, "sm_89")], DeviceError, "of different kinds"),
         ("cuda:0", [gpu(0, "sm_90")], DeviceError, "nothing that is installed"),
-        ("cuda:0,cuda:0", [gpu(0)], UsageError, "expected auto"),
-        ("cuda:0,cpu", [gpu(0)], UsageError, "expected auto"),
+        ("cuda:0,cuda:0", [gpu(0)], UsageError, "cuda:0 is named twice"),
+        ("cuda:0,cuda:00", [gpu(0)], UsageError, "cuda:0 is named twice"),
+        ("cuda:0,cpu", [gpu(0)], UsageError, "the CPU cannot share a run"),
+        ("cpu:0", [], UsageError, "1 to 1024; cpu alone is one"),
+        ("cpu:99999999999", [], UsageError, "1 to 1024"),
+        ("0,1", [gpu(0)], UsageError, "did you mean cuda:0,cuda:1"),
+        ("cuda:0,auto", [gpu(0)], UsageError, "auto stands alone"),
+        ("cuda:-1", [gpu(0)], UsageError, "expected auto"),
+        ("", [gpu(0)], UsageError, "expected auto"),
         ("tpu", [gpu(0)], UsageError, "expected auto"),
+        ("gpu", [], DeviceError, "no GPU is found"),
     ],
 )
 def test_devices_that_cannot_be_used_are_refused(text, found, error, said):
@@ -289,13 +300,13 @@ def test_a_run_on_the_cpu_refuses_a_bundle_whose_results_cannot_be_trusted(
     words = ("run", "--input", source, "--bundle", bundle, "--devices", "cpu")
     assert command(monkeypatch, *words) == Exit.NO_DEVICE
     message = capsys.readouterr().err
-    assert "cpu:0: onnxruntime cannot be trusted here" in message
+    assert "CPU: onnxruntime cannot be trusted here" in message
     assert said in message
     assert not (tmp_path / "a.enhanced").exists()
 
 
 def test_a_plan_that_cannot_be_loaded_leaves_no_usable_device(bundle, tmp_path):
-    with pytest.raises(DeviceError, match="cuda:0"):
+    with pytest.raises(DeviceError, match="GPU 0"):
         prepare_plan(OnnxRuntimeCuda(), bundle, (GPU,), BATCH, tmp_path)
 
 

@@ -51,24 +51,42 @@ AT = Progress(
 )
 
 
-def drawn(at: Progress | None) -> str:
+def drawn(at: Progress | None, width: int = 80, **how: Any) -> str:
     file = io.StringIO()
-    Console(file=file, width=110, force_terminal=True, color_system=None).print(table(at))
+    settings = {"force_terminal": True, "color_system": None} | how
+    Console(file=file, width=width, **settings).print(table(at))
     return file.getvalue()
 
 
 def test_the_table_shows_rate_failures_devices_and_gpus() -> None:
     text = drawn(AT)
-    assert "50 of 100 cases, 2 failed, 1 incidents" in text
-    assert "100 s left" in text or "2 min left" in text
-    assert re.search(r"cuda:0 .* 30 done +0.30/s +works 96 % of the time", text)
-    assert re.search(r"cuda:1 .* 20 done +0.20/s +first unit", text)
-    assert "1.8 cores busy, 2.0 GiB resident" in text
+    assert text.splitlines()[0] == "! 2 failed, 1 incident"
+    assert re.search(r"all cases .* progress 50 % +48 of 100 +0.50/s +(100 s|2 min) left", text)
+    assert re.search(r"GPU 0 .* busy 96 % +30 +0.30/s", text)
+    assert re.search(r"GPU 1 .* first unit +20 +0.20/s", text)
+    assert "1.8 cores busy, 2.0 GiB of memory" in text
     assert "GPU 0: 251 W, 71 °C, slowed by heat" in text
 
 
+def test_failures_stand_out_and_their_absence_takes_no_line() -> None:
+    assert drawn(AT, color_system="standard").startswith("\x1b[1;31m! 2 failed, 1 incident")
+    sound = replace(AT, failed=0, incidents=0)
+    assert "!" not in drawn(sound)
+    assert "3 open" in drawn(replace(sound, open=3)).splitlines()[0]
+
+
+def test_a_big_run_fits_into_80_columns() -> None:
+    devices = tuple(
+        DeviceProgress(device=f"cuda:{x}", cases=12345, working=100.0) for x in range(12)
+    )
+    big = replace(AT, cases=98765, done=51234, failed=12, rate=131.6, devices=devices)
+    text = drawn(big)
+    assert "…" not in text
+    assert re.search(r"51242 of 98765 +132/s +6 min left", text)
+
+
 def test_before_the_first_case_it_says_so() -> None:
-    assert drawn(None).strip() == "starting"
+    assert drawn(None).strip() == "starting the workers ..."
     waiting = replace(AT, done=0, failed=0, computed=0, rate=0.0, elapsed=7.0)
     assert "loading, 7 s" in drawn(waiting)
 
@@ -79,7 +97,7 @@ def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     lines(AT)
     lines(AT)
     assert capsys.readouterr().err.splitlines() == [
-        "50 of 100 cases, 2 failed, 1 incidents, 0.50/s, 2 min left"
+        "48 of 100 cases enhanced, 2 failed, 1 incident, 0.50/s, 2 min left"
     ]
 
 
@@ -134,7 +152,7 @@ def test_status_follows_a_run_to_its_end(
     assert json.loads(said)["state"] == "complete"
     assert watching.returncode == 0
     assert command(monkeypatch, "status", out, "--watch") == 0  # none runs: it ends at once
-    assert "state complete" in capsys.readouterr().out
+    assert f"{out}: state complete, 4 of 4 cases done" in capsys.readouterr().out
 
 
 CLI = "from mcdiff_batch.engine.cli import main; main()"
@@ -145,8 +163,8 @@ def test_a_run_on_a_terminal_draws_its_table(tmp_path: Path) -> None:
     words = ["run", "--input", str(source), "--bundle", str(bundle(tmp_path / "bundle"))]
     text, code = on_terminal([sys.executable, "-c", CLI, *words])
     assert code == 0
-    assert "6 of 6 cases" in text
-    assert re.search(r"cpu:0.*6 done", text)
+    assert "6 of 6 cases done" in text
+    assert re.search(r"CPU .*busy.* 6 ", text)
 
 
 def test_a_run_prints_json_on_request(tmp_path: Path) -> None:

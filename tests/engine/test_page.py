@@ -126,6 +126,7 @@ def test_attention_says_what_to_do_about_each_incident(tmp_path: Path) -> None:
     for kind in kinds:
         ledger.append_incident(made, Incident(kind=kind, detail=f"of {kind}", device="cuda:1"))
     text = show(collect(made)).text
+    assert "none is open" in text
     for kind in kinds:
         said = advice.advise_incident(kind)
         assert f"GPU 1: of {kind}" in text
@@ -163,18 +164,38 @@ def test_an_archive_that_changed_is_a_warning(night: Path, tmp_path: Path) -> No
     assert "Warning: The archive has changed since the run" in text
 
 
+def test_nothing_is_said_only_where_there_is_nothing(tmp_path: Path) -> None:
+    report = collect(output(tmp_path / "out", [done(0), done(1)], 2))
+    sound = replace(report, gallery=replace(report.gallery, before="read"))
+    assert "Nothing. No case failed" in show(sound).text
+    changed = replace(report, gallery=replace(report.gallery, before="changed"))
+    ill = replace(report, machine=replace(report.machine, xids=[79]))
+    for other in (replace(sound, warnings=["dim"]), changed, ill):
+        assert "Nothing. No case failed" not in show(other).text
+    assert "(XID): 79" in show(ill).text
+
+
 def test_the_page_says_when_the_run_began_and_ended(night: Path) -> None:
     work = collect(night).work
     times = [str(x)[:16].replace("T", " ") for x in (work.started_at, work.finished_at)]
     assert f"Started {times[0]}, ended {times[1]}" in read(night / "report/index.html").text
 
 
-def test_pictures_have_captions_sides_a_scale_and_a_confidence(night: Path) -> None:
+def test_pictures_have_captions_sides_and_a_scale(night: Path) -> None:
     text = read(night / "report/index.html").text
-    for words in ("Before", "Enhanced", "Labels and angles", "image left", "image right"):
+    for words in ("Before", "Enhanced", "Labels", "image left", "image right"):
         assert words in text
-    assert "confidence in the angles" in text
     assert re.search(r"\d px", text)
+
+
+def test_an_angle_is_shown_with_its_confidence(tmp_path: Path) -> None:
+    for name, entry, count in (
+        ("known", done(0, uca_thoracic_after=21.3, uca_confidence=0.75), 1),
+        ("unknown", done(0, uca_thoracic_after=None, uca_confidence=0.75), 0),
+    ):
+        shown = page.render(collect(output(tmp_path / name, [entry], 1)), {})
+        cards = Reader(shown[shown.index('id="cases"') : shown.index('id="time"')]).text
+        assert cards.count("confidence in the angles0.75 of 1") == count
 
 
 def test_a_scale_bar_is_a_round_length() -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from click.testing import CliRunner
 
+from mcdiff_batch.engine.cli.output import report
 from mcdiff_batch.engine.page.write import write_report
 from tests.support.running import archive, break_case, fault, image, inline, job
 
@@ -46,6 +48,25 @@ def test_p10_ids_are_shown_on_request_only_and_escaped(tmp_path):
     inline(job(path, output))
     write_report(output, archive=path, show_ids=True)
     assert sorted(leaks(output)) == ["index.html", "report.json"]
+
+
+def test_p10_the_machine_is_named_on_request_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "CANARY-ward-7")
+    output = tmp_path / "out"
+    inline(job(archive(tmp_path / "a.zarr", 3), output))
+    for options, names in (([], []), (["--show-host"], ["index.html", "report.json"])):
+        assert CliRunner().invoke(report, [str(output), *options]).exit_code == 0
+        assert sorted(leaks(output)) == names
+
+
+def test_p10_a_comparison_names_folders_by_their_last_part_only(tmp_path):
+    outputs = [tmp_path / name / "CANARY-ward" / f"{name}.enhanced" for name in ("one", "two")]
+    for seed, output in enumerate(outputs):
+        output.parent.mkdir(parents=True)
+        inline(job(archive(output.parent / "a.zarr", 3), output, seed=seed))
+    page = write_report(outputs[0], other=outputs[1])
+    assert leaks(outputs[0]) == []
+    assert "two.enhanced" in page.read_text()
 
 
 def test_p4_noise_depends_on_the_case_id_and_not_on_its_place_in_the_archive(tmp_path):

@@ -205,7 +205,7 @@ def test_a_folder_of_something_else_is_left_alone(source: Path, tmp_path: Path) 
 
 
 def test_too_little_space_ends_the_run_before_its_start(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="MiB are free"):
+    with pytest.raises(SpaceError, match="iB are free"):
         inline(job(source, tmp_path / "out", unit_size=10**15))
     assert not (tmp_path / "out/run.json").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mcdiff_batch.engine.errors import Exit
+from mcdiff_batch.engine.errors import Exit, UsageError
 from mcdiff_batch.engine.run.enhance import repair
 from tests.support.crafting import command
 from tests.support.running import archive, break_case, bundle, committed, inline, job
@@ -226,6 +226,40 @@ def test_the_dry_run_of_a_repair_writes_nothing(
     assert f"damaged: {SHARD} was changed" in said.err
     assert "2 cases in 1 unit" in said.out
     assert {x: x.stat().st_mtime_ns for x in out.rglob("*")} == before
+
+
+def test_a_folder_in_the_place_of_a_file_is_for_the_user_to_move(
+    night: Night, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = night
+    (out / SHARD).unlink()
+    (out / SHARD).mkdir()
+    before = committed(out)
+    assert command(monkeypatch, "verify", out) == Exit.VERIFICATION_FAILED
+    assert f"{SHARD} cannot be read (Is a directory)" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="is a folder, expected a file; move it away"):
+        repair(job(source, out, unit_size=2))
+    assert committed(out) == before
+
+
+def test_lost_folders_are_written_again(night: Night) -> None:
+    source, out = night
+    clean, asked = committed(out), job(source, out, unit_size=2)
+    for names in (("images.zarr",), ("ledger",), ("images.zarr/status", "images.zarr/label")):
+        for name in names:
+            shutil.rmtree(out / name)
+        assert repair(asked)[1] == []
+        inline(asked)
+        assert committed(out) == clean
+
+
+def test_verify_says_that_a_run_is_not_complete(
+    night: Night, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = night
+    (out / "manifest.json").unlink()
+    assert command(monkeypatch, "verify", out) == Exit.DONE
+    assert "as they were committed; the run is not complete" in capsys.readouterr().out
 
 
 def test_verify_in_json_names_files_records_and_remedy(

@@ -14,11 +14,13 @@ class Proxy:
     """Passes connections on to a port of this machine.
 
     limit: bytes that a connection may carry, both ways together, before it is cut; None: any.
+    budget: the same for all connections together.
     cuts: how many connections are cut; None: all.
     """
 
     def __init__(self, target: int) -> None:
         self.limit: int | None = None
+        self.budget: list[int] | None = None
         self.cuts: int | None = None
         self._target = target
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -34,6 +36,7 @@ class Proxy:
                 if self.cuts is not None:
                     left = left if self.cuts > 0 else [1 << 60]
                     self.cuts -= 1
+                left = left if self.budget is None else self.budget
                 for ends in ((client, server), (server, client)):
                     threading.Thread(target=_pass_on, args=(*ends, left), daemon=True).start()
 

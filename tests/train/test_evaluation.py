@@ -266,6 +266,11 @@ def test_a_run_of_another_bundle_or_archive_is_refused(field, message, enhanced,
         evaluate(truth, SHIPPED, run=copy)
 
 
+def test_what_is_no_run_is_answered_with_the_run_that_was_meant(enhanced, truth):
+    with pytest.raises(UsageError, match=f"is an archive, not an output; did you mean {enhanced}"):
+        evaluate(truth, SHIPPED, run=truth)
+
+
 def test_evaluation_never_imports_torch(truth, originals, tmp_path):
     words = ["mcdiff-batch", "evaluate", "--images", str(originals), "--truth", str(truth)]
     code = f"""

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import zarr
 from click.testing import CliRunner
+from markupsafe import escape
 from PIL import Image
 
 from mcdiff_batch.engine.errors import ArchiveError, FingerprintError, UsageError
@@ -81,26 +83,70 @@ def test_the_card_says_data_split_settings_metrics_and_machine_on_one_page(toy_t
     assert str(toy_training.parent) not in page
 
 
-def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, phantoms, tmp_path):
-    row = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr_ln", "snr_ln")}
-    arm = {"arm": "a <b> arm", "question": "fusion", "4": row}
-    document = {
+def experiments():
+    """What `bench experiments` writes, with two arms."""
+    measures = {m: [1.25, 0.5, 2.0] for m in ("psnr", "cnr_ln", "snr_ln")}
+    row = {"4": measures, "10": measures}
+    over = {"4, over base": measures, "10, over base": measures | {"psnr": [-0.5, -1.0, 0.0]}}
+    gains = {"cnr_ln": [3.0, 2.5, 3.5], "snr_ln": [float("nan")] * 3}
+    return {
         "frame": {"height": 128, "width": 32},
         "steps": 400,
         "cases": 48,
-        "evaluations": [4],
-        "runs": [arm | {"4, over base": row}],
+        "evaluations": [4, 10],
+        "references": {"original": {"psnr": [20.5, 19.0, 22.0]}},
+        "table_v": {"base": {"seeds": 3, "4": gains}, "not played": {"seeds": 0}},
+        "runs": [
+            {"arm": "base", "question": "the preset"} | row | over,
+            {"arm": "a <b> arm", "question": "fusion"} | row | over,
+        ],
     }
-    (tmp_path / "settled.json").write_text(json.dumps(document))
+
+
+def train_again(toy_training, phantoms, tmp_path, file):
+    """The command of a training that is done already, with --experiments."""
     folder = shutil.copytree(toy_training, tmp_path / "toy")
     words = ["--data", str(phantoms), "--preset", "toy", "--output", str(folder)]
-    more = ["--experiments", str(tmp_path / "settled.json")]
-    CliRunner().invoke(train, words + more, catch_exceptions=False)
-    assert json.loads((folder / "card.json").read_text())["experiments"] == document
+    ended = CliRunner().invoke(train, [*words, "--experiments", str(file)])
+    return folder, ended
+
+
+def test_a_card_shows_the_experiments_that_settled_its_settings(toy_training, phantoms, tmp_path):
+    (tmp_path / "settled.json").write_text(json.dumps(experiments()))
+    folder, ended = train_again(toy_training, phantoms, tmp_path, tmp_path / "settled.json")
+    assert ended.exit_code == 0, ended.exception
+    assert json.loads((folder / "card.json").read_text())["experiments"]["steps"] == 400
     page = (folder / "card.html").read_text()
-    for said in ("a &lt;b&gt; arm", "1.2 dB", "+1.25 (+0.50 to +2.00)", "128 x 32"):
+    for said in (
+        *("a &lt;b&gt; arm", "fusion", "128 x 32", "20.50", "Table V: gain over the original"),
+        *("+1.25 (+0.50 to +2.00)", "+3.00 (+2.50 to +3.50)", "10 evaluations"),
+    ):
         assert said in page
+    for never in (">nan", "not played", "<b>"):
+        assert never not in page
     assert "Experiments" not in (toy_training / "card.html").read_text()
+
+
+def test_the_committed_experiments_fit_into_a_card(toy_training, phantoms, tmp_path):
+    path = Path(__file__).parents[2] / "bench/results/experiments.json"
+    folder, ended = train_again(toy_training, phantoms, tmp_path, path)
+    assert ended.exit_code == 0, ended.exception
+    page = (folder / "card.html").read_text()
+    for row in json.loads(path.read_text())["runs"]:
+        assert f">{escape(row['arm'])}<" in page
+
+
+@pytest.mark.parametrize(
+    "content", ["no JSON", "[]", "{}", '{"runs": 3}', '{"evaluations": [], "runs": []}']
+)
+def test_experiments_that_a_card_cannot_show_are_refused_before_the_training(
+    toy_training, phantoms, tmp_path, content
+):
+    (tmp_path / "e.json").write_text(content)
+    folder, ended = train_again(toy_training, phantoms, tmp_path, tmp_path / "e.json")
+    assert isinstance(ended.exception, UsageError)
+    assert "bench experiments" in str(ended.exception)
+    assert (folder / "card.html").read_bytes() == (toy_training / "card.html").read_bytes()
 
 
 def test_a_budget_scales_every_stage():
@@ -148,6 +194,34 @@ def test_a_training_ends_when_its_minutes_are_over(phantoms, tmp_path):
     CliRunner().invoke(train, words + more, catch_exceptions=False)
     stages = json.loads((tmp_path / "short" / "card.json").read_text())["stages"]
     assert all(0 < x["steps"] < 1000 for x in stages.values())
+
+
+def test_a_stage_can_be_trained_alone_from_other_weights(toy_training, phantoms, tmp_path):
+    words = ["--data", str(phantoms), "--preset", "toy", "--output", str(tmp_path / "more")]
+    more = ["--stage", "extractor", "--from", str(toy_training), "--budget", "0.1"]
+    CliRunner().invoke(train, words + more, catch_exceptions=False)
+    card = json.loads((tmp_path / "more" / "card.json").read_text())
+    assert list(card["stages"]) == ["extractor"]
+    assert "--stage extractor" in card["command"]
+    before, after = (read_weights(x)[0].all() for x in (toy_training, tmp_path / "more"))
+    same = {
+        part: all(map(torch.equal, before[part].parameters(), after[part].parameters()))
+        for part in before
+    }
+    assert same == {"foundation": True, "extractor": False, "tuner": True}
+
+
+@pytest.mark.parametrize(
+    ("preset", "stages", "said"),
+    [("toy", ["tuner"], "--from"), ("small-more", ["foundation"], "has the stages extractor, tun")],
+)
+def test_a_stage_that_cannot_be_trained_alone_is_refused(phantoms, tmp_path, preset, stages, said):
+    words = ["--data", str(phantoms), "--preset", preset, "--output", str(tmp_path / "none")]
+    chosen = [word for x in stages for word in ("--stage", x)]
+    ended = CliRunner().invoke(train, words + chosen)
+    assert isinstance(ended.exception, UsageError)
+    assert said in str(ended.exception)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_training_killed_in_any_stage_resumes_to_the_same_weights(

@@ -37,7 +37,7 @@ def evaluate(
     bundle: Path | None,
     as_json: bool,
 ) -> None:
-    """Score images against the truth: the paper's tables II to V, and more.
+    """Score images against the truth, in the paper's tables and more.
 
     Rows: original, floors, methods to compare with, enhanced, ceiling.  CNR and SNR are in 20 ln,
     the paper's logarithm, beside the paper's figures and in the bars; elsewhere in dB of 20 log10.
@@ -62,7 +62,10 @@ def evaluate(
 @click.option("--seed", type=int, default=0, show_default=True, help="seed of weights and batches")
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True)
 def segmenter(data: Path, output: Path, seed: int, steps: int) -> None:
-    """Train a segmenter for `evaluate`; this command made the two that are shipped."""
+    """Train a segmenter for `evaluate`.
+
+    This command made the two that are shipped.
+    """
     from mcdiff_batch.train.segmenters.training import train_segmenter
 
     about = train_segmenter(data, output, seed=seed, steps=steps, say=click.echo)

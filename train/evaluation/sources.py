@@ -14,7 +14,7 @@ from mcdiff_batch.engine.archive.image_files import read_grey
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 from mcdiff_batch.engine.image.frame import Frame, Image, Labels, nearest_to_frame, place, to_frame
 from mcdiff_batch.engine.model.contract import Bundle
-from mcdiff_batch.engine.output import arrays, ledger, runs, shards
+from mcdiff_batch.engine.output import arrays, ledger, places, runs, shards
 
 SETTINGS = ("bundle", "solver", "ladder", "seed", "draws", "temperature", "plan", "software")
 
@@ -48,8 +48,9 @@ def _scan(image: npt.NDArray[Any], extent: tuple[int, int]) -> npt.NDArray[Any]:
 def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
     """The done cases of a finished run by `bundle`; None: by any bundle.
 
-    Raises ArchiveError if `run` is anything else.
+    Raises UsageError if `run` holds no run, ArchiveError if it is a run of anything else.
     """
+    places.find_run(run)
     try:
         settings = runs.load_existing(run).settings
         output = zarr.open_group(run / shards.FOLDER, mode="r", use_consolidated=False)

@@ -1,9 +1,11 @@
 """Presets: the sizes of the networks and the budgets of the stages, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.image.frame import Frame
 
 from .losses import Prediction
@@ -12,6 +14,7 @@ from .unet import Widths
 Conditions = Literal["depths", "optimal", "segmentation"]
 Reads = Literal["estimate", "x", "both"]  # the linear estimate; x_t; the estimate and the scan b
 Tunes = Literal["tuner", "decoder", "all"]
+STAGES = ("foundation", "extractor", "tuner")  # I, II and III
 PAPER_DEPTH_WEIGHTS = (0.109, 0.205, 0.252, 0.259, 0.174)  # superficial to deep; add to 0.999
 
 
@@ -91,6 +94,30 @@ def adjust(preset: Preset, budget: float, changes: Mapping[str, Any]) -> Preset:
     """The preset with every stage `budget` times as long and with `changes` that are not None."""
     settings: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
     return replace(scale(preset, budget), **settings)
+
+
+def choose_stages(preset: Preset, names: Collection[str], source: Path | None) -> Preset:
+    """The preset with only the stages in `names`, or with all if there are none.
+
+    Raises UsageError if the preset has no such stage, or if there is no `source` of the weights
+    that the other stages would train.
+    """
+    if not names:
+        return preset
+    stages = tuple(x for x in preset.stages if x.name in names)
+    absent = sorted(set(names) - {x.name for x in stages})
+    if absent:
+        own = ", ".join(x.name for x in preset.stages)
+        raise UsageError(
+            f"--stage {absent[0]}: the preset {preset.name} has the stages {own}; name one of "
+            "these, or another --preset"
+        )
+    if source is None and len(stages) < len(STAGES):
+        raise UsageError(
+            f"--stage {', '.join(names)}: the networks of the other stages would keep random "
+            "weights; add --from with a training folder or a bundle"
+        )
+    return replace(preset, stages=stages)
 
 
 def scale(preset: Preset, budget: float) -> Preset:

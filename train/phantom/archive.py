@@ -1,7 +1,6 @@
 """Writes phantoms as an input archive: a zarr v3 group with one checksummed chunk per case."""
 
 import errno
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from mcdiff_batch.engine.errors import SpaceError, UsageError
+from mcdiff_batch.engine.errors import SpaceError, UsageError, explain
+from mcdiff_batch.engine.telemetry.machine import cores
 
 from .case import SPACING_MM, VERSION, Phantom, phantom
 from .shadow import DEPTHS
@@ -99,9 +99,7 @@ def _check(path: Path, cases: int, first: int) -> None:
 def _user_error(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(f"{path}: no space left; each case needs about 1.5 MB")
-    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EROFS):
-        return UsageError(f"{path}: cannot be created ({error.strerror}); choose another --output")
-    return error
+    return explain(error, path)
 
 
 def _create(path: Path, cases: int, seed: int) -> None:
@@ -131,7 +129,7 @@ def _create(path: Path, cases: int, seed: int) -> None:
 def _draw(path: Path, indices: range, seed: int, workers: int) -> Iterator[Facts]:
     """Draws the cases and stores their pictures, in order; yields the facts of each."""
     store = partial(_store, path, seed, indices.start)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(indices))
+    workers = min(workers or cores(), len(indices))
     if workers == 1:
         yield from map(store, indices)
         return

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.telemetry.machine import machine
 from mcdiff_batch.train.cases.data import Dataset
 from mcdiff_batch.train.networks.trio import Networks
 
-from .card_page import page
+from .card_page import experiments, page
 from .loop import Setting
 from .weights import source_sha256, write_weights
 
@@ -46,7 +47,7 @@ def write_card(
         "device": _device(setting),
         "torch": str(torch.__version__),
         "machine": machine(PACKAGES),
-        "experiments": _read(setting.experiments),
+        "experiments": setting.experiments,
         "stages": records,
     }
     (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
@@ -56,10 +57,16 @@ def write_card(
     )
 
 
-def _read(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    document: dict[str, Any] = json.loads(path.read_text())
+def read_experiments(path: Path) -> dict[str, Any]:
+    """The output of `bench experiments`.  Raises UsageError if the card cannot show it."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        list(experiments(document))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"--experiments {path}: is no output of `bench experiments` ({type(error).__name__}: "
+            f"{error}); name the file that its --output wrote"
+        ) from error
     return document
 
 

@@ -1,6 +1,7 @@
 """Shows `card.json` as one HTML page, without scripts, that loads nothing."""
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from mcdiff_batch.engine.page.parts import (
     CAUTION,
     MINUS,
     STYLE,
-    decibel,
     document,
     figure,
     html,
@@ -28,7 +28,9 @@ OWN_STYLE = Markup("""
 .loss, .seen { fill: none; stroke-width: 1.6; }
 .loss { stroke: var(--before); } .seen { stroke: var(--after); }
 .plot { max-width: 460px; }
-.shot img { height: 256px; max-width: 100%; object-fit: contain; object-position: left;
+.arms td:nth-child(2), .arms th:nth-child(2) { text-align: left; color: var(--muted); }
+.examples { max-width: 100%; } .examples figcaption { margin-bottom: 8px; }
+.examples img { height: 256px; max-width: 100%; object-fit: contain; object-position: left;
   image-rendering: pixelated; }
 """)
 METRICS = {
@@ -37,6 +39,9 @@ METRICS = {
     "psnr_T": "held-out PSNR of one evaluation, dB",
     "dice": "held-out Dice",
 }
+BASE = "base"  # the arm of the experiments that the others are compared with
+MEASURES = {"psnr": "PSNR", "cnr_ln": "CNR", "snr_ln": "SNR"}  # of the experiments
+TABLES_V = {"table_v": "Table V", "table_v_papers_way": "Table V, the paper's way"}
 SAMPLES = {
     "foundation": "of each case: the mean of its depths, the optimal depth, and 1 and 4 "
     "evaluations from that depth",
@@ -134,7 +139,7 @@ def _curve(history: Sequence[Json], metric: str) -> Markup:
 
 def _sample(stage: str, name: str, png: bytes) -> Markup:
     return html(
-        '<figure class="shot"><figcaption>After {} steps, {}</figcaption>'
+        '<figure class="examples"><figcaption>After {} steps, {}</figcaption>'
         '<img src="data:image/png;base64,{}" alt="{}"></figure>',
         figure(int(name.rpartition("_")[2])),
         SAMPLES[stage],
@@ -149,41 +154,83 @@ def _settings(preset: Json) -> Iterator[Markup]:
     yield _pairs({k: v for k, v in preset.items() if k != "stages"})
 
 
-def _experiments(experiments: Json | None) -> Iterator[Markup]:
-    """Each arm by evaluations, and how it differs from the base arm, with an interval."""
-    if experiments is None:
-        return
-    names = {"psnr": "PSNR", "cnr_ln": "CNR, 20 ln"}
-    rows = [
-        (
-            row["arm"],
-            figure(n),
-            *(decibel(row[str(n)].get(m, (None,))[0]) for m in names),
-            *(_difference(row.get(f"{n}, over base", {}).get(m)) for m in names),
-        )
-        for row in experiments["runs"]
-        for n in experiments["evaluations"]
-    ]
-    words = html(
+def experiments(document: Json) -> Iterator[Markup]:
+    """The arms by question, with their difference from the base arm; Table V; more evaluations.
+
+    document: the output of `bench experiments`.
+    """
+    fewest, *more = document["evaluations"]
+    yield html(
         "<p>The experiments that settled the settings, on {} x {} px: {} steps of stage III per "
-        "arm, {} held-out phantoms, 95 % intervals of paired differences in brackets. Compare the "
-        "figures with one another, not with those of a bundle.</p>",
-        experiments["frame"]["height"],
-        experiments["frame"]["width"],
-        experiments["steps"],
-        experiments["cases"],
+        "arm, {} held-out phantoms, 95 % intervals of paired differences in brackets. All are dB; "
+        "those of CNR and SNR are 20 ln. Compare the figures with one another, not with those of a "
+        "bundle.</p>",
+        document["frame"]["height"],
+        document["frame"]["width"],
+        figure(document["steps"]),
+        figure(document["cases"]),
     )
-    more = (f"{x} over base" for x in names.values())
-    columns = ("arm", "evaluations", *names.values(), *more)
-    yield section("Experiments", words, table(columns, rows, "numbers"))
+    yield html("<h3>{} {}</h3>", figure(fewest), "evaluation" if fewest == 1 else "evaluations")
+    yield _arms(document, fewest)
+    for key, title in TABLES_V.items():
+        yield from _table_v(document.get(key, {}), fewest, title)
+    for evaluations in more:
+        yield html(
+            "<details><summary>{} evaluations</summary>{}</details>",
+            evaluations,
+            _arms(document, evaluations),
+        )
+
+
+def _arms(document: Json, evaluations: int) -> Markup:
+    """The references, and the arms, those of one question together."""
+    runs, mode = document["runs"], str(evaluations)
+    references = document.get("references", {}).items()
+    rows = [(name, "", *_means(x), *[figure(None)] * len(MEASURES)) for name, x in references]
+    for question in dict.fromkeys(row["question"] for row in runs):
+        for row in (x for x in runs if x["question"] == question):
+            over = row.get(f"{mode}, over base", {}) if row["arm"] != BASE else {}
+            differences = (_difference(over.get(m)) for m in MEASURES)
+            asked = question if row["arm"] != BASE else ""
+            rows.append((row["arm"], asked, *_means(row[mode]), *differences))
+    more = (f"{x} over base" for x in MEASURES.values())
+    return table(("arm", "question", *MEASURES.values(), *more), rows, "numbers arms")
+
+
+def _means(measures: Json) -> list[Markup]:
+    means = (_finite(measures.get(m, (None,))[0]) for m in MEASURES)
+    return [figure(x, "" if x is None else f"{x:.2f}".replace("-", MINUS)) for x in means]
+
+
+def _table_v(conditions: Json, evaluations: int, title: str) -> Iterator[Markup]:
+    """The gain of each condition over the original."""
+    mode, measures = str(evaluations), ("cnr_ln", "snr_ln")
+    rows = [
+        (name, figure(x["seeds"]), *(_difference(x[mode][m]) for m in measures))
+        for name, x in conditions.items()
+        if mode in x
+    ]
+    if rows:
+        yield html("<h3>{}: gain over the original</h3>", title)
+        columns = ("condition", "seeds", *(MEASURES[m] for m in measures))
+        yield table(columns, rows, "numbers")
 
 
 def _difference(interval: Sequence[float] | None) -> Markup:
-    if interval is None:
+    if interval is None or _finite(interval[0]) is None:
         return figure(None)
     mean, low, high = interval
     words = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", MINUS)
     return figure(mean, words)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _experiments(document: Json | None) -> Iterator[Markup]:
+    if document is not None:
+        yield section("Experiments", *experiments(document))
 
 
 def _provenance(card: Json) -> Iterator[Markup]:

@@ -35,6 +35,13 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
     help="multiply the preset's steps in every stage by this",
 )
 @click.option(
+    "--stage",
+    "stages",
+    type=click.Choice(["foundation", "extractor", "tuner"]),
+    multiple=True,
+    help="train this stage only, the other networks stay those of --from; may be repeated",
+)
+@click.option(
     "--held-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
@@ -73,6 +80,7 @@ def train(
     seed: int,
     source: Path | None,
     budget: float,
+    stages: tuple[str, ...],
     held_out: float,
     experiments: Path | None,
     minutes: float | None,
@@ -88,15 +96,17 @@ def train(
 
     from mcdiff_batch.engine.errors import UsageError
     from mcdiff_batch.train.cases import data as cases
-    from mcdiff_batch.train.networks.presets import PRESETS, adjust
+    from mcdiff_batch.train.networks.presets import PRESETS, adjust, choose_stages
 
+    from .card import read_experiments
     from .loop import Setting, world
     from .samples import draw_curves
     from .stages import train_all
 
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    chosen = adjust(PRESETS[preset], budget, changes)
+    chosen = choose_stages(adjust(PRESETS[preset], budget, changes), stages, source)
+    document = None if experiments is None else read_experiments(experiments)
     rank, size, device = world()
     cpus = max(1, (os.cpu_count() or 1) // size)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -118,7 +128,7 @@ def train(
         folder=output,
         source=source,
         command=_command(),
-        experiments=experiments,
+        experiments=document,
         loaders=0 if device.type == "cpu" else cpus,
         seconds=math.inf if minutes is None else 60 * minutes,
         rank=rank,
@@ -142,5 +152,6 @@ def _command() -> str:
         if isinstance(value, bool):
             words.append(option.opts[0] if value else option.secondary_opts[0])
         else:
-            words += [option.opts[0], value.name if isinstance(value, Path) else str(value)]
+            for x in value if isinstance(value, tuple) else (value,):
+                words += [option.opts[0], x.name if isinstance(x, Path) else str(x)]
     return shlex.join(words)

@@ -56,7 +56,7 @@ class Setting:
     notes: int = 25  # lines of history per stage
     source: Path | None = None  # weights to start from: a training folder or a bundle
     command: str = ""  # as the user gave it, for the card
-    experiments: Path | None = None  # output of `bench experiments`, for the card
+    experiments: dict[str, Any] | None = None  # output of `bench experiments`, for the card
     loaders: int = 0  # processes that prepare steps ahead; 0: each step prepares its own
     seconds: float = math.inf  # for all stages; each gets a share, by its steps
     rank: int = 0
