@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from mcdiff_batch.engine.archive.archive import DEPTHS_LIMIT
-from mcdiff_batch.engine.archive.image_files import natural_order
 from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.text import natural_order
 
 from .headers import (
     CLASSES,
@@ -67,7 +67,7 @@ class Sorting:
 
 def sort_folder(folder: Path, group_by: GroupBy = "series") -> Sorting:
     """Reads the headers of all files under `folder`.  Raises OSError."""
-    paths = sorted(_files(folder), key=lambda x: [natural_order(Path(y)) for y in x.parts])
+    paths = sorted(_files(folder), key=lambda x: [natural_order(y) for y in x.parts])
     numbers = {path: k for k, path in enumerate(paths, 1)}
     headers: list[Header] = []
     texts: dict[Path, str] = {}

@@ -15,7 +15,7 @@ import zarr
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.archive.importer import check_output, check_range, create_array
 from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
-from mcdiff_batch.engine.errors import ArchiveError, UsageError
+from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
 
 from . import uid_map
 from .cases import Case, GroupBy, Problem, Sorting, sort_folder
