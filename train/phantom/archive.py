@@ -3,6 +3,7 @@
 import errno
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +85,16 @@ def write_phantoms(
     except OSError as error:
         raise _user_error(error, path) from error
     finally:
-        shutil.rmtree(partial_path, ignore_errors=True)
+        _delete(partial_path)
+
+
+def _delete(folder: Path) -> None:
+    """A thread of zarr may still be writing there, when a signal has stopped the main thread."""
+    for _ in range(20):
+        if not folder.exists():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _check(path: Path, cases: int, first: int) -> None:
