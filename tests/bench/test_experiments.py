@@ -114,7 +114,7 @@ def test_the_name_of_no_arm_is_refused_before_anything_is_made(phantoms, tmp_pat
 def test_chosen_arms_share_stages_i_and_ii_and_the_folder_keeps_to_its_steps(phantoms, tmp_path):
     output, names = tmp_path / "e.json", ("base", "regression in stage III")
     arms = [word for x in names for word in ("--arm", x)]
-    ended = play(phantoms, output, "--steps", "40", *arms)
+    ended = play(phantoms, output, "--steps", "4", *arms)
     assert ended.exit_code == 0, ended.output
     document = json.loads(output.read_text())
     assert [x["arm"] for x in document["runs"]] == list(names)
@@ -122,7 +122,7 @@ def test_chosen_arms_share_stages_i_and_ii_and_the_folder_keeps_to_its_steps(pha
     for stage in ("foundation", "extractor"):
         one, two = (checkpoint.load(output.with_suffix(".work") / x / stage)[0] for x in names)
         assert all(torch.equal(one[k], two[k]) for k in one)
-    ended = play(phantoms, output, "--steps", "50", *arms)
+    ended = play(phantoms, output, "--steps", "5", *arms)
     assert isinstance(ended.exception, FingerprintError)
     assert "steps" in str(ended.exception)
     assert json.loads(output.read_text()) == document
