@@ -161,7 +161,9 @@ def import_(
     names become case ids.  Hidden files and those of operating systems are passed over.
     """
     from mcdiff_batch.engine.archive.importer import import_images
+    from mcdiff_batch.engine.output.places import check_outside
 
+    check_outside(output)
     layout = import_images(
         sources,
         output,

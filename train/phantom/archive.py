@@ -16,6 +16,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine.errors import SpaceError, UsageError, explain
+from mcdiff_batch.engine.output.places import check_outside
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .case import SPACING_MM, VERSION, Phantom, phantom
@@ -100,6 +101,7 @@ def _delete(folder: Path) -> None:
 def _check(path: Path, cases: int, first: int) -> None:
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path}: exists already; choose a new name for --output")
+    check_outside(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder; create it, or choose another --output")
     if cases < 1 or first < 0:
