@@ -119,6 +119,9 @@ REMEDIES = {
     errno.EPERM: "ask the owner for permission and run the same command again",
     errno.EXDEV: "keep all of its folders on one file system and run the same command again",
     errno.ENOENT: "put it back and run the same command again",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f) and run the same command again",
+    errno.ENOTDIR: "move the file away that is in the place of a folder and run the same command",
+    errno.EISDIR: "move the folder away that is in the place of a file and run the same command",
 }
 REPAIR = "repair the disk and run the same command again"
 

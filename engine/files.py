@@ -64,6 +64,21 @@ def append_json(path: Path, value: object) -> None:
         file.write(("" if file.read(1) in (b"", b"\n") else "\n").encode() + text.encode())
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file that is complete or as before, for display only: it is not synced.
+
+    Raises OSError, and then leaves nothing behind.
+    """
+    spare = path.with_suffix(".tmp")
+    try:
+        spare.write_text(text)
+        spare.replace(path)
+    except OSError:
+        with suppress(OSError):
+            spare.unlink()
+        raise
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

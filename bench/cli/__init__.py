@@ -107,7 +107,7 @@ def phantom(
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option(
     "--steps",
-    type=click.IntRange(min=40),
+    type=click.IntRange(min=2),
     default=400,
     show_default=True,
     help="steps of stage III in each arm; the other stages take a part of them",

@@ -14,6 +14,7 @@ import numpy as np
 from mcdiff_batch.engine.backends.gpus import gpus
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import cores
+from mcdiff_batch.engine.text import pluralise
 
 SIDE, GPU_SIDE = 1536, 8192  # side of the matrices
 MIB = 64  # size of a copied array, larger than a core's caches
@@ -30,7 +31,7 @@ class Ceilings:
     def __str__(self) -> str:
         return (
             f"{self.flops_per_s / 1e9:.0f} GFLOP/s (matrix product) and "
-            f"{self.bytes_per_s / 1e9:.1f} GB/s (copy), {self.where}"
+            f"{self.bytes_per_s / 1e9:.0f} GB/s (copy), {self.where}"
         )
 
     def as_dict(self, after: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def ceilings(device: Device, seconds: float = 0.5) -> Ceilings | None:
     """Measures on every core of this process, or on a GPU by PyTorch; None without PyTorch."""
     if device.kind != "cpu":
         return _of_gpu(device, seconds) if find_spec("torch") else None
-    where = f"float32, {cores()} cores"
+    where = f"float32, {pluralise(cores(), 'core')}"
     return Ceilings(flops_per_s=_product(seconds), bytes_per_s=_copy(seconds), where=where)
 
 

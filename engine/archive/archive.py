@@ -184,7 +184,7 @@ def _check_image(
         raise CaseError(
             "nan",
             f"depth {depth} has {missing} px with a value that the archive says is no measurement "
-            "(_FillValue, missing_value); fill them, or correct the attribute",
+            "(such as _FillValue); fill them, or correct the attribute",
         )
 
 
@@ -259,7 +259,10 @@ def _check_depths_array(spec: ArraySpec) -> str:
     if len(spec.shape) != 4:
         raise BadMetadataError(f"depths is {spec.shape}, expected (case, depth, y, x)")
     if dtype not in RANGES or spec.dtype.kind == "O":
-        raise BadMetadataError(f"depths has dtype {spec.dtype.str}, expected u1, u2, f2 or f4")
+        raise BadMetadataError(
+            f"depths has dtype {spec.dtype.str}, expected u1, u2, f2 or f4; store the values as "
+            "one of these, and say what is black and white in mcdiff.intensity_range"
+        )
     cases, depths, *grid = spec.shape
     if not 1 <= cases <= CASES_LIMIT or not 1 <= depths <= DEPTHS_LIMIT or min(grid) < SMALLEST:
         raise BadMetadataError(

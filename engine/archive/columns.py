@@ -37,6 +37,14 @@ class ColumnType:
     tail: tuple[int, ...] = ()
 
 
+KINDS = {  # of numpy, in words
+    **dict.fromkeys("OUS", "text"),
+    **dict.fromkeys("iu", "integers"),
+    "f": "floats",
+    "b": "bool",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """The columns of an archive; None for those that it lacks."""
@@ -135,7 +143,10 @@ def _check(name: str, spec: ArraySpec, column: ColumnType, cases: int) -> None:
     if spec.shape != expected:
         raise BadMetadataError(f"{name} is {spec.shape}, expected {expected} to match depths")
     if spec.dtype.kind not in column.kinds or (name == "depth_present" and spec.itemsize > 1):
-        raise BadMetadataError(f"{name} has dtype {spec.dtype.str}, expected kind {column.kinds}")
+        kinds = " or ".join(dict.fromkeys(KINDS[x] for x in column.kinds))
+        raise BadMetadataError(
+            f"{name} has dtype {spec.dtype.str}, expected {kinds}; store it as that"
+        )
     if cases * spec.itemsize > BYTES_LIMIT:
         raise BadMetadataError(f"{name} takes more than {BYTES_LIMIT} bytes")
 

@@ -89,7 +89,11 @@ def find_cases(sources: Sequence[Path]) -> tuple[list[tuple[str, list[Path]]], i
         if not folders:
             cases.append((source.resolve().name, _pictures(source, entries)))
         elif len(folders) < len(entries):
-            raise ArchiveError(f"{source}: has files and folders, expected only one of them")
+            other = next(x for x in entries if not x.is_dir())
+            raise ArchiveError(
+                f"{source}: has files and folders, such as {other.name}, expected only one kind; "
+                "move the files away, or name the folders as sources"
+            )
         for folder in folders:
             inside, more = list_entries(folder)
             passed += more

@@ -31,6 +31,7 @@ ORDER = {  # of the axes of each array; None: an axis of its own
     "extent": ("case", None),
     "pixel_spacing_mm": ("case", None),
 }
+MISSING = ("_FillValue", "missing_value", "missing_values", "nodata", "no_data", "NoData")
 COUNTED = {"n", "num", "number", "id", "index", "idx", "axis", "dim", "px", "pixel", "image"}
 UNNAMED = re.compile(r"(phony_)?(dim|axis)?_?[0-9]*")  # what libraries call an axis without a name
 LENGTHS = {  # mm
@@ -85,7 +86,7 @@ def read_validity(name: str, array: ArrayMetadata) -> tuple[Validity, tuple[str,
     low, high = _valid_range(name, attributes)
     missing = tuple(
         x
-        for key in ("_FillValue", "missing_value")
+        for key in MISSING
         for x in _numbers(name, key, attributes)
         if not math.isnan(x)  # a px that is NaN fails its case anyway
     )

@@ -1,5 +1,6 @@
 """The program `mcdiff-batch`.  Its commands are entry points, group `mcdiff_batch.commands`."""
 
+import atexit
 import errno
 import os
 import signal
@@ -60,11 +61,20 @@ def group() -> None:
 
 def main() -> None:
     """Runs the command line.  An error for the user becomes one line on stderr and an exit code."""
-    with lossy_streams() as streams, _interruptible():
-        if any(word in ANSWERS for word in sys.argv[1:2]):
-            streams.wait_for_reader()
-        code = _tell_losses(streams, _call())
+    atexit.register(_ignore_signals)  # the exit code stands by then
+    try:
+        with lossy_streams() as streams, _interruptible():
+            if any(word in ANSWERS for word in sys.argv[1:2]):
+                streams.wait_for_reader()
+            code = _tell_losses(streams, _call())
+    except KeyboardInterrupt:  # after the last word of the command
+        code = Exit.DRAINED
     sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _call() -> int:

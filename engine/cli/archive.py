@@ -174,7 +174,9 @@ def import_(
     if not sources:
         raise click.UsageError("Missing argument 'SOURCES...', or --dicom, or --dicomweb.")
     from mcdiff_batch.engine.archive.importer import import_images
+    from mcdiff_batch.engine.output.places import check_outside
 
+    check_outside(output)
     layout = import_images(
         sources,
         output,

@@ -52,7 +52,7 @@ def _follow(output: Path, way: str) -> None:
 
     from .progress import show_progress
 
-    with suppress(KeyboardInterrupt), show_progress(way) as show:
+    with suppress(KeyboardInterrupt), show_progress(way, watch=True) as show:
         while runs.is_running(output):
             at = tracker.read_progress(output)
             if at is not None:

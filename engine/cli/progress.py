@@ -21,16 +21,21 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
+Show = Callable[[Progress], None]
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
 
 
 @contextmanager
-def show_progress(way: str = "auto") -> Iterator[Callable[[Progress], None]]:
+def show_progress(way: str = "auto", *, watch: bool = False) -> Iterator[Show]:
     """Yields a function to call with every Progress.  Writes to stderr.
 
-    way: "auto" (a table on a terminal, else lines) or "json".
+    way: "auto" (a table on a terminal, else lines) or "json".  watch: the run is that of another
+    process, so how this block ends says nothing of it.
     """
+    if way == "json" and watch:
+        yield Json()
+        return
     if way == "json":
         with _json_to_the_end() as show:
             yield show
@@ -61,6 +66,8 @@ class Table:
             live = Live(console=self.console, refresh_per_second=4)
             self.live = self.stack.enter_context(live)
         self.live.update(table(at))
+        if at.exit_code is not None:
+            self.stack.close()
 
 
 class Lines:
@@ -85,29 +92,53 @@ class Json:
 
     def __init__(self) -> None:
         self.last = -math.inf
-        self.ended = False
 
     def __call__(self, at: Progress) -> None:
-        self.ended = at.exit_code is not None
-        if self.ended or time.monotonic() - self.last >= EVERY_JSON:
+        if at.exit_code is not None or time.monotonic() - self.last >= EVERY_JSON:
             self.last = time.monotonic()
-            eta = round(at.eta, 1) if math.isfinite(at.eta) else None
-            self.write(asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta})
+            self.write(self.fields(at))
+
+    def fields(self, at: Progress) -> dict[str, Any]:
+        eta = round(at.eta, 1) if math.isfinite(at.eta) else None
+        return asdict(at) | {"rate": round(at.rate, 4), "handled": at.handled, "eta": eta}
 
     def write(self, fields: dict[str, Any]) -> None:
         click.echo(json.dumps(fields), err=True)
 
 
+class JsonOfRun(Json):
+    """Keeps the last object back in `end`: what follows the work may have something to say too."""
+
+    end: dict[str, Any] | None = None
+
+    def __call__(self, at: Progress) -> None:
+        if at.exit_code is None:
+            super().__call__(at)
+        else:
+            self.end = self.fields(at)
+
+
 @contextmanager
-def _json_to_the_end() -> Iterator[Json]:
-    """A run that ends before it has begun has a last line too, with the error."""
-    show = Json()
+def _json_to_the_end() -> Iterator[JsonOfRun]:
+    """A run that ends before it has begun has a last line too, with the error.
+
+    The last line has the exit code of the process, also if that is decided after the work.
+    """
+    show = JsonOfRun()
     try:
         yield show
     except BaseException as error:
-        if not show.ended:
-            known = isinstance(error, McdiffError)
-            code = error.exit_code if isinstance(error, McdiffError) else Exit.UNEXPECTED
-            text = clean(error) if known else type(error).__name__
-            show.write({"state": "stopped", "exit_code": int(code), "error": text})
+        code = _exit_code(error)
+        text = clean(error) if isinstance(error, McdiffError) else type(error).__name__
+        if show.end is None or show.end["exit_code"] != code:
+            show.end = (show.end or {"state": "stopped"}) | {"exit_code": code, "error": text}
         raise
+    finally:
+        if show.end is not None:
+            show.write(show.end)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, McdiffError):
+        return int(error.exit_code)
+    return int(Exit.DRAINED if isinstance(error, KeyboardInterrupt) else Exit.UNEXPECTED)

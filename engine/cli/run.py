@@ -170,18 +170,18 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
             if runs.load(job.output) is not None:
                 _write_report(job.output, job.archive, say, options)
             raise
-    page = _write_report(summary.output, summary.archive, say, options)
-    lines = describe_failures(summary.output, summary.archive if options["show_ids"] else None)
-    most = job.max_failures
-    if summary.unfinished and most is not None and summary.counts["failed"] > most:
-        lines.append(f"stopped, because more than {pluralise(most, 'case')} failed")
-    click.echo(make_printable("\n".join([*lines, describe_summary(summary, page)])))
-    if damaged:
-        raise VerificationError(
-            f"{job.output}: {pluralise(damaged, 'file')} could not be repaired; see `mcdiff-batch "
-            f"verify {job.output}`"
-        )
-    return summary.exit_code
+        page = _write_report(summary.output, summary.archive, say, options)
+        lines = describe_failures(summary.output, summary.archive if options["show_ids"] else None)
+        most = job.max_failures
+        if summary.unfinished and most is not None and summary.counts["failed"] > most:
+            lines.append(f"stopped, because more than {pluralise(most, 'case')} failed")
+        click.echo(make_printable("\n".join([*lines, describe_summary(summary, page)])))
+        if damaged:
+            raise VerificationError(
+                f"{job.output}: {pluralise(damaged, 'file')} could not be repaired; see "
+                f"`mcdiff-batch verify {job.output}`"
+            )
+        return summary.exit_code
 
 
 def _preview(job: "Job", say: "_Say", *, repair: bool) -> None:

@@ -20,7 +20,7 @@ def default_output(archive: Path) -> Path:
     store = _find_store(real)
     if store == real:
         here = archive if archive.name not in ("", "..") else real
-        return here.with_name(f"{_stem(here)}{ENDING}")
+        return here.parent / f"{_stem(here)}{ENDING}"  # not with_name: "/" has no name
     names = (_stem(store), *real.relative_to(store).parts)
     return store.with_name(f"{'-'.join(names)}{ENDING}")
 
@@ -43,7 +43,15 @@ def check_apart(output: Path, archive: Path, bundle: Path | None = None) -> None
             )
         if folder is not None and _holds(real, _resolve(folder)):
             raise UsageError(f"{output}: contains {name} {folder}; {advice}")
-    for parent in real.parents:
+    check_outside(output, advice)
+
+
+def check_outside(output: Path, advice: str = "choose another --output") -> None:
+    """Raises UsageError if `output` lies in an archive or in the output of a run.
+
+    For any command that writes; links are followed.
+    """
+    for parent in _resolve(output).parents:
         if _is_archive(parent) or _is_output(parent):
             what = "an archive" if _is_archive(parent) else "the output of another run"
             raise UsageError(f"{output}: is in {parent}, which is {what}; {advice}")
@@ -72,8 +80,8 @@ def default_archive(output: Path) -> Path:
     here = output if output.name not in ("", "..") else output.resolve()
     stem = here.name.removesuffix(ENDING)
     names = (f"{stem}.zarr", f"{stem}.ZARR", stem)
-    paths = [here.with_name(name) for name in names if name and name != here.name]
-    return next((x for x in paths if _is_archive(x)), here.with_name(names[0]))
+    paths = [here.parent / name for name in names if name and name != here.name]
+    return next((x for x in paths if _is_archive(x)), here.parent / names[0])
 
 
 def find_run(path: Path) -> Path:

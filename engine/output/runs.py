@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing.reduction import DupFd
@@ -102,7 +102,8 @@ def lock(root: Path) -> Iterator[HeldLock]:
         _acquire(root, descriptor)
         yield HeldLock(descriptor)
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # nothing was written to it
+            os.close(descriptor)
 
 
 def _open_lock(path: Path) -> int:

@@ -157,7 +157,7 @@ def _requested(job: Job, automatic: Settings, stored: Run | None) -> dict[str, A
         requested |= {"solver": solver, "ladder": times}
     if job.cases is not None or job.limit is not None:
         cases = job.archive.cases
-        selection = parse_selection(job.cases or automatic.cases, cases)
+        selection = parse_selection(automatic.cases if job.cases is None else job.cases, cases)
         requested["cases"] = str(selection.head(job.limit or cases))
     return requested
 

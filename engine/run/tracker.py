@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from mcdiff_batch.engine.errors import Exit, McdiffError
-from mcdiff_batch.engine.files import append_json
+from mcdiff_batch.engine.files import append_json, replace_text
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
@@ -211,9 +211,8 @@ class Tracker:
         with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
             earlier = list(json.loads(path.read_bytes())["runs"])
         with suppress(OSError):  # for display only, and the disk may be full
-            spare = path.with_suffix(".tmp")
-            spare.write_text(json.dumps({"runs": [*earlier, self._stats(ended)]}, indent=1) + "\n")
-            spare.replace(path)
+            document = {"runs": [*earlier, self._stats(ended)]}
+            replace_text(path, json.dumps(document, indent=1) + "\n")
 
     def _stats(self, ended: str) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import current_thread
 from time import monotonic
@@ -76,9 +77,11 @@ def main(
     except EOFError:
         code = 1  # the parent has ended
     except BaseException as error:
-        pipe.send(breakdown(error, recipe))
+        with suppress(OSError):  # the parent has ended
+            pipe.send(breakdown(error, recipe))
         code = 1
-    sys.stderr.flush()
+    with suppress(OSError, ValueError, AttributeError):  # a full disk, or no stderr at all
+        sys.stderr.flush()
     os._exit(code)  # threads of the stages may wait for each other
 
 
@@ -172,7 +175,9 @@ def make_loader(
                 with span("frame"):
                     return frame_case(case, recipe.contract)
         except OSError as error:
-            raise CaseError(IO, f"cannot be read now ({error.strerror})") from error
+            raise CaseError(
+                IO, f"cannot be read now ({error.strerror or type(error).__name__})"
+            ) from error
 
     return load
 

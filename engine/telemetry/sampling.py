@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from mcdiff_batch.engine.files import append_json, json_lines
+from mcdiff_batch.engine.files import append_json, json_lines, replace_text
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import clean
 
@@ -81,10 +81,8 @@ class Telemetry:
         if len(self.lines) < MOST:
             return
         self.lines, self.period = merge_pairs(self.lines), 2 * self.period
-        spare = self.path.with_suffix(".tmp")
         with suppress(OSError):  # for display only, and the disk may be full
-            spare.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
-            spare.replace(self.path)
+            replace_text(self.path, "".join(json.dumps(x) + "\n" for x in self.lines))
 
     def _append(self, line: Json) -> None:
         self.lines.append(line)

@@ -21,6 +21,7 @@ from mcdiff_batch.bench.studies.summary import as_text, summarise
 from mcdiff_batch.engine.errors import FingerprintError, UsageError
 from mcdiff_batch.train.networks.presets import PAPER_WAY
 from mcdiff_batch.train.networks.trio import Networks
+from mcdiff_batch.train.phantom.archive import write_phantoms
 from mcdiff_batch.train.training import checkpoint
 
 
@@ -97,8 +98,9 @@ def test_the_text_has_a_table_v_of_each_way_with_its_seeds():
     assert "the paper's way, optimal features" in said[2]
 
 
-def play(phantoms, output, *more):
-    words = ["experiments", "--data", phantoms, "--held-out", phantoms, "--output", output]
+def play(phantoms, output, *more, held_out=None):
+    held_out = held_out or phantoms
+    words = ["experiments", "--data", phantoms, "--held-out", held_out, "--output", output]
     return CliRunner().invoke(bench, [*map(str, words), *more])
 
 
@@ -113,8 +115,10 @@ def test_the_name_of_no_arm_is_refused_before_anything_is_made(phantoms, tmp_pat
 @pytest.mark.slow
 def test_chosen_arms_share_stages_i_and_ii_and_the_folder_keeps_to_its_steps(phantoms, tmp_path):
     output, names = tmp_path / "e.json", ("base", "regression in stage III")
+    few = tmp_path / "few.zarr"
+    write_phantoms(few, cases=4, seed=6, workers=1)
     arms = [word for x in names for word in ("--arm", x)]
-    ended = play(phantoms, output, "--steps", "40", *arms)
+    ended = play(phantoms, output, "--steps", "4", *arms, held_out=few)
     assert ended.exit_code == 0, ended.output
     document = json.loads(output.read_text())
     assert [x["arm"] for x in document["runs"]] == list(names)
@@ -122,7 +126,7 @@ def test_chosen_arms_share_stages_i_and_ii_and_the_folder_keeps_to_its_steps(pha
     for stage in ("foundation", "extractor"):
         one, two = (checkpoint.load(output.with_suffix(".work") / x / stage)[0] for x in names)
         assert all(torch.equal(one[k], two[k]) for k in one)
-    ended = play(phantoms, output, "--steps", "50", *arms)
+    ended = play(phantoms, output, "--steps", "5", *arms, held_out=few)
     assert isinstance(ended.exception, FingerprintError)
     assert "steps" in str(ended.exception)
     assert json.loads(output.read_text()) == document

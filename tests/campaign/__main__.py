@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -139,19 +140,19 @@ def play(chosen: Sequence[Schedule], jobs: int) -> Iterator[tuple[Schedule, Resu
     """Plays schedules in `jobs` processes."""
     _schedules[:] = chosen
     if jobs == 1:
-        yield from map(_play, range(len(chosen)))
+        yield from ((one, _play(number)[1]) for number, one in enumerate(chosen))
         return
     with get_context("fork").Pool(jobs) as pool:
-        for number, result in pool.imap_unordered(_play_number, range(len(chosen)), chunksize=4):
+        for number, result in pool.imap_unordered(_play, range(len(chosen)), chunksize=4):
             yield chosen[number], result
 
 
-def _play(number: int) -> tuple[Schedule, Result]:
-    return _schedules[number], _schedules[number].play()
-
-
-def _play_number(number: int) -> tuple[int, Result]:
-    return number, _schedules[number].play()
+def _play(number: int) -> tuple[int, Result]:
+    try:
+        return number, _schedules[number].play()
+    except Exception:
+        text = f"the campaign itself failed: {traceback.format_exc()}"
+        return number, Result(how="not played", broken=(text,))
 
 
 def count(row: Row, result: Result) -> None:

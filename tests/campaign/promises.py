@@ -14,9 +14,19 @@ from .scene import Scene, Tree, committed_files, read_tree
 ABSENT = 2**64 - 1  # offset of a chunk that a shard does not hold
 
 
-def broken_promises(folder: Path, scene: Scene, *, finished: bool) -> list[str]:
-    """What is wrong after a night.  `finished`: the run says that all cases are done."""
-    return [*_broken(folder, scene), *(_broken_end(folder, scene) if finished else ())]
+def broken_promises(
+    folder: Path, scene: Scene, *, finished: bool, writable: bool = True
+) -> list[str]:
+    """What is wrong after a night.
+
+    finished: the run says that all cases are done.  writable: the disk let it remove its
+    temporary files; the next night removes those that are left.
+    """
+    broken = list(_broken(folder, scene))
+    if finished:
+        broken += _broken_end(folder, scene)
+        broken += _find_scratch(folder) if writable else ()
+    return broken
 
 
 def _broken(folder: Path, scene: Scene) -> Iterator[str]:
@@ -82,12 +92,15 @@ def _chunk(shard: bytes, slot: int) -> bytes:
 
 
 def _broken_end(folder: Path, scene: Scene) -> Iterator[str]:
-    tree = read_tree(folder / OUTPUT)
-    made = committed_files(tree)
+    made = committed_files(read_tree(folder / OUTPUT))
     for name in sorted(made.keys() | scene.whole.keys()):
         if made.get(name) != scene.whole.get(name):
             state = _digest(made.get(name)), _digest(scene.whole.get(name))
             yield f"P1: {name} is {state[0]}, undisturbed {state[1]}"
+
+
+def _find_scratch(folder: Path) -> Iterator[str]:
+    tree = read_tree(folder / OUTPUT)
     if left := [x for x in tree if x != durable.SCRATCH and ".tmp" in x]:
         yield f"P8: temporary files are left: {left}"
 

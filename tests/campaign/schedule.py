@@ -103,7 +103,8 @@ class Story:
             lost = promised - self.safe.keys()
             self.broken += [f"P3: {name} was durable and is lost" for name in sorted(lost)]
         done = end.code == Exit.DONE
-        self.broken += broken_promises(self.folder, self.scene, finished=done)
+        writable = not (isinstance(heed, Strike) and heed.lasts and heed.what == "EROFS")
+        self.broken += broken_promises(self.folder, self.scene, finished=done, writable=writable)
         if end.code not in {*Exit, -signal.SIGKILL} or end.text.startswith(UNEXPLAINED):
             self.broken.append(f"P9: exit code {end.code}: {end.text}")
         return end

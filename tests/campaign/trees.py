@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +92,9 @@ def _close(command: subprocess.Popen[bytes]) -> Iterator[str]:
     while (left := _family(command.pid)) and time.monotonic() < end:
         time.sleep(0.05)
     for process in left:
-        yield f"P9: {process.name()} is left"
-        process.kill()
+        yield f"P9: process {process.pid} is left"
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     command.wait()
 
 
@@ -142,7 +144,7 @@ def _await_files(command: subprocess.Popen[bytes], output: Path, files: int) -> 
 
 
 def _end(command: subprocess.Popen[bytes], victim: str) -> None:
-    workers = [x for x in _family(command.pid) if "spawn_main" in " ".join(x.cmdline())]
+    workers = [x for x in _family(command.pid) if _is_worker(x)]
     if command.poll() is not None:
         return
     match victim:
@@ -159,6 +161,13 @@ def _end(command: subprocess.Popen[bytes], victim: str) -> None:
             command.send_signal(signal.SIGINT)
             time.sleep(0.3)
             command.send_signal(signal.SIGINT)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 # --- system calls, in any process of the tree

@@ -62,6 +62,11 @@ def test_promises_hold_after_several_nights_that_are_struck(scenes: list[Scene])
     assert broken(schedule.mixtures(scenes, SEED, 5)) == []
 
 
+def test_a_report_that_cannot_be_written_leaves_no_temporary_file(scenes: list[Scene]) -> None:
+    found = [x for x in schedule.errors(scenes[:1], SEED) if "run_stats." in x.text]
+    assert broken([x for x in found if "ENOSPC at" in x.text]) == []
+
+
 @pytest.mark.skipif(not kernel.available(), reason="strace is not installed")
 def test_promises_hold_when_the_kernel_refuses_a_call_or_kills_at_it(scenes: list[Scene]) -> None:
     found = kernel.system_calls(scenes, SEED)

@@ -211,7 +211,8 @@ def test_p1_cut_at_every_fsync_and_rename_of_a_run(
     step = 1
     while cut_short(source, tmp_path / f"out{step}", step):
         output = tmp_path / f"out{step}"
-        assert list(verify.find_damage(output)) == []
+        if (output / runs.CONFIG).exists():  # before, there is no run yet
+            assert list(verify.find_damage(output)) == []
         if step % 20 == 1:
             inline(job(source, output, unit_size=2))
             assert committed(output) == clean

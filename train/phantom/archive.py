@@ -3,6 +3,7 @@
 import errno
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine.errors import SpaceError, UsageError, explain
+from mcdiff_batch.engine.output.places import check_outside
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .case import SPACING_MM, VERSION, Phantom, phantom
@@ -84,12 +86,22 @@ def write_phantoms(
     except OSError as error:
         raise _user_error(error, path) from error
     finally:
-        shutil.rmtree(partial_path, ignore_errors=True)
+        _delete(partial_path)
+
+
+def _delete(folder: Path) -> None:
+    """A thread of zarr may still be writing there, when a signal has stopped the main thread."""
+    for _ in range(20):
+        if not folder.exists():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _check(path: Path, cases: int, first: int) -> None:
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path}: exists already; choose a new name for --output")
+    check_outside(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder; create it, or choose another --output")
     if cases < 1 or first < 0:

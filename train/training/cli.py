@@ -95,6 +95,7 @@ def train(
     import torch
 
     from mcdiff_batch.engine.errors import UsageError
+    from mcdiff_batch.engine.telemetry.machine import cores
     from mcdiff_batch.train.cases import data as cases
     from mcdiff_batch.train.networks.presets import PRESETS, adjust, choose_stages
 
@@ -108,7 +109,7 @@ def train(
     chosen = choose_stages(adjust(PRESETS[preset], budget, changes), stages, source)
     document = None if experiments is None else read_experiments(experiments)
     rank, size, device = world()
-    cpus = max(1, (os.cpu_count() or 1) // size)
+    cpus = max(1, cores() // size)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpus)
     if device.type != "cpu":

@@ -1,0 +1,132 @@
+"""Whatever goes wrong in a command becomes one line and an exit code, without data (P9, P10)."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mcdiff_batch.engine.errors import Exit
+from mcdiff_batch.engine.output import places
+from tests.support.crafting import command
+from tests.support.running import archive, bundle
+
+CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
+ID = "patient Müller"
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Makes `status` fail in a way that nobody foresaw."""
+
+    def fail(_: Path) -> Path:
+        raise error
+
+    monkeypatch.setattr(places, "find_run", fail)
+
+
+@pytest.mark.parametrize("error", [KeyError(ID), ValueError(ID), RecursionError(ID), OSError(ID)])
+def test_an_unexpected_error_is_one_line_without_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    broken(monkeypatch, error)
+    assert command(monkeypatch, "status", "x") == Exit.UNEXPECTED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: unexpected {type(error).__name__} in test_last_resort.py, line")
+    assert "please report it" in line
+    assert ID not in line
+
+
+def test_the_traceback_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken(monkeypatch, KeyError(ID))
+    monkeypatch.setenv("MCDIFF_DEBUG", "1")
+    assert command(monkeypatch, "status", "x") == Exit.UNEXPECTED
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert f"KeyError: '{ID}'" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), Exit.NO_SPACE, "/x: No space"),
+        (OSError(errno.EMFILE, "Too many open files", "/x"), Exit.UNEXPECTED, "ulimit -n"),
+        (OSError(errno.ESTALE, "Stale file handle", "/x"), Exit.UNEXPECTED, "mount it again"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), Exit.USAGE, "/x: cannot be"),
+        (OSError(errno.EIO, "Input/output error", b"/\xff"), Exit.UNEXPECTED, r"/\\xff: cannot"),
+        (MemoryError(), Exit.UNEXPECTED, "out of memory"),
+        (KeyboardInterrupt(), Exit.DRAINED, ""),
+    ],
+)
+def test_an_error_of_the_system_has_its_line_and_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: Exit,
+    said: str,
+) -> None:
+    broken(monkeypatch, error)
+    assert command(monkeypatch, "status", "x") == code
+    text = capsys.readouterr().err
+    assert said.replace(r"\\", "\\") in text
+    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) <= 1
+
+
+def test_places_that_cannot_be_used_are_errors_of_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For every command that writes: below a file, at a device, too long a name, no such disk."""
+    source, model = archive(tmp_path / "a.zarr", 1), bundle(tmp_path / "model")
+    (tmp_path / "file").write_text("mine")
+    bad = (tmp_path / "file/x/y", Path("/dev/null"), tmp_path / ("n" * 300), Path("/proc/self/x"))
+    for output in bad:
+        for words in (
+            ["run", source, "--bundle", model],
+            ["phantom", "--cases", 1, "--workers", 1],
+            ["import", tmp_path],
+        ):
+            assert command(monkeypatch, *words, "--output", output) in (2, 4)
+            said = capsys.readouterr().err
+            assert "Traceback" not in said
+            assert "unexpected" not in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_too_few_open_files_are_named(tmp_path: Path) -> None:
+    source, model = archive(tmp_path / "a.zarr", 1), bundle(tmp_path / "model")
+    shell = ["sh", "-c", 'ulimit -n 12; exec "$@"', "sh", *CLI]
+    done = subprocess.run(
+        [*shell, "run", str(source), "--bundle", str(model)], capture_output=True, text=True
+    )
+    assert done.returncode == Exit.UNEXPECTED
+    assert "ulimit -n" in done.stderr or "Too many open files" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 2)]
+)
+def test_p9_a_signal_ends_any_command_with_75_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, workers: int
+) -> None:
+    words = ["phantom", "--cases", "500", "--output", str(tmp_path / "p.zarr")]
+    words += ["--workers", str(workers)]
+    default = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    process = subprocess.Popen([*CLI, *words], preexec_fn=default, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < end:
+        time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == Exit.DRAINED, os.fsdecode(said)
+    assert b"Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+    assert not [x for x in family if x.is_running()]
