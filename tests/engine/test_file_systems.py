@@ -3,8 +3,8 @@
 import errno
 import fcntl
 import os
-import sys
 import stat
+import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ from mcdiff_batch.engine.output import durable, ledger, runs, verify
 from tests.support.crafting import command
 from tests.support.running import archive, clean, committed, fault, inline, job
 
-PROGRAM = (Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent)
+PROGRAM = (Path(sys.prefix), Path(__file__).parent)
 PUBLIC = all(x.stat().st_mode & 1 for path in PROGRAM for x in (path, *path.parents))
 ROOT = pytest.mark.skipif(
     os.getuid() != 0 or not PUBLIC,
