@@ -175,6 +175,6 @@ def _play(scene: Scene, seed: int, examples: int) -> Result:
     try:
         play_machine(seeded(seed)(bound), settings=chosen)
     except Exception as error:
-        text = "".join(traceback.format_exception(error))
+        text = "".join((f"{type(error).__name__}\n", *traceback.format_exception(error)))
         return Result(how="broken", broken=(text,), histories=bound.histories)
     return Result(how="as the model says", broken=(), histories=bound.histories)
