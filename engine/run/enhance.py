@@ -263,7 +263,7 @@ def _complete(
         if archive.identity != resolved.archive.identity:
             detail = "the archive was changed during the run"
             tracker.record_incident(Incident(kind="input", detail=detail))
-        left = [index for index in todo.pending if not (root / ledger.file_name(index)).is_file()]
+        left = [index for index in todo.pending if not _has_record(root, index)]
         if not left and (todo.pending or not (root / runs.MANIFEST).is_file()):
             manifest.complete(root, resolved.layout, _metadata(resolved))
     summary = _summary(resolved, archive, tracker)
@@ -273,6 +273,15 @@ def _complete(
             "command again"
         )
     return summary
+
+
+def _has_record(root: Path, unit: int) -> bool:
+    """Whether a unit has a record that can be read: a damaged one counts as none."""
+    try:
+        ledger.read(root, unit)
+    except (FileNotFoundError, ledger.DamagedRecord):
+        return False
+    return True
 
 
 def _summary(resolved: ResolvedJob, archive: Archive, tracker: Tracker) -> Summary:
