@@ -37,9 +37,9 @@ def _drop_working_directory() -> None:
         return
     if sys.argv[:1] in (["-c"], ["-m"]) and sys.path[:1] in ([""], [here]):
         del sys.path[0]
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # one, and empty: there are none
     named = [entry for entry in entries if entry]
-    if len(named) < len(entries):
+    if len(named) < len(entries) > 1:
         os.environ["PYTHONPATH"] = os.pathsep.join(named)
         if here in sys.path and here not in map(os.path.abspath, named):
             sys.path.remove(here)

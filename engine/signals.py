@@ -1,5 +1,28 @@
 """The signals that ask a run to stop.  The main thread of the parent takes them, and no other."""
 
 import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def handling(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Calls `handler` on each of SIGNALS until the end of the block.
+
+    A signal that is ignored, as under nohup, stays so.  Python allows handlers in the main thread
+    only; in another thread nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS if main}
+    for number, old in before.items():
+        if old is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -119,7 +119,8 @@ def propose_path(path: Path) -> Path | None:
     folder = root if root.is_dir() else root.parent
     names = () if root.is_dir() else (root.name.lower(), f"{root.name}.zarr".lower())
     try:
-        entries = [folder / x.name for x in islice(os.scandir(folder), NEAR)]
+        with os.scandir(folder) as scan:
+            entries = [folder / x.name for x in islice(scan, NEAR)]
     except OSError:
         return None
     found = [x for x in entries if (not names or x.name.lower() in names) and _is_archive(x)]

@@ -5,17 +5,14 @@ import errno
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import click
 
 from mcdiff_batch.engine.errors import Exit, McdiffError, explain
-from mcdiff_batch.engine.signals import SIGNALS
+from mcdiff_batch.engine.signals import SIGNALS, handling
 from mcdiff_batch.engine.text import make_printable
 
 from .streams import Streams, lossy_streams
@@ -63,7 +60,8 @@ def main() -> None:
     """Runs the command line.  An error for the user becomes one line on stderr and an exit code."""
     atexit.register(_ignore_signals)  # the exit code stands by then
     try:
-        with lossy_streams() as streams, _interruptible():
+        # any signal ends a command as Ctrl-C does, so that it can clean up; a run has its own way
+        with lossy_streams() as streams, handling(signal.default_int_handler):
             if any(word in ANSWERS for word in sys.argv[1:2]):
                 streams.wait_for_reader()
             code = _tell_losses(streams, _call())
@@ -116,24 +114,6 @@ def _explain(error: Exception) -> McdiffError:
 
 class MissingPackage(McdiffError):
     exit_code = Exit.USAGE
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Any signal that asks to stop ends a command as Ctrl-C does, so that it can clean up.
-
-    A run replaces these handlers by its own.  A signal that is ignored, as under nohup, stays so.
-    """
-    ours = threading.current_thread() is threading.main_thread()
-    before = {x: signal.getsignal(x) for x in SIGNALS if ours}
-    for number, handler in before.items():
-        if handler is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell_losses(streams: Streams, code: int) -> int:

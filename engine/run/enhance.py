@@ -1,8 +1,6 @@
 """Runs a whole job: enhances the cases that are pending and completes the output."""
 
 import shutil
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from mcdiff_batch.engine.output.repair import set_aside
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.units import make_unit
 from mcdiff_batch.engine.output.verify import Damage, find_damage
-from mcdiff_batch.engine.signals import SIGNALS
+from mcdiff_batch.engine.signals import handling
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
 from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
@@ -86,25 +84,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.count = 0
 
-    def _add(self, *_: object) -> None:
+    def add(self, *_: object) -> None:
         self.count += 1
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Counts until the end of the block.  A signal that is ignored, as under nohup, stays so.
-
-        Python allows handlers in the main thread only; in another thread nothing is counted.
-        """
-        main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.getsignal(number) for number in SIGNALS if main}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._add)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def enhance(
@@ -119,7 +100,7 @@ def enhance(
     """
     resolve(job)  # a wrong input or option ends the run before anything is written
     signals = StopSignals()
-    with runs.lock(job.output) as lock, signals.counting():
+    with runs.lock(job.output) as lock, handling(signals.add):
         resolved = resolve(job)
         todo = survey(resolved)
         check_space(resolved, len(todo.pending))
@@ -263,7 +244,7 @@ def _complete(
         if archive.identity != resolved.archive.identity:
             detail = "the archive was changed during the run"
             tracker.record_incident(Incident(kind="input", detail=detail))
-        left = [index for index in todo.pending if not (root / ledger.file_name(index)).is_file()]
+        left = [index for index in todo.pending if not _has_record(root, index)]
         if not left and (todo.pending or not (root / runs.MANIFEST).is_file()):
             manifest.complete(root, resolved.layout, _metadata(resolved))
     summary = _summary(resolved, archive, tracker)
@@ -273,6 +254,15 @@ def _complete(
             "command again"
         )
     return summary
+
+
+def _has_record(root: Path, unit: int) -> bool:
+    """Whether a unit has a record that can be read: a damaged one counts as none."""
+    try:
+        ledger.read(root, unit)
+    except (FileNotFoundError, ledger.DamagedRecord):
+        return False
+    return True
 
 
 def _summary(resolved: ResolvedJob, archive: Archive, tracker: Tracker) -> Summary:

@@ -150,8 +150,8 @@ def play(chosen: Sequence[Schedule], jobs: int) -> Iterator[tuple[Schedule, Resu
 def _play(number: int) -> tuple[int, Result]:
     try:
         return number, _schedules[number].play()
-    except Exception:
-        text = f"the campaign itself failed: {traceback.format_exc()}"
+    except Exception as error:
+        text = f"the campaign itself failed: {type(error).__name__}\n{traceback.format_exc()}"
         return number, Result(how="not played", broken=(text,))
 
 
@@ -208,7 +208,10 @@ def describe(
             }
             for name, row in rows.items()
         },
-        "failures": [f"{x.kind} #{x.number}: {x.text}: {y.broken[0]}" for x, y in failures[:SHOWN]],
+        "failures": [
+            f"{x.kind} #{x.number}: {x.text}: {y.broken[0].splitlines()[0]}"
+            for x, y in failures[:SHOWN]  # tracebacks hold paths of the machine
+        ],
     }
 
 

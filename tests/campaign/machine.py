@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as play_machine
 from mcdiff_batch.engine.cli.output import verify
 from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.output import ledger, runs
+from tests.support.disk import ignore
 from tests.support.running import fault
 
 from .clock import JUMPS, Jump
@@ -59,7 +60,7 @@ class Nights(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["nan", "flat"]), case=st.integers(0, 2))
     def misbehave(self, kind: str, case: int) -> None:
-        self.story.night(None, fault(kind, self.story.folder / ARCHIVE, case))
+        self.story.night(ignore, fault(kind, self.story.folder / ARCHIVE, case))
 
     @rule(
         jump=st.sampled_from(sorted(JUMPS)),
@@ -87,6 +88,7 @@ class Nights(RuleBasedStateMachine):
         calls = [x for x in self.scene.calls if "/.tmp/" in x.name]
         _, _, broken = meet(self.story.folder, self.scene, str(calls[int(call * len(calls))]))
         self.story.broken += broken
+        self.story.begin()  # the meeting is not recorded
 
     @precondition(lambda self: self.begun)
     @rule()
@@ -173,6 +175,6 @@ def _play(scene: Scene, seed: int, examples: int) -> Result:
     try:
         play_machine(seeded(seed)(bound), settings=chosen)
     except Exception as error:
-        text = "".join(traceback.format_exception(error))
+        text = "".join((f"{type(error).__name__}\n", *traceback.format_exception(error)))
         return Result(how="broken", broken=(text,), histories=bound.histories)
     return Result(how="as the model says", broken=(), histories=bound.histories)

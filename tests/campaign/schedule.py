@@ -91,10 +91,15 @@ class Story:
         self.safe, self.changes = read_tree(self.folder), ()
 
     def night(self, heed: Heed | None, *faults: Fault, seed: str = "", **options: Any) -> End:
-        """A night, and after it the checks.  `seed` tells what a power cut leaves."""
+        """A night, and after it the checks.  `seed` tells what a power cut leaves.
+
+        Without `heed` nothing is recorded, and all that it leaves counts as safe.
+        """
         self.nights += 1
         end = run_night(self.folder, self.scene.options | options, heed, *faults)
         self.changes += end.changes
+        if heed is None:
+            self.begin()
         if not end.power:
             promised = find_promised(self.changes)
             self.safe = power.crash(self.safe, self.changes, power.by_chance(seed))

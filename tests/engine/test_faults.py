@@ -193,7 +193,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
     source: Path, tmp_path: Path, clean: dict[str, str]
 ) -> None:
     full = fault("full", source, 4, times=1, counter=tmp_path / "count")
-    with pytest.raises(SpaceError, match="free some space"):
+    with pytest.raises(SpaceError, match="committed units are safe"):
         run(source, tmp_path / "out", full)
     assert not (tmp_path / "out/manifest.json").exists()
     inline(job(source, tmp_path / "out", unit_size=2))

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,12 @@ from mcdiff_batch.engine.output import durable, ledger, runs, verify
 from tests.support.crafting import command
 from tests.support.running import archive, clean, committed, fault, inline, job
 
-ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+PROGRAM = (Path(sys.prefix), Path(__file__).parent)
+PUBLIC = all(x.stat().st_mode & 1 for path in PROGRAM for x in (path, *path.parents))
+ROOT = pytest.mark.skipif(
+    os.getuid() != 0 or not PUBLIC,
+    reason="only root can become another user, who must be able to read the program",
+)
 GROUP, ANNA, BERT, READER = 3000, 2001, 2002, 2003
 
 

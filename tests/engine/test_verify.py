@@ -1,7 +1,9 @@
 """`verify` names what is damaged, and `run --repair` does that again and nothing else."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mcdiff_batch.engine.errors import Exit, UsageError
-from mcdiff_batch.engine.run.enhance import repair
+from mcdiff_batch.engine.errors import Drained, Exit, UsageError
+from mcdiff_batch.engine.run.enhance import enhance, repair
 from tests.support.crafting import command
+from tests.support.fake import FakeMaker
 from tests.support.running import archive, break_case, bundle, committed, inline, job
 
 CASES = 7  # in units of 2
@@ -167,6 +170,22 @@ def test_a_run_without_repair_does_a_cut_record_again(
     cut(out / "ledger/000001.json", 0.9)
     (out / "manifest.json").unlink()
     assert command(monkeypatch, *words) == Exit.FAILED_CASES
+    assert committed(out) == clean
+
+
+def test_a_run_that_is_stopped_before_it_does_a_cut_record_again_is_not_finished(
+    tmp_path: Path,
+) -> None:
+    source = archive(tmp_path / "cut.zarr", 4)
+    out = tmp_path / "cut.enhanced"
+    inline(job(source, out, unit_size=2))
+    clean = committed(out)
+    cut(out / "ledger/000001.json", 0.9)
+    stop = lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Drained, match="run the same command again"):
+        enhance(job(source, out, unit_size=2), FakeMaker(), stop)
+    assert not (out / "manifest.json").exists()
+    inline(job(source, out, unit_size=2))
     assert committed(out) == clean
 
 

@@ -1,6 +1,7 @@
 """Makes good and damaged archives, and a contract without a model, for tests."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -149,3 +150,19 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     with pytest.raises(SystemExit) as end:
         main()
     return int(end.value.code or 0)
+
+
+def memory_of_bomb(codec: str, data: bytes) -> int:
+    """KiB by which a process grows that finds `data` corrupt, where 3200 bytes were declared."""
+    code = (
+        "import resource, sys\n"
+        "from mcdiff_batch.engine.archive.codecs import CorruptError, Codec, unpack\n"
+        "data = sys.stdin.buffer.read()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: unpack(data, (Codec(name=sys.argv[1]),), 3200)\n"
+        "except CorruptError: pass\n"
+        "else: sys.exit(1)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    words = [sys.executable, "-c", code, codec]
+    return int(subprocess.run(words, input=data, capture_output=True, check=True).stdout)
