@@ -24,6 +24,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "case_id": (),
     "depth_present": ("depth",),
     "extent": ("axis",),
+    "pixel_spacing_mm": ("axis",),
 }
 
 
@@ -66,7 +67,7 @@ def import_images(
     intensity_range: values of black and white; by default, all that the image files can have.
     Raises ArchiveError for images that cannot be used, UsageError if `output` exists, SpaceError.
     """
-    _check_output(output, sources)
+    check_output(output, sources)
     new = plan_import(sources, spacing_mm, depths, intensity_range)
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -102,13 +103,14 @@ def plan_import(
         depths=_depths(scans, depths),
         grid=(max(y for y, _ in extents), max(x for _, x in extents)),
         dtype=header.dtype,
-        intensity_range=_check_range(intensity_range) or (0.0, float(header.white)),
+        intensity_range=check_range(intensity_range) or (0.0, float(header.white)),
         spacing_mm=spacing,
         warnings=(*notes, *_compare_spacing(scans, spacing)),
     )
 
 
-def _check_range(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+def check_range(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Raises UsageError unless black is lower than white."""
     if limits is not None and not limits[0] < limits[1]:
         raise UsageError(
             f"--intensity-range is {limits[0]:g} {limits[1]:g}, expected black, then white, which "
@@ -140,7 +142,8 @@ def _compare_spacing(
         )
 
 
-def _check_output(output: Path, sources: Sequence[Path]) -> None:
+def check_output(output: Path, sources: Sequence[Path]) -> None:
+    """Raises UsageError unless an archive can be created there, outside the sources."""
     if output.exists() or output.is_symlink():
         raise UsageError(f"{output}: exists already, expected a new name; choose another --output")
     if not output.parent.is_dir():
@@ -208,7 +211,7 @@ def _write(path: Path, new: NewArchive) -> list[str]:
     """Writes the archive; warnings on the values of its px."""
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(new)})
     shape = (len(new.scans), new.depths, *new.grid)
-    pixels = _array(group, "depths", new.dtype, shape, 1)
+    pixels = create_array(group, "depths", new.dtype, shape, 1)
     faint: list[tuple[float, float]] = []  # lowest and highest value of the faint cases
     outside = 0
     for index, scan in enumerate(new.scans):
@@ -220,7 +223,7 @@ def _write(path: Path, new: NewArchive) -> list[str]:
         outside += used[0] < new.intensity_range[0] or used[1] > new.intensity_range[1]
     for name, values in _columns(new).items():
         dtype = "string" if values.dtype == object else values.dtype.name
-        _array(group, name, dtype, values.shape, 1024)[:] = values
+        create_array(group, name, dtype, values.shape, 1024)[:] = values
     return [*_warn_of_faint(faint, new), *_warn_of_clipping(outside, new)]
 
 
@@ -247,7 +250,9 @@ def _attributes(new: NewArchive) -> dict[str, Any]:
     return attributes
 
 
-def _array(group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Any:
+def create_array(
+    group: zarr.Group, name: str, dtype: str, shape: tuple[int, ...], chunk: int
+) -> Any:
     """A new array of `chunk` cases per chunk, with checksums; empty chunks are written too."""
     return group.create_array(
         name,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.text import make_printable
+
+from .dicom import import_from_dicom, import_options
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
@@ -126,7 +128,7 @@ def _parse_spacing(
 
 
 @click.command("import")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Archive to create.")
 @click.option(
     "--pixel-spacing",
@@ -146,20 +148,31 @@ def _parse_spacing(
     help="Depths per case; those that a case lacks are marked as absent (default: as many as "
     "the case with the most).",
 )
+@import_options
 def import_(
     sources: tuple[Path, ...],
     output: Path,
     pixel_spacing: tuple[float, float] | None,
     intensity_range: tuple[float, float] | None,
     depths: int | None,
+    **dicom: Any,
 ) -> int:
-    """Make an archive from PNG or TIFF images.
+    """Make an archive from PNG, TIFF or DICOM images.
 
     The images are grey, 8 or 16 bit, one for each depth.  A source is an image (a case of one
     depth), a folder with the images of one case, or a folder of such folders.  The images of a
     case are sorted by name, shallow to deep; depth_2 comes before depth_10.  File and folder
     names become case ids.  Hidden files and those of operating systems are passed over.
+
+    DICOM images come from a folder (--dicom) or from a PACS (--dicomweb).  Their depths are sorted
+    by InstanceNumber or frame.  The way back to them is in a file beside the archive.
     """
+    if dicom["folder"] is not None or dicom["url"] is not None:
+        if sources:
+            raise click.UsageError("Expected SOURCES, or one of --dicom and --dicomweb.")
+        return import_from_dicom(output, pixel_spacing, intensity_range, depths, **dicom)
+    if not sources:
+        raise click.UsageError("Missing argument 'SOURCES...', or --dicom, or --dicomweb.")
     from mcdiff_batch.engine.archive.importer import import_images
     from mcdiff_batch.engine.output.places import check_outside
 

@@ -1,0 +1,231 @@
+"""A DICOMweb client: QIDO-RS, WADO-RS and STOW-RS over one connection, with bounded answers.
+
+It follows no redirect and uses no proxy, so patients' data go to the named server and to no other.
+"""
+
+import json
+import netrc
+import os
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from email.message import Message
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from secrets import token_hex
+from typing import Any
+from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
+
+from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
+from mcdiff_batch.engine.errors import McdiffError, SpaceError, UsageError
+
+from .headers import is_uid
+
+JSON_LIMIT = 64 << 20  # bytes of an answer in JSON
+FILE_LIMIT = CHUNK_LIMIT + (16 << 20)  # bytes of an image with its headers
+PIECE = 1 << 20  # bytes, read at once
+PAGE = 500  # results per query
+TRIES = 3
+WAIT = 1.0  # s before the second try; twice that before the third
+TIMEOUT = 60.0  # s without a byte
+TOKEN = "MCDIFF_DICOMWEB_TOKEN"  # environment variable with a bearer token
+AGAIN = "look at the address, or run the same command again"
+PLAIN_JSON = "application/dicom+json"
+BINARY = 'multipart/related; type="application/dicom"'
+
+Answer = dict[str, Any]  # one result: tag in hexadecimal -> {"vr", "Value"}
+
+
+class Server:
+    """A DICOMweb service, such as https://pacs.example/dicom-web.
+
+    A password comes from the URL or from ~/.netrc, a token from MCDIFF_DICOMWEB_TOKEN.
+    Methods raise McdiffError for a connection that is lost and stays so, UsageError for a wrong
+    address or missing rights.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+            raise UsageError(
+                "--dicomweb: is not the address of a DICOMweb service; write for example "
+                "https://pacs.example/dicom-web"
+            )
+        netloc = f"[{host}]" if ":" in host else host
+        netloc += f":{port}" if port else ""
+        self._root = parts.path.rstrip("/")
+        self.url = urlunsplit((parts.scheme, netloc, self._root, "", ""))  # without a password
+        self._headers = _authorization(host, parts.username, parts.password)
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._connection: HTTPConnection = HTTPSConnection(
+                host, port, timeout=TIMEOUT, context=context
+            )
+        else:
+            self._connection = HTTPConnection(host, port, timeout=TIMEOUT)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def query(self, path: str, matches: Mapping[str, str]) -> Iterator[Answer]:
+        """All results of a query, page by page; a server that repeats itself ends it."""
+        seen: set[str] = set()
+        offset = 0
+        while True:
+            words = urlencode({**matches, "limit": PAGE, "offset": offset})
+            status, _, body = self._ask("GET", f"{path}?{words}", PLAIN_JSON, JSON_LIMIT)
+            page = _results(body) if status == 200 else []
+            fresh = {text: x for x in page if (text := json.dumps(x)) not in seen}
+            seen.update(fresh)
+            yield from fresh.values()
+            if not fresh:
+                return
+            offset += len(page)
+
+    def fetch(self, study: str, series: str, uid: str) -> bytes:
+        """One file, in the transfer syntax that it is stored in."""
+        path = f"{series_path(study, series)}/instances/{uid}"
+        accept = f"{BINARY}; transfer-syntax=*"
+        _, kind, body = self._ask("GET", path, accept, FILE_LIMIT)
+        return _first_part(kind, body)
+
+    def holds(self, study: str, series: str, uid: str) -> bool:
+        path = f"{series_path(study, series)}/instances"
+        return any(value(x, "00080018") == uid for x in self.query(path, {"SOPInstanceUID": uid}))
+
+    def store(self, files: Sequence[bytes]) -> dict[str, int]:
+        """Sends files.  Returns those that were not taken: SOPInstanceUID -> FailureReason.
+
+        Raises SpaceError where the server is full.
+        """
+        boundary = f"mcdiff-{token_hex(16)}"
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = b"".join([*(head + x + b"\r\n" for x in files), f"--{boundary}--\r\n".encode()])
+        kind = f"{BINARY}; boundary={boundary}"
+        status, _, answer = self._ask("POST", "/studies", PLAIN_JSON, JSON_LIMIT, body, kind)
+        document = _document(answer)
+        failed = document.get("00081198", {}) if isinstance(document, dict) else {}
+        items = failed.get("Value") or []
+        reasons = {str(value(x, "00081155")): int(value(x, "00081197") or 0) for x in items}
+        if any(x & 0xFF00 == 0xA700 for x in reasons.values()):
+            raise SpaceError(f"{self.url}: the server is out of space; free some, run again")
+        if status == 409 and not reasons:
+            raise McdiffError(f"{self.url}: refused the images and did not say which (HTTP 409)")
+        return reasons
+
+    def _ask(
+        self, method: str, path: str, accept: str, limit: int, body: bytes = b"", kind: str = ""
+    ) -> tuple[int, str, bytes]:
+        """Status, content type and body of an answer.  Tries again when the connection breaks."""
+        headers = {**self._headers, "Accept": accept, **({"Content-Type": kind} if kind else {})}
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(WAIT * attempt)
+            try:
+                self._connection.request(method, self._root + path, body or None, headers)
+                with closing(self._connection.getresponse()) as response:
+                    data = _read(response, limit)
+                if response.status not in (500, 502, 503, 504) or attempt + 1 == TRIES:
+                    break
+            except (OSError, HTTPException) as error:
+                lost = error
+            self._connection.close()
+        else:
+            raise McdiffError(
+                f"{self.url}: the connection failed ({_name(lost)}), {TRIES} times; run the same "
+                "command again"
+            ) from lost
+        _check_status(self.url, response)
+        return response.status, response.headers.get("Content-Type", ""), data
+
+
+def series_path(study: str, series: str) -> str:
+    assert is_uid(study)
+    assert is_uid(series)
+    return f"/studies/{study}/series/{series}"
+
+
+def value(answer: Answer, tag: str) -> Any:
+    """The first value of an element in a result; None where there is none."""
+    element = answer.get(tag) if isinstance(answer, dict) else None
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values[0] if isinstance(values, list) and values else None
+
+
+def _authorization(host: str, user: str | None, password: str | None) -> dict[str, str]:
+    if token := os.environ.get(TOKEN):
+        return {"Authorization": f"Bearer {token}"}
+    pair = (unquote(user), unquote(password or "")) if user else None
+    if pair is None:
+        with suppress(OSError, netrc.NetrcParseError):
+            found = netrc.netrc().authenticators(host)
+            pair = (found[0], found[2] or "") if found else None
+    if pair is None:
+        return {}
+    return {"Authorization": f"Basic {b64encode(':'.join(pair).encode()).decode()}"}
+
+
+def _read(response: HTTPResponse, limit: int) -> bytes:
+    """The whole body.  Raises IncompleteRead where it is cut short, McdiffError past the limit."""
+    pieces, size = [], 0
+    while piece := response.read(PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise McdiffError(f"the server sent more than {limit} bytes in one answer")
+    if response.length:
+        raise IncompleteRead(b"", response.length)
+    return b"".join(pieces)
+
+
+def _name(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+def _check_status(url: str, response: HTTPResponse) -> None:
+    status = response.status
+    if status in (401, 403):
+        raise UsageError(
+            f"{url}: refuses access (HTTP {status}); put the password into ~/.netrc, or a token "
+            f"into the environment variable {TOKEN}"
+        )
+    if status == 507:
+        raise SpaceError(f"{url}: the server is out of space (HTTP 507); free some, run again")
+    if status >= 500:
+        raise McdiffError(f"{url}: answers HTTP {status}; run the same command again")
+    if status not in (200, 202, 204, 409):
+        raise UsageError(f"{url}: answers HTTP {status}, expected DICOMweb; see the address again")
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise McdiffError(f"the server's answer is not JSON, expected DICOMweb; {AGAIN}") from error
+
+
+def _results(body: bytes) -> list[Answer]:
+    document = _document(body)
+    if not isinstance(document, list) or not all(isinstance(x, dict) for x in document):
+        raise McdiffError(f"the server's answer is no list of results, expected DICOMweb; {AGAIN}")
+    return document
+
+
+def _first_part(kind: str, body: bytes) -> bytes:
+    """The file in a multipart answer.  Raises McdiffError where the answer is not whole."""
+    message = Message()
+    message["Content-Type"] = kind
+    if message.get_content_type() == "application/dicom":
+        return body
+    boundary = message.get_boundary()
+    if boundary:
+        pieces = (b"\r\n" + body).split(f"\r\n--{boundary}".encode())
+        if len(pieces) >= 3 and pieces[-1].startswith(b"--"):
+            _, _, data = pieces[1].partition(b"\r\n\r\n")
+            return data
+    raise McdiffError("the server's answer is not a whole DICOM file; run the same command again")

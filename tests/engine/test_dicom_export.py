@@ -1,0 +1,409 @@
+"""`export-dicom` writes sound DICOM, the same each time, in the study of its source."""
+
+import json
+import shutil
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import zarr
+from pydicom import uid as uids
+from pydicom.dataset import Dataset
+
+from mcdiff_batch.engine.archive.archive import open_archive
+from mcdiff_batch.engine.dicom.importer import Options, import_dicom
+from mcdiff_batch.engine.image.frame import from_frame, nearest_from_frame
+from mcdiff_batch.engine.output import ledger
+from tests.support.crafting import command, snapshot
+from tests.support.dicom import (
+    Change,
+    make_image,
+    region,
+    save,
+    scan,
+    uid,
+    write_cases,
+)
+from tests.support.running import image, inline, job
+
+KINDS = {"image", "segmentation", "report"}
+DCIODVFY = shutil.which("dciodvfy")
+
+
+def enhanced(tmp_path: Path, *, grid: str | None = None, **how: Any) -> Path:
+    """The output of a run on a folder of DICOM, which is kept."""
+    write_cases(tmp_path / "in", **how)
+    import_dicom(tmp_path / "in", tmp_path / "a.zarr", Options())
+    inline(job(tmp_path / "a.zarr", tmp_path / "a.enhanced", grid=grid))
+    return tmp_path / "a.enhanced"
+
+
+def written(folder: Path, case: int = 0, kind: str = "image") -> Any:
+    return pydicom.dcmread(folder / f"{case:06d}" / f"{kind}.dcm")
+
+
+@pytest.fixture(scope="module")
+def spine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the export of one phantom, enhanced by the shipped model."""
+    from click.testing import CliRunner
+
+    from mcdiff_batch.engine.cli import group
+
+    root = tmp_path_factory.mktemp("spine")
+
+    def call(*words: object) -> None:
+        CliRunner().invoke(group, [str(x) for x in words], catch_exceptions=False)
+
+    call("phantom", "--output", root / "p.zarr", "--cases", 1, "--seed", 3, "--workers", 1)
+    case = open_archive(root / "p.zarr").read(0)
+    for number, pixels in enumerate(case.depths, 1):
+        source = make_image(np.pad(pixels, ((30, 9), (8, 4))), number=number)
+        source.SequenceOfUltrasoundRegions = [
+            region(30, 8, 29 + pixels.shape[0], 7 + pixels.shape[1], case.spacing_mm[0])
+        ]
+        del source.PixelSpacing
+        save(root / "in" / f"{number}.dcm", source)
+    call("import", "--dicom", root / "in", "--output", root / "a.zarr")
+    call("run", root / "a.zarr", "--devices", "cpu:1")
+    call("export-dicom", root / "a.enhanced", "--to", root / "out")
+    return root
+
+
+def complaints(path: Path) -> list[str]:
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).splitlines()
+    return [x for x in lines if x.startswith(("Error", "Abort"))]
+
+
+needs_dciodvfy = pytest.mark.skipif(
+    DCIODVFY is None, reason="Debian's package dicom3tools is not installed"
+)
+
+
+@needs_dciodvfy
+def test_dciodvfy_finds_no_error_in_image_segmentation_and_report(spine: Path) -> None:
+    files = {x.stem: x for x in (spine / "out").rglob("*.dcm")}
+    assert set(files) == KINDS
+    assert {kind: complaints(path) for kind, path in files.items()} == {x: [] for x in KINDS}
+
+
+@needs_dciodvfy
+def test_dciodvfy_notices_what_is_missing(spine: Path, tmp_path: Path) -> None:
+    """So that the test above can fail."""
+    bad = written(spine / "out")
+    del bad.SourceImageSequence, bad.Rows
+    assert complaints(save(tmp_path / "bad.dcm", bad)) != []
+
+
+def as_multi_frame(source: Any) -> None:
+    name = uids.UltrasoundMultiFrameImageStorage
+    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = name
+
+
+def as_capture(source: Any) -> None:
+    name = uids.SecondaryCaptureImageStorage
+    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = name
+    source.ConversionType = "WSD"
+
+
+@needs_dciodvfy
+@pytest.mark.parametrize("change", [as_multi_frame, as_capture], ids=["frames", "capture"])
+def test_the_image_is_of_the_class_of_its_source(
+    tmp_path: Path, change: Change, monkeypatch
+) -> None:
+    output = enhanced(tmp_path, cases=1, change=change)
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    source = pydicom.dcmread(tmp_path / "in/CANARY 1/IM1.dcm")
+    assert written(tmp_path / "out").SOPClassUID == source.SOPClassUID
+    segmentation = written(tmp_path / "out", kind="segmentation")
+    (series,) = segmentation.ReferencedSeriesSequence
+    assert series.ReferencedInstanceSequence[0].ReferencedSOPClassUID == source.SOPClassUID
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        assert complaints(path) == []
+
+
+def test_the_report_has_the_angles_of_the_run_with_their_confidence(spine: Path) -> None:
+    (entry,) = ledger.read(spine / "a.enhanced", 0).cases
+    report = written(spine / "out", kind="report")
+    numbers = list(measurements(report))
+    quality = entry.quality
+    assert ("Ultrasound curve angle, thoracic", quality["uca_thoracic_after"], "deg") in numbers
+    assert ("Ultrasound curve angle, lumbar", quality["uca_lumbar_after"], "deg") in numbers
+    confidence = ("Confidence in the curve angles, 0 to 1", quality["uca_confidence"], "1")
+    assert numbers.count(confidence) == 2
+    assert report.VerificationFlag == "UNVERIFIED"
+    assert "Not for diagnosis" in " ".join(texts(report))
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == (
+        written(spine / "out").SOPInstanceUID
+    )
+
+
+def measurements(item: Dataset) -> Any:
+    """(name, value, unit) of every measurement in a tree."""
+    for child in item.get("ContentSequence", ()):
+        if child.ValueType == "NUM":
+            measured = child.MeasuredValueSequence[0]
+            unit = measured.MeasurementUnitsCodeSequence[0].CodeValue
+            yield child.ConceptNameCodeSequence[0].CodeMeaning, float(measured.NumericValue), unit
+        yield from measurements(child)
+
+
+def texts(item: Dataset) -> Any:
+    for child in item.get("ContentSequence", ()):
+        yield str(child.get("TextValue", ""))
+        yield from texts(child)
+
+
+def test_image_and_segmentation_lie_on_the_grid_of_the_source(spine: Path) -> None:
+    case = open_archive(spine / "a.zarr").read(0)
+    height, width = case.depths.shape[1:]
+    group: Any = zarr.open_group(spine / "a.enhanced/images.zarr", mode="r")
+    derived = written(spine / "out")
+    expected = np.zeros((height + 39, width + 12), np.uint8)
+    inner = from_frame(group["enhanced"][0], (height, width))
+    expected[30 : 30 + height, 8 : 8 + width] = np.rint(inner)
+    np.testing.assert_array_equal(derived.pixel_array, expected)
+    source = pydicom.dcmread(spine / "in/1.dcm")
+    assert derived.SequenceOfUltrasoundRegions == source.SequenceOfUltrasoundRegions
+    labels = nearest_from_frame(group["label"][0], (height, width))
+    segmentation = written(spine / "out", kind="segmentation")
+    found = np.zeros_like(expected)
+    for plane, functions in zip(
+        segmentation.pixel_array, segmentation.PerFrameFunctionalGroupsSequence, strict=True
+    ):
+        number = functions.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[plane > 0] = number
+    np.testing.assert_array_equal(found[30 : 30 + height, 8 : 8 + width], labels)
+    assert np.count_nonzero(found) == np.count_nonzero(labels)
+    names = [x.SegmentLabel for x in segmentation.SegmentSequence]
+    assert names == ["transverse process", "rib", "lumbar lump"]
+
+
+def test_the_image_says_what_it_is_and_where_it_comes_from(spine: Path) -> None:
+    derived = written(spine / "out")
+    assert list(derived.ImageType) == ["DERIVED", "SECONDARY"]
+    assert "Not for diagnosis" in derived.DerivationDescription
+    assert derived.BurnedInAnnotation == "NO"
+    sources = [x.ReferencedSOPInstanceUID for x in derived.SourceImageSequence]
+    assert sources == [uid(1, 1, k) for k in range(1, 6)]
+    (equipment,) = derived.ContributingEquipmentSequence
+    assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    run = json.loads((spine / "a.enhanced/run.json").read_text())
+    assert equipment.DeviceSerialNumber == run["settings"]["bundle"]
+    assert derived.StudyInstanceUID == uid(1)
+    assert derived.PatientName == "CANARY^Name1"
+    assert derived.SeriesInstanceUID != uid(1, 1)
+
+
+@pytest.mark.parametrize("grid", ["frame", "input"])
+def test_both_grids_of_a_run_come_back_to_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: str
+) -> None:
+    output = enhanced(tmp_path, grid=grid)
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    for case in range(2):
+        found = written(tmp_path / "out", case).pixel_array
+        assert found.shape == (40, 16)
+        if grid == "input":
+            assert found.tobytes() == image(output, case)
+
+
+def test_the_same_export_has_the_same_bytes_at_another_time(
+    spine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 10_000_000)
+    time.sleep(1.1)  # datetime.now() does not ask time.time()
+    words = ("export-dicom", spine / "a.enhanced", "--to", tmp_path / "out")
+    assert command(monkeypatch, *words) == 0
+    assert snapshot(tmp_path / "out") == snapshot(spine / "out")
+    assert command(monkeypatch, *words) == 0  # and again over it
+    assert snapshot(tmp_path / "out") == snapshot(spine / "out")
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+
+
+def test_other_pixels_or_another_name_of_the_patient_give_other_uids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = enhanced(tmp_path, cases=1)
+    inline(job(tmp_path / "a.zarr", tmp_path / "b.enhanced", seed=5))
+    mapped = tmp_path / "a.zarr.dicom.json"
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "1") == 0
+    words = ("export-dicom", tmp_path / "b.enhanced", "--map", mapped)
+    assert command(monkeypatch, *words, "--to", tmp_path / "2") == 0
+    for path in (tmp_path / "in").rglob("*.dcm"):
+        source = pydicom.dcmread(path)
+        source.PatientName = "Corrected^Name"
+        save(path, source)
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "3") == 0
+    derived = [written(tmp_path / name) for name in "123"]
+    assert len({x.SOPInstanceUID for x in derived}) == 3
+    assert derived[2].PatientName == "Corrected^Name"
+    assert command(monkeypatch, *words, "--to", tmp_path / "1") == 2  # nothing is overwritten
+    assert written(tmp_path / "1") == derived[0]
+
+
+def test_cases_that_the_review_rejected_are_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = enhanced(tmp_path, cases=4)
+    pixels = [x.pixels for x in ledger.read(output, 0).cases]
+    lines = [
+        {"case": 0, "pixels": pixels[0], "verdict": "reject", "reason": "blurred"},
+        {"case": 1, "pixels": "of an earlier run", "verdict": "reject"},
+        {"case": 2, "pixels": pixels[2], "verdict": "reject"},
+        {"case": 2, "pixels": pixels[2], "verdict": "accept"},
+    ]
+    (output / "review").mkdir()
+    verdicts = output / "review/verdicts.jsonl"
+    verdicts.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    assert "1 held back by the review" in capsys.readouterr().out
+    assert {x.name for x in (tmp_path / "out").iterdir()} == {"000001", "000002", "000003"}
+    verdicts.write_text('{"case": 1, "verdict": "perhaps"}\n')
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "b") == 2
+
+
+def test_damaged_pixels_a_lost_source_and_failed_cases_are_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cases(tmp_path / "in", cases=4)
+    import_dicom(tmp_path / "in", tmp_path / "a.zarr", Options())
+    (tmp_path / "a.zarr/depths/c/1/0/0/0").write_bytes(b"damaged")
+    output = tmp_path / "a.enhanced"
+    inline(job(tmp_path / "a.zarr", output, unit_size=1))
+    shard = output / "images.zarr/enhanced/c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    sources = json.loads((tmp_path / "a.zarr.dicom.json").read_text())["cases"][2]["sources"]
+    (tmp_path / "in" / sources[0]["file"]).unlink()
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 3
+    printed = capsys.readouterr()
+    assert "case 0: its pixels are not as they were committed" in printed.err
+    assert "case 2: its source image cannot be read" in printed.err
+    assert "1 cases exported" in printed.out
+    assert "2 failed" in printed.out
+    assert "1 without a result" in printed.out
+    assert "CANARY" not in printed.out + printed.err
+    assert {x.name for x in (tmp_path / "out").iterdir()} == {"000003"}
+
+
+def test_a_map_of_another_archive_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = enhanced(tmp_path, cases=2)
+    write_cases(tmp_path / "other", cases=3)
+    import_dicom(tmp_path / "other", tmp_path / "b.zarr", Options())
+    words = ("export-dicom", output, "--to", tmp_path / "out")
+    assert command(monkeypatch, *words, "--map", tmp_path / "b.zarr.dicom.json") == 2
+    assert "is not the one that the map" in capsys.readouterr().err
+    (tmp_path / "a.zarr.dicom.json").unlink()
+    assert command(monkeypatch, *words) == 2
+    assert "map of UIDs cannot be read" in capsys.readouterr().err
+    (tmp_path / "a.zarr.dicom.json").write_text("{}")
+    assert command(monkeypatch, *words) == 2
+
+
+def test_the_sources_may_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = enhanced(tmp_path, cases=1)
+    (tmp_path / "in").rename(tmp_path / "moved")
+    words = ("export-dicom", output, "--to", tmp_path / "out")
+    assert command(monkeypatch, *words) == 3
+    assert command(monkeypatch, *words, "--source", tmp_path / "moved") == 0
+    assert written(tmp_path / "out").PatientID == "CANARY-1"
+
+
+def test_another_image_in_the_place_of_the_source_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = enhanced(tmp_path, cases=1)
+    save(tmp_path / "in/CANARY 1/IM1.dcm", make_image(scan()[0], study=8))
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 3
+    assert "another image than at the import" in capsys.readouterr().err
+
+
+NAMES = {
+    "ISO_IR 100": "Müller^Jörg",
+    "ISO_IR 192": "王^小東=Wang^XiaoDong",
+    "GB18030": "王^小东",
+    ("", "ISO 2022 IR 87"): "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    ("", "ISO 2022 IR 149"): "Hong^Gildong=洪^吉洞=홍^길동",
+}
+
+
+@pytest.mark.parametrize("charset", NAMES, ids=str)
+def test_names_in_every_script_come_back_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charset: str | tuple[str, ...]
+) -> None:
+    def rename(source: Dataset) -> None:
+        source.SpecificCharacterSet = charset if isinstance(charset, str) else list(charset)
+        source.PatientName = NAMES[charset]
+
+    output = enhanced(tmp_path, cases=1, change=rename)
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    for kind in ("image", "segmentation"):
+        found = written(tmp_path / "out", kind=kind)
+        assert found.PatientName == NAMES[charset], kind
+        assert found.SpecificCharacterSet == (charset if isinstance(charset, str) else [*charset])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_values_that_break_the_standard_are_passed_on_or_refused_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(source: Dataset) -> None:
+        source.PatientID = "CANARY" * 20  # longer than its representation allows
+        source.AccessionNumber = "CANARY\x1b[31m" * 3
+
+    output = enhanced(tmp_path, cases=1, change=spoil)
+    code = command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out")
+    printed = "".join(capsys.readouterr())
+    assert code in (0, 3)
+    assert "CANARY" not in printed
+    if code == 0:
+        assert written(tmp_path / "out").PatientID == "CANARY" * 20
+
+
+def test_only_the_objects_and_cases_that_are_asked_for_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = enhanced(tmp_path, cases=3)
+    words = ("export-dicom", output, "--to", tmp_path / "out")
+    assert command(monkeypatch, *words, "--objects", "image", "--cases", "0,2") == 0
+    found = {str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*.dcm")}
+    assert found == {"000000/image.dcm", "000002/image.dcm"}
+    assert command(monkeypatch, *words, "--objects", "video") == 2
+    assert command(monkeypatch, *words, "--dicomweb", "http://127.0.0.1:1") == 2
+    assert command(monkeypatch, "export-dicom", output) == 2
+    assert command(monkeypatch, "export-dicom", output, "--store", "nowhere") == 2
+    assert command(monkeypatch, "export-dicom", tmp_path / "in", "--to", tmp_path / "x") == 2
+
+
+def test_p6_p3_an_export_changes_neither_run_nor_archive_nor_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = enhanced(tmp_path)
+    before = snapshot(tmp_path)
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    shutil.rmtree(tmp_path / "out")
+    assert snapshot(tmp_path) == before
+
+
+def test_lossy_compression_of_the_source_is_still_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossy(source: Dataset) -> None:
+        source.LossyImageCompression, source.LossyImageCompressionRatio = "01", "12"
+        source.LossyImageCompressionMethod = "ISO_10918_1"
+
+    output = enhanced(tmp_path, cases=1, change=lossy)
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    derived = written(tmp_path / "out")
+    assert (derived.LossyImageCompression, derived.LossyImageCompressionRatio) == ("01", 12)

@@ -1,0 +1,124 @@
+"""Servers on loopback that misbehave: a proxy that cuts connections, and made-up answers."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from pynetdicom import AE, evt
+
+
+class Proxy:
+    """Passes connections on to a port of this machine.
+
+    limit: bytes that a connection may carry, both ways together, before it is cut; None: any.
+    budget: the same for all connections together.
+    cuts: how many connections are cut; None: all.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.limit: int | None = None
+        self.budget: list[int] | None = None
+        self.cuts: int | None = None
+        self._target = target
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._socket.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                left = [1 << 60 if self.limit is None else self.limit]
+                if self.cuts is not None:
+                    left = left if self.cuts > 0 else [1 << 60]
+                    self.cuts -= 1
+                left = left if self.budget is None else self.budget
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=_pass_on, args=(*ends, left), daemon=True).start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # ends `accept`
+        self._socket.close()
+
+
+def _pass_on(source: socket.socket, target: socket.socket, left: list[int]) -> None:
+    with suppress(OSError):
+        while left[0] > 0 and (data := source.recv(1 << 14)):
+            target.sendall(data[: left[0]])
+            left[0] -= len(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
+
+
+@contextmanager
+def proxy(target: int) -> Iterator[Proxy]:
+    made = Proxy(target)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+Reply = tuple[int, str, bytes]  # status, content type, body
+Replies = Callable[[str, str, Any], Reply]  # of method, path and headers
+
+
+@contextmanager
+def web_server(replies: Replies) -> Iterator[str]:
+    """The address of a server that answers as `replies` says."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, kind, body = replies(self.command, self.path, self.headers)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            if status == 302:
+                self.send_header("Location", body.decode())
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def store_server(
+    classes: tuple[str, ...], status: int = 0, *, reject: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """The address of a PACS that answers every C-STORE with `status`, and the UIDs it got."""
+    received: list[str] = []
+
+    def store(event: Any) -> int:
+        received.append(str(event.request.AffectedSOPInstanceUID))
+        return status
+
+    entity = AE(ae_title="PACS")
+    entity.require_called_aet = reject
+    for name in classes:
+        entity.add_supported_context(name)
+    handlers = [(evt.EVT_C_STORE, store)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}", received
+    finally:
+        server.shutdown()

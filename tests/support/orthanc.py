@@ -1,0 +1,92 @@
+"""Orthanc, a real PACS, on loopback: Debian's packages orthanc and orthanc-dicomweb."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROGRAM = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+ABSENT = (
+    ""
+    if PROGRAM and PLUGIN.exists()
+    else "Debian's packages orthanc and orthanc-dicomweb are not installed"
+)
+
+
+class Orthanc:
+    """A running server; `dicom` and `http` are its ports."""
+
+    def __init__(self, dicom: int, http: int) -> None:
+        self.dicom, self.http = dicom, http
+        self.address = f"127.0.0.1:{dicom}"
+        self.url = f"http://127.0.0.1:{http}/dicom-web"
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=30) as answer:
+            data = answer.read()
+        return data if path.endswith("/file") else json.loads(data)
+
+    def put(self, data: bytes) -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}/instances", data)
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def files(self) -> list[bytes]:
+        """Everything that it holds, as files."""
+        return [self.get(f"/instances/{x}/file") for x in self.get("/instances")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Orthanc]:
+    """An empty server that keeps its files in `folder`."""
+    assert PROGRAM is not None
+    server = Orthanc(free_port(), free_port())
+    settings = {
+        "Name": "tests",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "HttpPort": server.http,
+        "DicomPort": server.dicom,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAet": "ORTHANC",
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "OverwriteInstances": False,
+        "Plugins": [str(PLUGIN)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "storage").mkdir(parents=True)
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([PROGRAM, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        try:
+            _wait(server, process, folder)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait(server: Orthanc, process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            raise RuntimeError((folder / "log").read_text()[-2000:])
+        try:
+            server.get("/system")
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError("Orthanc did not answer within 30 s")
