@@ -19,7 +19,7 @@ from mcdiff_batch.engine.errors import FingerprintError, OutputLockedError, Usag
 from mcdiff_batch.engine.telemetry.machine import package_version
 from mcdiff_batch.engine.text import pluralise
 
-from . import durable, ledger, shards
+from . import durable, ledger, shards, verdicts
 from .ledger import DamagedRecord, Head
 
 LOCK = ".lock"
@@ -29,7 +29,7 @@ REPORT = "report"
 PLAN = "plan"  # a copy of the plan that was compiled for a GPU
 OWN_NAMES = {  # what a run may find in its directory
     *(LOCK, CONFIG, MANIFEST, REPORT, PLAN, durable.SCRATCH),
-    *(ledger.FOLDER, ledger.INCIDENTS, shards.FOLDER),
+    *(ledger.FOLDER, ledger.INCIDENTS, shards.FOLDER, verdicts.FOLDER),
 }
 LOCK_WAIT = 3.0  # s: the workers of a killed run hold its lock for a moment longer
 HINTS = {  # what makes a setting differ
@@ -38,7 +38,12 @@ HINTS = {  # what makes a setting differ
     "ladder": "see --steps and --sampler",
     "solver": "see --sampler",
     "software": "a package was updated or replaced",
+    "canary": "this machine computes other bits than the one that began the run, so results would "
+    "differ",
 }
+REMEDIES = {"canary": "continue on a machine like the first"}
+REMEDY = "go back to the first value"
+
 SOFTWARE = ("mcdiff-batch", "numcodecs", "numpy", "onnxruntime", "scipy", "zarr")
 
 
@@ -61,6 +66,7 @@ class Settings:
     software: dict[str, str]  # versions
     draws: int = 1  # starting noises per case
     plan_files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the compiled plans
+    canary: str = ""  # see model/canary.py; empty in outputs that have none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +236,7 @@ def settle(
             hint = f" ({HINTS[name]})" if name in HINTS else ""
             raise FingerprintError(
                 f"{root}: {name} was {_say(before)} when this output was begun, now it is "
-                f"{_say(value)}{hint}; go back to the first value, or choose another --output"
+                f"{_say(value)}{hint}; {REMEDIES.get(name, REMEDY)}, or choose another --output"
             )
     return stored.settings
 
