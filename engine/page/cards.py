@@ -99,7 +99,7 @@ def _card(card: Card, pictures: Pictures) -> Markup:
         why=html('<p class="why">{}</p>', join(card.why, "; ")) if card.why else "",
         case=card.case,
         shots=join(shots) or _damaged(),
-        numbers=table(("", "before", "enhanced"), list(_numbers(card.quality)), "numbers"),
+        numbers=table(("", "before", "enhanced"), list(list_numbers(card.quality)), "numbers"),
     )
 
 
@@ -142,7 +142,7 @@ def _image(png: bytes, alt: str) -> Markup:
     return html('<img src="data:image/png;base64,{}" alt="{}">', data, alt)
 
 
-def _numbers(quality: Quality) -> Iterator[tuple[object, ...]]:
+def list_numbers(quality: Quality) -> Iterator[tuple[object, ...]]:
     """The paired columns, the headlines, and how sure the angles are, if there are any."""
     angles = any(quality.get(x.after) is not None for x in (THORACIC, LUMBAR))
     for column in COLUMNS:

@@ -70,7 +70,7 @@ def collect(
     Raises UsageError where `out` holds no run.
     """
     run, tally = runs.load_existing(out), count_cases(out)
-    source, state = _open_archive(out, run, archive)
+    source, state = open_source(out, run, archive)
     ids = source if show_ids else None
     times, counts = timings.collect(out), _count(run, tally, source)
     incidents, causes = _incidents(out)
@@ -118,7 +118,7 @@ def draw_pictures(
     source = PictureSource(
         out=out,
         frame=Frame(**run.contract["frame"]),
-        archive=_open_archive(out, run, archive)[0],
+        archive=open_source(out, run, archive)[0],
         cropped=run.settings.grid == "input",
     )
     chosen = {card.case for card in report.gallery.cases}
@@ -129,7 +129,7 @@ def draw_pictures(
     }
 
 
-def _open_archive(
+def open_source(
     out: Path, run: Run, archive: Archive | Path | None
 ) -> tuple[Archive | None, str]:
     """The archive of the run if it is readable, and a word on it: "read", "gone" or "changed"."""

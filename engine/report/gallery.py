@@ -138,13 +138,14 @@ class PictureSource:
     def _stored(self, name: str, case: int, extent: tuple[int, int]) -> Pixels | None:
         """[y, x], as committed, without padding."""
         try:
-            image = _row(self.out / shards.FOLDER, name, case)
+            image = read_image(self.out / shards.FOLDER, name, case)
         except (ValueError, OSError):  # `verify` says what is damaged
             return None
         return image[: extent[0], : extent[1]] if self.cropped else image
 
 
-def _row(root: Path, name: str, case: int) -> Pixels:
+def read_image(root: Path, name: str, case: int) -> Pixels:
+    """A stored image [y, x].  Raises ValueError, OSError where it cannot be read."""
     store = Store(root.resolve())
     spec = read_array_spec(store, name)
     if spec is None or not 0 <= case < spec[1].shape[0]:
