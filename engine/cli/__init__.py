@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from mcdiff_batch.engine.errors import Exit, McdiffError, explain
 from mcdiff_batch.engine.signals import SIGNALS, handling
 from mcdiff_batch.engine.text import make_printable
 
+from .config import CONFIG, DEBUG, blame, configure, read_file, warn
 from .streams import Streams, lossy_streams
 
 ORDER = (
@@ -22,7 +24,6 @@ ORDER = (
     *("doctor", "compile", "train", "evaluate"),
 )
 ANSWERS = ("check", "status", "verify", "doctor")  # commands that do nothing but print
-DEBUG = "MCDIFF_DEBUG"  # a variable of the environment: print tracebacks
 
 
 class Commands(click.Group):
@@ -41,19 +42,66 @@ class Commands(click.Group):
             return None
         command = point.load()
         assert isinstance(command, click.Command)
-        return command
+        return configure(command, (cmd_name,))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mcdiff-batch")
-def group() -> None:
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar=CONFIG,
+    help="TOML file with options: a table for each command, such as [run], with keys such as "
+    "batch-size.",
+)
+@click.option(
+    "--show-config",
+    is_flag=True,
+    help="Print the options of the command that follows, and where each comes from; do nothing.",
+)
+@click.option("--version", is_flag=True, help="Print the version.")
+@click.option("--json", "as_json", is_flag=True, help="With --version: all versions, as JSON.")
+@click.pass_context
+def group(
+    context: click.Context, config: Path | None, show_config: bool, version: bool, as_json: bool
+) -> int:
     """Enhance archives of multi-depth coronal spine ultrasound.
+
+    Every option can also come from the environment, such as MCDIFF_RUN_BATCH_SIZE=8, or from a
+    file (--config).  The command line comes before the environment, and that before the file.
 
     Exit codes: 0 all cases done, 1 unexpected error, 2 wrong usage, 3 finished but some cases
     failed, 4 input cannot be used, 5 output is locked by another run, 6 settings differ from the
     output's, 7 no usable device, 8 verification failed, 9 no disk space left, 75 stopped by a
     signal (run the same command again).
     """
+    if version:
+        click.echo(_version(as_json))
+        context.exit(Exit.DONE)
+    if as_json:
+        raise click.UsageError("--json works with --version; a command has a --json of its own")
+    if context.invoked_subcommand is None:
+        raise click.UsageError("Missing command.")
+    if config is not None:
+        context.default_map = read_file(config, context)
+    if context.invoked_subcommand in ANSWERS and isinstance(context.obj, Streams):
+        context.obj.wait_for_reader()
+    return Exit.DONE
+
+
+def _version(as_json: bool) -> str:
+    from importlib.metadata import version
+
+    from .version import versions
+
+    if as_json:
+        return json.dumps(versions())
+    return f"mcdiff-batch, version {version('mcdiff-batch')}"
 
 
 def main() -> None:
@@ -62,9 +110,7 @@ def main() -> None:
     try:
         # any signal ends a command as Ctrl-C does, so that it can clean up; a run has its own way
         with lossy_streams() as streams, handling(signal.default_int_handler):
-            if any(word in ANSWERS for word in sys.argv[1:2]):
-                streams.wait_for_reader()
-            code = _tell_losses(streams, _call())
+            code = _tell_losses(streams, _call(streams))
     except KeyboardInterrupt:  # after the last word of the command
         code = Exit.DRAINED
     sys.exit(code)
@@ -75,13 +121,16 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _call() -> int:
+def _call(streams: Streams) -> int:
     """Runs the command and returns its exit code, whatever it raises."""
     try:
-        code = group.main(standalone_mode=False)
+        code = group.main(standalone_mode=False, obj=streams)
     except (click.Abort, KeyboardInterrupt):
         return Exit.DRAINED
     except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            warn(error.ctx)
+            blame(error)
         error.show()
         return error.exit_code
     except Exception as error:
@@ -130,6 +179,6 @@ def _tell_losses(streams: Streams, code: int) -> int:
         if error.errno != errno.EPIPE:
             text = f"warning: {name} could not be written ({error.strerror}); messages are missing"
             click.echo(text, err=name == "stdout")
-    answer = lost.get("stdout") if any(x in ANSWERS for x in sys.argv[1:2]) else None
+    answer = lost.get("stdout") if streams.answers else None
     failed = answer is not None and answer.errno != errno.EPIPE
     return code or (Exit.UNEXPECTED if failed else Exit.DONE)

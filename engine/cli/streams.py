@@ -56,9 +56,11 @@ class Streams:
 
     def __init__(self, out: LossyFile | None = None, err: LossyFile | None = None) -> None:
         self.out, self.err = out, err
+        self.answers = False  # whether what goes to stdout is all that the command does
 
     def wait_for_reader(self) -> None:
         """Waits for ever for who reads stdout, as for a pager; for a command that only answers."""
+        self.answers = True
         if self.out is not None:
             self.out.patience = None
 
