@@ -17,6 +17,8 @@ from mcdiff_batch.engine.errors import (
 )
 from mcdiff_batch.engine.text import make_printable, pluralise
 
+from .config import is_typed
+
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
     from mcdiff_batch.engine.backends.backend import Backend
@@ -143,7 +145,7 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
 
     say = _Say(as_json=options["progress"] == "json")
     with show_progress(options["progress"]) as show:
-        path = _choose_archive(archives, named)
+        path = _choose_archive(archives, named if is_typed("named") or not archives else None)
         say.step("loading the model ...")
         from mcdiff_batch.engine.backends.devices import backend_for, devices
         from mcdiff_batch.engine.backends.plan_cache import cache_root
