@@ -19,11 +19,9 @@ import numpy as np
 from mcdiff_batch.engine.errors import DeviceError, McdiffError
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.image.metrics import psnr
+from mcdiff_batch.engine.model.canary import enhance_made_up
 from mcdiff_batch.engine.model.contract import Bundle, Contract
-from mcdiff_batch.engine.model.ladder import recommended_rungs
-from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.plan import Device, Plan, PlanMaker
-from mcdiff_batch.engine.model.sampler import sample
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .backend import Backend, CompiledFiles
@@ -44,7 +42,8 @@ class SelfTest:
     slots_equal: bool  # one case gets the same bits in every slot of a batch
     order_free: bool  # a case gets the same bits in another slot, beside other cases (P4)
     psnr_db: float | None  # against the reference, data range 2; None: the plan is the reference
-    seconds: float  # to condition one batch and to walk it down the ladder
+    seconds: float  # to enhance one batch
+    canary: str  # see model/canary.py
 
     @property
     def mixes_cases(self) -> bool:
@@ -73,9 +72,9 @@ def self_test(plan: Plan, contract: Contract, reference: Plan | None = None) -> 
     reference: a float32 plan of one case; None if `plan` is the reference itself.
     """
     start = time.perf_counter()
-    first = _results(plan, contract, range(plan.batch))
+    made = enhance_made_up(plan, contract, range(plan.batch))
     seconds = time.perf_counter() - start
-    second = _results(plan, contract, range(1, plan.batch + 1))
+    first, second = made.images, _images(plan, contract, range(1, plan.batch + 1))
     order_free = _bits(first[1:]) == _bits(second[:-1])
     return SelfTest(
         finite=bool(np.isfinite(first).all() and np.isfinite(second).all()),
@@ -83,17 +82,18 @@ def self_test(plan: Plan, contract: Contract, reference: Plan | None = None) -> 
         order_free=order_free,
         psnr_db=None if reference is None else _psnr(first[0], reference, contract),
         seconds=seconds,
+        canary=made.digest,
     )
 
 
 def _slots_equal(plan: Plan, contract: Contract) -> bool:
-    copies = _results(plan, contract, [0] * plan.batch)
+    copies = _images(plan, contract, [0] * plan.batch)
     return all(_bits(x) == _bits(copies[0]) for x in copies)
 
 
 def _psnr(image: Image, reference: Plan, contract: Contract) -> float:
     """PSNR of case 0, at most EXACT_DB."""
-    expected = _results(reference, contract, [0])[0]
+    expected = _images(reference, contract, [0])[0]
     return min(EXACT_DB, psnr(image, expected, np.ones(image.shape, np.bool_), data_range=2))
 
 
@@ -101,25 +101,8 @@ def _bits(x: Image) -> bytes:
     return np.ascontiguousarray(x).tobytes()
 
 
-def _results(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
-    """[B, 1, H, W] of the made-up cases with these numbers, from noise of temperature 1."""
-    depths, shape = len(contract.depth_weights), (contract.frame.height, contract.frame.width)
-    stacks = np.stack([_stack(case, depths, shape) for case in cases])
-    weights = np.tile(np.asarray(contract.depth_weights, np.float32), (len(stacks), 1))
-    strip, scan = np.ones((len(stacks), 1, *shape), np.float32), stacks[:, depths // 2, None]
-    conditioned = plan.condition(stacks, weights, strip, scan)
-    x = np.stack([gaussian(0, f"self-test {case}", (1, *shape)) for case in cases])
-    return sample(plan, x, conditioned, recommended_rungs(contract))
-
-
-def _stack(case: int, depths: int, shape: tuple[int, int]) -> Image:
-    """[D, H, W] in [-1, 1]: bright and dark bars, whose number grows with the depth, and grain."""
-    y, x = np.meshgrid(*(np.linspace(0, 1, n, dtype=np.float32) for n in shape), indexing="ij")
-    bars = [
-        0.4 * np.sin((12 + depth) * np.pi * y + case) * np.abs(x - 0.5) for depth in range(depths)
-    ]
-    grain = 0.05 * gaussian(1, f"self-test {case}", (depths, *shape))
-    return np.asarray(np.clip(np.stack(bars) + grain, -1, 1), np.float32)
+def _images(plan: Plan, contract: Contract, cases: Sequence[int]) -> Image:
+    return enhance_made_up(plan, contract, cases).images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

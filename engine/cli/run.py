@@ -17,8 +17,6 @@ from mcdiff_batch.engine.errors import (
 )
 from mcdiff_batch.engine.text import make_printable, pluralise
 
-from .config import is_typed
-
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
     from mcdiff_batch.engine.backends.backend import Backend
@@ -145,7 +143,7 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
 
     say = _Say(as_json=options["progress"] == "json")
     with show_progress(options["progress"]) as show:
-        path = _choose_archive(archives, named if is_typed("named") or not archives else None)
+        path = _choose_archive(archives, named)
         say.step("loading the model ...")
         from mcdiff_batch.engine.backends.devices import backend_for, devices
         from mcdiff_batch.engine.backends.plan_cache import cache_root
@@ -167,7 +165,7 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
         job, maker = prepare(bundle, job, backend, cache_root())
         damaged = _repair(job, say) if options["repair"] else 0
         try:
-            summary = enhance(job, maker, show)
+            summary = enhance(job, maker, show, warn=lambda text: say.note("warning", text))
         except (Drained, DeviceError):
             if runs.load(job.output) is not None:
                 _write_report(job.output, job.archive, say, options)

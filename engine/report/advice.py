@@ -146,6 +146,11 @@ INCIDENTS = {  # by the kind in incidents.jsonl; what is left to do is the advic
         "Let `doctor` try the device before the next run.",
         DOCTOR,
     ),
+    "refused": Advice(
+        "A worker was not let into the run.",
+        "Mend what is said beside it, or leave that machine out. The others did its work.",
+        "",
+    ),
     "model": Advice(
         "The model's result could not be used.",
         "Let `doctor` try the device before the next run.",

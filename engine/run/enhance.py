@@ -1,6 +1,8 @@
 """Runs a whole job: enhances the cases that are pending and completes the output."""
 
 import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from mcdiff_batch.engine.output.repair import set_aside
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.units import make_unit
 from mcdiff_batch.engine.output.verify import Damage, find_damage
-from mcdiff_batch.engine.signals import handling
+from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
 from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
@@ -84,8 +86,25 @@ class StopSignals:
     def __init__(self) -> None:
         self.count = 0
 
-    def add(self, *_: object) -> None:
+    def _add(self, *_: object) -> None:
         self.count += 1
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts until the end of the block.  A signal that is ignored, as under nohup, stays so.
+
+        Python allows handlers in the main thread only; in another thread nothing is counted.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.getsignal(number) for number in SIGNALS if main}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._add)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def enhance(
@@ -100,7 +119,7 @@ def enhance(
     """
     resolve(job)  # a wrong input or option ends the run before anything is written
     signals = StopSignals()
-    with runs.lock(job.output) as lock, handling(signals.add):
+    with runs.lock(job.output) as lock, signals.counting():
         resolved = resolve(job)
         todo = survey(resolved)
         check_space(resolved, len(todo.pending))

@@ -43,6 +43,7 @@ class Job:
     versions: dict[str, str] = field(default_factory=dict)  # of the backend's packages
     plan_folder: Path | None = None  # of compiled plans, which the output keeps a copy of
     plan_files: dict[str, str] | None = None  # name -> SHA-256; None: no files, or not known yet
+    canary: str = ""  # of the plan on this machine; empty: not known
     batch_size: int | None = None
     unit_size: int | None = None
     solver: str | None = None
@@ -116,6 +117,7 @@ def _automatic(job: Job) -> Settings:
     return Settings(
         plan=job.plan,
         plan_files=job.plan_files or {},
+        canary=job.canary,
         device_kind=kind,
         batch_size=BATCH_SIZES.get(kind, BATCH_SIZE),
         unit_size=UNIT_SIZE,
@@ -152,6 +154,8 @@ def _requested(job: Job, automatic: Settings, stored: Run | None) -> dict[str, A
     requested = {name: getattr(automatic, name) for name in FACTS} | options
     if job.plan_files is not None:
         requested["plan_files"] = job.plan_files
+    if job.canary and stored is not None and stored.settings.canary:
+        requested["canary"] = job.canary
     if job.solver is not None or job.steps is not None:
         solver, times = _ladder(job, options, automatic, stored)
         requested |= {"solver": solver, "ladder": times}

@@ -184,7 +184,9 @@ class Pool:
         slot.deaths = 0 if life.worker.pulse.cases else slot.deaths + 1
         slot.starts += not (life.ready or life.out_of_memory)
         slot.shortages += life.out_of_memory
-        if slot.shortages > 1:
+        if life.refused:
+            self._drop(slot, DeviceError(f"{slot.device.title}: {incident.detail}"))
+        elif slot.shortages > 1:
             self._out_of_memory(slot)
         elif slot.starts >= STARTS or slot.deaths >= DEATHS:
             self._give_up(slot, incident.detail)
@@ -222,15 +224,17 @@ class Pool:
         )
 
     def _give_up(self, slot: Slot, cause: str) -> None:
-        """The other devices go on; without any the run ends."""
-        self.slots.remove(slot)
         self.watcher.record_incident(
             Incident(kind="device", detail="given up", device=str(slot.device))
         )
+        text = f"{slot.device.title}: its worker ended again and again: {cause}"
+        self._drop(slot, DeviceError(text))
+
+    def _drop(self, slot: Slot, error: McdiffError) -> None:
+        """The other devices go on; without any the run ends with `error`."""
+        self.slots.remove(slot)
         if not self.slots:
-            self.stop(
-                DeviceError(f"{slot.device.title}: its worker ended again and again: {cause}")
-            )
+            self.stop(error)
         elif not self._alive():
             self._start(self.slots[0])
 

@@ -45,6 +45,7 @@ def prepare(bundle: Bundle, job: Job, backend: Backend, cache: Path) -> tuple[Jo
         batch_size=batch,
         plan_folder=files.folder if files else None,
         plan_files=dict(files.hashes) if files else {},
+        canary=result.canary,
     ), loader
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from mcdiff_batch.engine.cloud.place import Place
 from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.model.contract import Contract
 from mcdiff_batch.engine.model.plan import Device, PlanMaker
@@ -21,7 +22,7 @@ from mcdiff_batch.engine.telemetry.spans import SpanLog
 class Recipe:
     """How to process any unit of a run."""
 
-    archive: Path
+    archive: Place
     identity: str  # of the archive when the run began
     output: Path
     contract: Contract
@@ -31,6 +32,7 @@ class Recipe:
     draws: int
     batch_size: int
     layout: Layout
+    canary: str = ""  # that a worker has to compute too (model/canary.py); empty: any
     readers: int = 1  # threads per worker
 
 
@@ -41,6 +43,9 @@ class Task:
     unit: Unit
     cases: tuple[int, ...]
     poison: tuple[int, ...] = ()  # cases to leave open: each ended a worker that had no other
+
+
+REFUSED = "refused"  # the worker must not have a part in this run
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Breakdown:
     """The worker ends because of an error.  With `error` the whole run ends with it; without, the
     pool tries the unit again."""
 
-    kind: str  # "memory", "fault" or "end"
+    kind: str  # "memory", "fault", "end" or REFUSED
     detail: str
     error: McdiffError | None = None
     resident: int = 0  # bytes, peak

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output.ledger import Incident
 
-from .protocol import Breakdown, Task, Worker
+from .protocol import REFUSED, Breakdown, Task, Worker
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +46,10 @@ class Life:
         return case if self.alone and case >= 0 else None
 
     @property
+    def refused(self) -> bool:
+        return self.breakdown is not None and self.breakdown.kind == REFUSED
+
+    @property
     def out_of_memory(self) -> bool:
         return self.breakdown is not None and self.breakdown.kind == "memory"
 
@@ -77,6 +81,8 @@ def _cause(life: Life, patience: float) -> str:
     code = life.worker.exit_code
     if life.hung:
         return f"no sign of life for {patience:g} s"
+    if life.breakdown is not None and life.refused:
+        return life.breakdown.detail
     if life.breakdown is not None:
         return f"{life.breakdown.detail} (peak {life.breakdown.resident >> 20} MiB resident)"
     if code == -signal.SIGKILL:

@@ -21,9 +21,9 @@ from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS, TIMINGS, summarise_spans
 from mcdiff_batch.engine.telemetry.tracefile import TraceLog
-from mcdiff_batch.engine.text import clean, make_printable, natural_order, pluralise
+from mcdiff_batch.engine.text import clean, make_printable, name_device, natural_order, pluralise
 
-from .protocol import UnitDone
+from .protocol import REFUSED, UnitDone
 
 LIVE = "report/live.json"
 LIVE_PERIOD = 1.0  # s
@@ -85,6 +85,10 @@ class Progress:
         return (self.cases - self.handled) / self.rate if self.rate else float("nan")
 
 
+def print_warning(text: str) -> None:
+    click.echo(make_printable(f"warning: {text}"), err=True)
+
+
 class Tracker:
     """The parent's record of a run.  Its memory does not grow with the number of cases (P8)."""
 
@@ -95,8 +99,9 @@ class Tracker:
         counts: dict[str, int],
         max_failures: int | None,
         progress: Callable[[Progress], None],
+        warn: Callable[[str], None] = print_warning,
     ) -> None:
-        self.root, self.cases, self.progress = root, cases, progress
+        self.root, self.cases, self.progress, self.warn = root, cases, progress, warn
         self.counts, self.before = dict(counts), dict(counts)
         self.max_failures = max_failures
         self.start = time.monotonic()
@@ -132,6 +137,8 @@ class Tracker:
     def record_incident(self, incident: Incident) -> None:
         """The ledger says what the next run has to do; this is for people, so it may be lost."""
         self.incidents += 1
+        if incident.kind == REFUSED:
+            self.warn(f"{name_device(incident.device)}: {incident.detail}")
         with self._telling(f"incident: {incident.kind}, {incident.detail}"):
             ledger.append_incident(self.root, incident)
 
@@ -142,8 +149,7 @@ class Tracker:
             yield
         except (OSError, McdiffError) as error:
             if not self.lost:
-                text = f"warning: {error}; the run goes on, but its report will lack something"
-                click.echo(make_printable(text), err=True)
+                self.warn(f"{error}; the run goes on, but its report will lack something")
             self.lost = True
             if instead:
                 click.echo(clean(instead), err=True)

@@ -24,6 +24,7 @@ from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.errors import ArchiveError, CaseError, McdiffError
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.batch import batches, condition, pad, strips
+from mcdiff_batch.engine.model.canary import find_canary
 from mcdiff_batch.engine.model.framing import Failure, FramedCase, LoadError, frame_case, prefetch
 from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.plan import Device, Plan, PlanMaker
@@ -48,7 +49,7 @@ from mcdiff_batch.engine.telemetry.spans import (
 from . import finisher
 from .finisher import IO, Enhancement, Work
 from .heartbeat import Pulse
-from .protocol import Breakdown, Ready, Recipe, Task
+from .protocol import REFUSED, Breakdown, Ready, Recipe, Task
 from .stages import run_ahead
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
@@ -57,6 +58,10 @@ READ_AHEAD = 2  # batches
 FINISH_BEHIND = 2  # batches
 
 Batch = list[FramedCase]  # an empty one ends a unit
+
+
+class OtherBitsError(Exception):
+    """The plan's canary is not that of the run."""
 
 
 def main(
@@ -111,7 +116,7 @@ def _serve(
         raise ArchiveError(f"{recipe.archive}: was changed during the run; start a new output")
     source = read(tasks(pipe), archive, recipe, alone, pulse)
     batches_framed = run_ahead(source, 0 if alone else READ_AHEAD, _gauge("batches framed"))
-    make = lambda: _ready(maker(device, recipe.batch_size), pipe)
+    make = lambda: _ready(maker(device, recipe.batch_size), recipe, device, pipe)
     results = compute(batches_framed, make, recipe, pulse)
     computed = run_ahead(results, 0 if alone else FINISH_BEHIND, _gauge("batches computed"))
     moment = monotonic()
@@ -130,7 +135,15 @@ def _gauge(name: str) -> Callable[[tuple[Work, object], int], None]:
     return lambda item, ready: item[0].log.add_count(name, ready)
 
 
-def _ready(plan: Plan, pipe: Connection) -> Plan:
+def _ready(plan: Plan, recipe: Recipe, device: Device, pipe: Connection) -> Plan:
+    if recipe.canary:
+        found = find_canary(plan, recipe.contract, device)
+        if found != recipe.canary:
+            raise OtherBitsError(
+                "this host computes other bits than the one that began the run (canary "
+                f"{found[:12]} against {recipe.canary[:12]}), so results would differ; leave it "
+                "out or start a new output"
+            )
     pipe.send(Ready())
     return plan
 
@@ -145,7 +158,8 @@ def read(
     source: Iterator[Task], archive: Archive, recipe: Recipe, alone: bool, pulse: Pulse
 ) -> Iterator[tuple[Work, Batch]]:
     """Yields batches of framed cases (of one case, if alone), and an empty one after each unit."""
-    size, lookahead = (1, 1) if alone else (recipe.batch_size, 2 * recipe.batch_size)
+    ahead = 2 * max(recipe.batch_size, recipe.readers)
+    size, lookahead = (1, 1) if alone else (recipe.batch_size, ahead)
     moment = monotonic()
     for task in source:
         work = Work(task=task)
@@ -262,6 +276,8 @@ def breakdown(error: BaseException, recipe: Recipe) -> Breakdown:
     """What the parent is to know of an error that ends the worker; without paths (P10)."""
     if isinstance(error, McdiffError):
         return Breakdown(kind="end", detail=str(error), error=error)
+    if isinstance(error, OtherBitsError):
+        return Breakdown(kind=REFUSED, detail=str(error))
     cause = error.__cause__ if isinstance(error, LoadError) and error.__cause__ else error
     text = f"{type(cause).__name__}: {cause}"
     for path in (recipe.archive, recipe.output):

@@ -72,7 +72,8 @@ class FakePlan:
     faults: tuple[Fault, ...] = ()
 
     def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
-        assert len(depths) == len(weights) == len(strip) == len(scan) == self.batch
+        assert len(depths) == len(weights) == len(strip) == len(scan)
+        assert len(depths) in (1, self.batch)  # one: the canary
         faults = tuple(self._fault(name(stack)) for stack in depths)
         mean = weighted_mean(depths, weights)
         return Conditioning(conditions=Conditions(mean=mean, faults=faults), label=labels(mean))
