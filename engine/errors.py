@@ -114,6 +114,8 @@ REMEDIES = {
     errno.ENFILE: "close other programs and run the same command again",
     errno.ENOMEM: "free memory and run the same command again",
     errno.ESTALE: "the share was changed on its server; mount it again and run the same command",
+    errno.EREMOTEIO: "check the store, the network and the credentials in the environment, and run "
+    "the same command again",
     errno.EROFS: "see dmesg why it became read-only, repair that and run the same command again",
     errno.EACCES: "ask the owner for permission and run the same command again",
     errno.EPERM: "ask the owner for permission and run the same command again",

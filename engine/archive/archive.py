@@ -3,12 +3,12 @@
 import hashlib
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mcdiff_batch.engine.cloud.place import Place
 from mcdiff_batch.engine.errors import PLACE, ArchiveError, CaseError, explain
 
 from .attributes import (
@@ -24,7 +24,7 @@ from .codecs import CorruptError
 from .columns import Columns, read_columns, read_coordinates, warn_of_sizes
 from .meaning import Validity, read_validity
 from .metadata import CHUNK_LIMIT, ArraySpec, read_array_spec
-from .store import BadMetadataError, Store, UnsafeFileError, find_root, propose_path
+from .store import BadMetadataError, Store, UnsafeFileError, open_store, propose_path
 
 CASES_LIMIT = 10_000_000
 DEPTHS_LIMIT = 64
@@ -65,9 +65,9 @@ class Archive:
     pixels: ChunkedArray = field(repr=False)
 
     @property
-    def path(self) -> Path:
-        """The folder that was opened, without links in its path."""
-        return self.pixels.store.root
+    def path(self) -> Place:
+        """The folder that was opened, without links in its path, or its address in a store."""
+        return self.pixels.store.place
 
     def key(self, index: int) -> str:
         """The case id, or the index where there are no ids.  It seeds the noise of the case."""
@@ -188,14 +188,14 @@ def _check_image(
         )
 
 
-def open_archive(path: Path) -> Archive:
+def open_archive(path: Place) -> Archive:
     """Reads the metadata and the columns, but no pixels.
 
     Raises ArchiveError where the archive cannot be used at all, McdiffError where it cannot be
     read now.
     """
     try:
-        return _open(Store(find_root(path)))
+        return _open(open_store(path))
     except BadMetadataError as error:
         other, message = propose_path(path), str(error)
         if other is not None:

@@ -92,7 +92,7 @@ class ChunkedArray:
         """The stored bytes of a chunk; None if absent."""
         per_file = [n // k for n, k in zip(self.spec.files, self.spec.chunks, strict=True)]
         file = [k // n for k, n in zip(coordinates, per_file, strict=True)]
-        with self.store.open(f"{self.name}/{self.spec.key(file)}") as blob:
+        with self.store.open(f"{self.name}/{self.spec.key(file)}", self._ahead) as blob:
             if blob is None:
                 return None
             if self.spec.shards is None:
@@ -100,6 +100,20 @@ class ChunkedArray:
             inside = [k % n for k, n in zip(coordinates, per_file, strict=True)]
             place = int(np.ravel_multi_index(inside, per_file))
             return self._read_from_shard(blob, place, prod(per_file), coordinates)
+
+    @property
+    def _ahead(self) -> int:
+        """What is read first of a file: a whole chunk, or the index of a shard."""
+        if self.spec.shards is None:
+            return encoded_limit(self.spec.chunk_bytes)
+        return -self._index_bytes if self.spec.shards.at_end else self._index_bytes
+
+    @property
+    def _index_bytes(self) -> int:
+        shards = self.spec.shards
+        assert shards is not None
+        chunks = prod(shards.shape) // prod(self.spec.chunks)
+        return 16 * chunks + (CRC_BYTES if shards.checksum else 0)
 
     def _read_bytes(self, blob: Blob, offset: int, size: int, coordinates: Coordinates) -> bytes:
         most = encoded_limit(self.spec.chunk_bytes)
@@ -122,9 +136,8 @@ class ChunkedArray:
 
     def _read_index(self, blob: Blob, count: int, coordinates: Coordinates) -> Values:
         """The index of a shard: offset and size in bytes of each of `count` chunks, [count, 2]."""
-        shards = self.spec.shards
+        shards, size = self.spec.shards, self._index_bytes
         assert shards is not None
-        size = 16 * count + (CRC_BYTES if shards.checksum else 0)
         data = blob.read(max(0, blob.size - size) if shards.at_end else 0, size)
         try:
             if len(data) != size:

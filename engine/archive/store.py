@@ -1,14 +1,20 @@
-"""Reads the files of an archive.  They must be regular files inside its root."""
+"""Reads the files of an archive: regular files inside its folder, or objects below its address."""
 
 import json
 import os
 import stat
+from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from mcdiff_batch.engine.cloud import objects
+from mcdiff_batch.engine.cloud.objects import Part
+from mcdiff_batch.engine.cloud.place import Place, Url
 
 JSON_LIMIT = 8 << 20  # bytes; usual metadata take a few thousand
 DEEPEST = 6  # folders of an archive above one of its chunks
@@ -21,6 +27,7 @@ POINTERS = {  # beginnings of files that stand for a larger one
     b"/annex/objects/": "git annex get .",
     b"version https://git-lfs.github.com/spec/": "git lfs pull",
 }
+ENDS = 8  # that are remembered of an archive; more than threads read at once near a shard's edge
 UNLINK = "run `git annex unlock .` in it, or copy it with `cp -rL`"
 
 
@@ -32,15 +39,61 @@ class BadMetadataError(ValueError):
     """Metadata cannot be used.  The message is a clause without the archive's path."""
 
 
+class Blob(Protocol):
+    """An open file."""
+
+    @property
+    def size(self) -> int:
+        """In bytes, when it was opened."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Reads `length` bytes from `offset`, fewer at the end of the file.  Raises OSError."""
+        ...
+
+
+class Store(ABC):
+    """A file for each key, such as "depths/c/0/0".
+
+    Keeps no file open; safe in threads; can be pickled.  Keys are made of our own names and
+    integers, never of data.
+    """
+
+    place: Place  # of the archive; a folder is resolved: the user may give a link to it
+
+    @abstractmethod
+    def open(self, key: str, ahead: int) -> AbstractContextManager[Blob | None]:
+        """Opens the file of `key`; None if there is none.
+
+        ahead: how many bytes will be read first; negative: of the end of the file.
+        Raises UnsafeFileError, OSError.
+        """
+
+    def document(self, key: str) -> tuple[bytes, dict[str, Any]] | None:
+        """A JSON object, as bytes and parsed; None if absent.  Raises BadMetadataError, OSError."""
+        try:
+            with self.open(key, JSON_LIMIT) as blob:
+                return None if blob is None else _parse(blob, key)
+        except UnsafeFileError as error:
+            raise BadMetadataError(str(error)) from error
+
+
+def open_store(place: Place) -> Store:
+    """The store of an archive.  Raises BadMetadataError."""
+    return ObjectStore(place) if isinstance(place, Url) else FolderStore(find_root(place))
+
+
+# --- folders
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
-    """An open regular file; `size` is in bytes, when it was opened."""
+class File:
+    """A Blob that is an open regular file."""
 
     descriptor: int
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """Reads `length` bytes from `offset`, fewer at the end of the file.  Raises OSError."""
         parts = []
         while length > 0 and (part := os.pread(self.descriptor, length, offset)):
             parts.append(part)
@@ -48,25 +101,20 @@ class Blob:
         return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
-    """A folder with a file for each key, such as "depths/c/0/0".
+@dataclass(frozen=True)
+class FolderStore(Store):
+    """A folder."""
 
-    Keeps no file open; safe in threads; can be pickled.  Keys are made of our own names and
-    integers, never of data.
-    """
-
-    root: Path  # resolved: the user may give a link to the archive
+    place: Path
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Blob | None]:
-        """Opens the file of `key`; None if there is none.  Raises UnsafeFileError, OSError."""
+    def open(self, key: str, ahead: int) -> Iterator[File | None]:
         descriptor = self._open_descriptor(key)
         if descriptor is None:
             yield None
             return
         try:
-            yield Blob(
+            yield File(
                 descriptor=descriptor, size=_check_regular(os.fstat(descriptor), key).st_size
             )
         finally:
@@ -74,7 +122,7 @@ class Store:
 
     def _open_descriptor(self, key: str) -> int | None:
         """Never waits for a FIFO and never opens a device."""
-        path = os.path.join(self.root, key)  # noqa: PTH118 - faster, for thousands of chunks a second
+        path = os.path.join(self.place, key)  # noqa: PTH118 - faster, for thousands of chunks a second
         if os.path.realpath(path) != path:
             lost = "" if os.path.exists(path) else ", whose content is not here (`git annex get .`)"  # noqa: PTH110
             raise UnsafeFileError(
@@ -86,14 +134,6 @@ class Store:
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
-
-    def document(self, key: str) -> tuple[bytes, dict[str, Any]] | None:
-        """A JSON object, as bytes and parsed; None if absent.  Raises BadMetadataError, OSError."""
-        try:
-            with self.open(key) as blob:
-                return None if blob is None else _parse(blob, key)
-        except UnsafeFileError as error:
-            raise BadMetadataError(str(error)) from error
 
 
 def find_root(path: Path) -> Path:
@@ -110,8 +150,10 @@ def find_root(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def propose_path(path: Path) -> Path | None:
+def propose_path(path: Place) -> Path | None:
     """An archive near a path that is none: one that holds it, is in it, or has such a name."""
+    if isinstance(path, Url):
+        return None
     root = Path(os.path.realpath(path))
     around = next((x for x in list(root.parents)[:DEEPEST] if _is_archive(x)), None)
     if around is not None:
@@ -160,3 +202,62 @@ def _parse(blob: Blob, key: str) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(value, dict):
         raise BadMetadataError(f"{key} is a JSON {type(value).__name__}, expected an object")
     return text, value
+
+
+# --- object stores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    """A Blob that is a version of an object, of which a part was read when it was opened."""
+
+    url: Url
+    part: Part
+
+    @property
+    def size(self) -> int:
+        return self.part.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        if self.part.holds(offset, length):
+            start = offset - self.part.start
+            return self.part.data[start : start + length]
+        return objects.read_range(self.url, offset, length, self.part.tag)
+
+
+@dataclass(frozen=True)
+class ObjectStore(Store):
+    """The objects below an address.  None of them is a link, and no key leaves the address.
+
+    The ends of shards, which are their indices, are remembered: each costs a request.  What is
+    read after one is of the same version of the shard, or an error.
+    """
+
+    place: Url
+    ends: OrderedDict[str, Part] = field(default_factory=OrderedDict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ObjectStore, (self.place,)
+
+    @contextmanager
+    def open(self, key: str, ahead: int) -> Iterator[Object | None]:
+        url = self.place / key
+        part = self.ends.get(key) or objects.read_part(url, ahead)
+        if part is None:
+            yield None
+            return
+        if ahead < 0:
+            self._remember(key, part)
+        try:
+            yield Object(url=url, part=part)
+        except OSError:
+            self.ends.pop(key, None)  # it may have been replaced
+            raise
+
+    def _remember(self, key: str, part: Part) -> None:
+        self.ends[key] = part
+        while len(self.ends) > ENDS:
+            self.ends.popitem(last=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcdiff_batch.engine.cloud.place import Place, parse_place
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.text import make_printable
 
@@ -22,11 +23,11 @@ ID_LENGTH = 80  # characters of a case id on a terminal
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=parse_place, metavar="ARCHIVE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--show-ids", is_flag=True, help="Name cases by id too.")
-def check(archive: Path, as_json: bool, show_ids: bool) -> int:
-    """Check every case of an archive.
+def check(archive: Place, as_json: bool, show_ids: bool) -> int:
+    """Check every case of an archive, a folder or an address (s3://, gs://, az://, https://).
 
     Reads the whole archive, writes nothing and needs no model.  Exit codes: 0 all cases can be
     used, 3 some cannot, 4 the archive cannot be used at all.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
+from mcdiff_batch.engine.cloud.place import Place, Url
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 
 from . import ledger
@@ -14,8 +15,11 @@ ENDING = ".enhanced"
 ARCHIVE_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
-def default_output(archive: Path) -> Path:
-    """archive.enhanced beside archive.zarr; for a group in a larger store, beside the store."""
+def default_output(archive: Place) -> Path:
+    """archive.enhanced beside archive.zarr; for a group in a larger store, beside the store; for
+    an archive in an object store, in the working directory."""
+    if isinstance(archive, Url):
+        return Path(f"{_stem(Path(archive.name))}{ENDING}")
     real = _resolve(archive)
     store = _find_store(real)
     if store == real:
@@ -29,12 +33,13 @@ def _stem(archive: Path) -> str:
     return archive.stem if archive.suffix.lower() == ".zarr" else archive.name
 
 
-def check_apart(output: Path, archive: Path, bundle: Path | None = None) -> None:
+def check_apart(output: Path, archive: Place, bundle: Path | None = None) -> None:
     """Raises UsageError if `output` lies in a folder that a run must not change, or holds one (P6).
 
     Links are followed.  bundle: folder of the model.
     """
-    real, store = _resolve(output), _find_store(_resolve(archive))
+    real = _resolve(output)
+    store = None if isinstance(archive, Url) else _find_store(_resolve(archive))
     advice = f"expected a folder of its own; use --output {default_output(archive)}"
     for name, folder in (("the archive", store), ("the model", bundle)):
         if folder is not None and _holds(folder, real):
@@ -96,8 +101,10 @@ def find_run(path: Path) -> Path:
     raise UsageError(f"{path}: {found}; {advice}")
 
 
-def check_is_archive(path: Path) -> None:
+def check_is_archive(path: Place) -> None:
     """Raises ArchiveError for an output, and for a name that resembles that of an archive."""
+    if isinstance(path, Url):
+        return
     if _is_output(path):
         raise ArchiveError(
             f"{path}: is the output of a run, expected an archive, such as {default_archive(path)}"

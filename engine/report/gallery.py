@@ -16,7 +16,7 @@ from PIL import Image
 from mcdiff_batch.engine.archive.archive import Archive, Case
 from mcdiff_batch.engine.archive.chunks import ChunkedArray
 from mcdiff_batch.engine.archive.metadata import read_array_spec
-from mcdiff_batch.engine.archive.store import Store
+from mcdiff_batch.engine.archive.store import FolderStore
 from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.image.columns import LUMBAR, THORACIC
 from mcdiff_batch.engine.image.frame import (
@@ -146,7 +146,7 @@ class PictureSource:
 
 def read_image(root: Path, name: str, case: int) -> Pixels:
     """A stored image [y, x].  Raises ValueError, OSError where it cannot be read."""
-    store = Store(root.resolve())
+    store = FolderStore(root.resolve())
     spec = read_array_spec(store, name)
     if spec is None or not 0 <= case < spec[1].shape[0]:
         raise ValueError(f"no {name} of case {case}")
