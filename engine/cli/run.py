@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcdiff_batch.engine.cloud.place import Place, parse_place
 from mcdiff_batch.engine.errors import (
     DeviceError,
     Drained,
@@ -16,6 +17,8 @@ from mcdiff_batch.engine.errors import (
     VerificationError,
 )
 from mcdiff_batch.engine.text import make_printable, pluralise
+
+from .config import is_typed
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
@@ -33,8 +36,14 @@ SAME_NAME = (  # options that a Job has under the same name
 
 
 @click.command()
-@click.argument("archives", type=FOLDER, nargs=-1, metavar="ARCHIVE")
-@click.option("--input", "named", type=FOLDER, help="The archive; the same as ARCHIVE.")
+@click.argument("archives", type=parse_place, nargs=-1, metavar="ARCHIVE")
+@click.option(
+    "--input",
+    "named",
+    type=parse_place,
+    metavar="ARCHIVE",
+    help="The archive; the same as ARCHIVE.",
+)
 @click.option(
     "--output",
     type=FOLDER,
@@ -132,8 +141,10 @@ SAME_NAME = (  # options that a Job has under the same name
     show_default=True,
     help="auto: a table on a terminal, otherwise a line every 30 s; json: JSON lines. On stderr.",
 )
-def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **options: Any) -> int:
-    """Enhance every case of ARCHIVE.
+def run(
+    archives: tuple[Place, ...], named: Place | None, output: Path | None, **options: Any
+) -> int:
+    """Enhance every case of ARCHIVE, a folder or an address (s3://, gs://, az://, https://).
 
     The same command again finishes a run that was stopped.  `mcdiff-batch check --help` describes
     the format of an archive.
@@ -143,7 +154,7 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
 
     say = _Say(as_json=options["progress"] == "json")
     with show_progress(options["progress"]) as show:
-        path = _choose_archive(archives, named)
+        path = _choose_archive(archives, named if is_typed("named") or not archives else None)
         say.step("loading the model ...")
         from mcdiff_batch.engine.backends.devices import backend_for, devices
         from mcdiff_batch.engine.backends.plan_cache import cache_root
@@ -184,6 +195,10 @@ def run(archives: tuple[Path, ...], named: Path | None, output: Path | None, **o
         return summary.exit_code
 
 
+def _resolve(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
+
+
 def _preview(job: "Job", say: "_Say", *, repair: bool) -> None:
     """Prints what the run would do."""
     from mcdiff_batch.engine.output.verify import find_damage
@@ -213,11 +228,11 @@ def _write_report(
         return "not written"
 
 
-def _choose_archive(archives: tuple[Path, ...], named: Path | None) -> Path:
+def _choose_archive(archives: tuple[Place, ...], named: Place | None) -> Place:
     """The one archive that the user names.  Raises UsageError, ArchiveError."""
     from mcdiff_batch.engine.output.places import check_is_archive
 
-    if named and all(x.resolve() == named.resolve() for x in archives):
+    if named and all(_resolve(x) == _resolve(named) for x in archives):
         archives = (named,)
     elif named:
         archives = (*archives, named)
@@ -268,7 +283,7 @@ def _repair(job: "Job", say: _Say) -> int:
 
 
 def _job(
-    archive: Path,
+    archive: Place,
     output: Path,
     bundle: "Bundle",
     chosen: "tuple[Device, ...]",

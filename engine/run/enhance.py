@@ -1,8 +1,6 @@
 """Runs a whole job: enhances the cases that are pending and completes the output."""
 
 import shutil
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import Any
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.backends.backend import BUILD
+from mcdiff_batch.engine.cloud.place import Url
 from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, SpaceError, explain
 from mcdiff_batch.engine.model.plan import PlanMaker
 from mcdiff_batch.engine.output import arrays, durable, ledger, manifest, runs, shards
@@ -20,7 +19,7 @@ from mcdiff_batch.engine.output.repair import set_aside
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.units import make_unit
 from mcdiff_batch.engine.output.verify import Damage, find_damage
-from mcdiff_batch.engine.signals import SIGNALS
+from mcdiff_batch.engine.signals import handling
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
 from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
@@ -31,6 +30,8 @@ from .pool import Pool
 from .process import Processes
 from .protocol import Recipe, Task, WorkersMaker
 from .tracker import Progress, Tracker, print_warning
+
+STORE_READERS = 16  # requests at a time, for a device; at 20 ms each, 800 cases/s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,25 +85,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.count = 0
 
-    def _add(self, *_: object) -> None:
+    def add(self, *_: object) -> None:
         self.count += 1
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Counts until the end of the block.  A signal that is ignored, as under nohup, stays so.
-
-        Python allows handlers in the main thread only; in another thread nothing is counted.
-        """
-        main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.getsignal(number) for number in SIGNALS if main}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._add)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def enhance(
@@ -118,7 +102,7 @@ def enhance(
     """
     resolve(job)  # a wrong input or option ends the run before anything is written
     signals = StopSignals()
-    with runs.lock(job.output) as lock, signals.counting():
+    with runs.lock(job.output) as lock, handling(signals.add):
         resolved = resolve(job)
         todo = survey(resolved)
         check_space(resolved, len(todo.pending))
@@ -245,8 +229,15 @@ def _recipe(resolved: ResolvedJob) -> Recipe:
         batch_size=resolved.settings.batch_size,
         layout=resolved.layout,
         canary=resolved.settings.canary or job.canary,
-        readers=max(1, min(4, cores() // len(job.devices) // 2)),
+        readers=_count_readers(job),
     )
+
+
+def _count_readers(job: Job) -> int:
+    """Threads per worker.  Those that wait for an object store need no core."""
+    if isinstance(job.archive.path, Url):
+        return STORE_READERS
+    return max(1, min(4, cores() // len(job.devices) // 2))
 
 
 def _task(resolved: ResolvedJob, index: int) -> Task:
