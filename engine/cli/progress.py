@@ -1,20 +1,22 @@
 """Shows how far a run is: a live table on a terminal, otherwise lines of text or JSON.
 
-Each way ends with the end state, however the run ended.
+Each way ends with the end state, however the run ended; so do the metrics for Prometheus.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.errors import Exit, McdiffError, explain
 from mcdiff_batch.engine.run.tracker import Progress
+from mcdiff_batch.engine.telemetry.metrics import EXIT, MetricsFile, Value
 from mcdiff_batch.engine.text import clean, format_duration
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Show = Callable[[Progress], None]
 EVERY = 30.0  # s between lines
 EVERY_JSON = 5.0
+EVERY_METRICS = 5.0
 
 
 @contextmanager
@@ -142,3 +145,90 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, McdiffError):
         return int(error.exit_code)
     return int(Exit.DRAINED if isinstance(error, KeyboardInterrupt) else Exit.UNEXPECTED)
+
+
+class Metrics:
+    """Passes every Progress on, and writes a file of metrics every 5 s."""
+
+    output: Path | None = None  # of the run, once it is known
+    at: Progress | None = None
+
+    def __init__(self, file: MetricsFile | None, show: Show, warn: Callable[[str], None]) -> None:
+        """file: None for no metrics.  warn: tells of a place that is lost during the run."""
+        self.file, self.show, self.warn = file, show, warn
+        self.began, self.start = round(time.time(), 3), time.monotonic()
+        self.last = -math.inf
+        self.lost = False
+
+    def __call__(self, at: Progress) -> None:
+        self.at = at
+        if at.exit_code is None and time.monotonic() - self.last >= EVERY_METRICS:
+            self.try_to_write({})
+        self.show(at)
+
+    def write(self, also: dict[str, Value]) -> None:
+        """Raises OSError."""
+        if self.file is None:
+            return
+        values: dict[str, Value] = {
+            "run_active": 1,
+            "run_start_timestamp_seconds": self.began,
+            "run_duration_seconds": round(time.monotonic() - self.start, 3),
+        }
+        self.last = time.monotonic()
+        self.file.write(values | (_measure(self.at) if self.at else {}) | also)
+
+    def try_to_write(self, also: dict[str, Value]) -> None:
+        """A place that is lost during the run does not end it."""
+        try:
+            self.write(also)
+        except OSError as error:
+            if not self.lost:
+                text = f"--metrics cannot be written now ({error.strerror}); the run goes on, and"
+                self.warn(f"{text} tries again every few seconds")
+            self.lost = True
+
+    def end(self, code: int) -> None:
+        values: dict[str, Value] = {"run_active": 0, EXIT: code}
+        if self.file and self.output and self.at:
+            from mcdiff_batch.engine.output.ledger import read_heads
+
+            with suppress(OSError):
+                values["run_flagged_cases"] = sum(x.flagged for x in read_heads(self.output))
+        self.try_to_write(values)
+
+
+def _measure(at: Progress) -> dict[str, Value]:
+    counts = {"done": at.done, "failed": at.failed, "open": at.open}
+    return {
+        "run_selected_cases": at.cases,
+        "run_cases": counts | {"left": max(0, at.cases - sum(counts.values()))},
+        "run_incidents": at.incidents,
+        "run_cases_per_second": round(at.rate, 4),
+    }
+
+
+@contextmanager
+def keep_metrics(path: Path | None, show: Show, warn: Callable[[str], None]) -> Iterator[Metrics]:
+    """Writes metrics to `path` until the end of the block, however it ends.
+
+    Raises UsageError, SpaceError, McdiffError before the block where `path` cannot be written.
+    """
+    metrics = Metrics(_open_metrics(path) if path else None, show, warn)
+    try:
+        metrics.write({})
+    except OSError as error:
+        raise explain(error, path) from error
+    try:
+        yield metrics
+    except BaseException as error:
+        metrics.end(_exit_code(error))
+        raise
+    metrics.end(int(metrics.at.exit_code or 0) if metrics.at else int(Exit.DONE))
+
+
+def _open_metrics(path: Path) -> MetricsFile:
+    from mcdiff_batch.engine.output.places import check_outside
+
+    check_outside(path, "choose another place for --metrics")
+    return MetricsFile(path)

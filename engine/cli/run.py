@@ -141,6 +141,13 @@ SAME_NAME = (  # options that a Job has under the same name
     show_default=True,
     help="auto: a table on a terminal, otherwise a line every 30 s; json: JSON lines. On stderr.",
 )
+@click.option(
+    "--metrics",
+    metavar="FILE.prom",
+    type=FOLDER,
+    help="Write metrics for Prometheus there, every few seconds and at the end, as the node "
+    "exporter's textfile collector reads them.",
+)
 def run(
     archives: tuple[Place, ...], named: Place | None, output: Path | None, **options: Any
 ) -> int:
@@ -150,10 +157,12 @@ def run(
     the format of an archive.
     """
     from .outcome import describe_failures, describe_summary
-    from .progress import show_progress
+    from .progress import keep_metrics, show_progress
 
     say = _Say(as_json=options["progress"] == "json")
-    with show_progress(options["progress"]) as show:
+    warn = lambda text: say.note("warning", text)
+    metrics = None if options["dry_run"] else options["metrics"]
+    with show_progress(options["progress"]) as show, keep_metrics(metrics, show, warn) as keep:
         path = _choose_archive(archives, named if is_typed("named") or not archives else None)
         say.step("loading the model ...")
         from mcdiff_batch.engine.backends.devices import backend_for, devices
@@ -168,15 +177,16 @@ def run(
         backend = backend_for(chosen[0])
         job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
         places.check_apart(job.output, job.archive.path, bundle.root)
+        keep.output = job.output
         for text in job.archive.warnings:
-            say.note("warning", text)
+            warn(text)
         if options["dry_run"]:
             _preview(job, say, repair=options["repair"])
             return Exit.DONE
         job, maker = prepare(bundle, job, backend, cache_root())
         damaged = _repair(job, say) if options["repair"] else 0
         try:
-            summary = enhance(job, maker, show, warn=lambda text: say.note("warning", text))
+            summary = enhance(job, maker, keep, warn=warn)
         except (Drained, DeviceError):
             if runs.load(job.output) is not None:
                 _write_report(job.output, job.archive, say, options)
