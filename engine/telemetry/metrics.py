@@ -66,7 +66,7 @@ class MetricsFile:
         if text.strip() and f"# TYPE {PREFIX}" not in text:
             raise UsageError(f"{self.path}: holds metrics of another program; choose another name")
         found = {}
-        for name, value in re.findall(rf"^{PREFIX}(\w+)\{{run=[^{{}}]*\}} (\S+)$", text, re.M):
+        for name, value in re.findall(rf"^{PREFIX}(\w+)\{{run=.*\}} (\S+)$", text, re.M):
             with suppress(ValueError):
                 if math.isfinite(float(value)):
                     found[name] = float(value)
