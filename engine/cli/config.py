@@ -19,7 +19,10 @@ from mcdiff_batch.engine.text import make_printable
 
 PREFIX = "MCDIFF"
 CONFIG, DEBUG, COMMIT = (f"{PREFIX}_{name}" for name in ("CONFIG", "DEBUG", "COMMIT"))
-OTHERS = (CONFIG, DEBUG, COMMIT, f"{PREFIX}_DICOMWEB_TOKEN")  # variables that are no option
+OTHERS = (  # variables that are no option
+    *(CONFIG, DEBUG, COMMIT),
+    *(f"{PREFIX}_DICOMWEB_TOKEN", f"{PREFIX}_ALLOW_HTTP"),
+)
 NOT_IN_A_FILE = {  # decisions about one run; a file lasts for years and serves all runs
     "dry-run": "every run would end at once, with exit code 0 and nothing done",
     "repair": "it deletes records, which someone has to decide after looking at the damage",

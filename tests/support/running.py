@@ -15,6 +15,7 @@ from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.bench.common.mean_plan import contract
 from mcdiff_batch.engine.archive.archive import open_archive
+from mcdiff_batch.engine.cloud.place import Place
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.contract import Graph, Tensor, write_contract
@@ -56,7 +57,7 @@ def break_case(path: Path, case: int) -> None:
     chunk.write_bytes(data)
 
 
-def job(path: Path, output: Path, **options: object) -> Job:
+def job(path: Place, output: Path, **options: object) -> Job:
     chosen: dict[str, object] = {"devices": cpus(1), "unit_size": 4, "batch_size": 2} | options
     opened = open_archive(path)
     return Job(archive=opened, output=output, contract=CONTRACT, bundle="fake", **chosen)  # type: ignore[arg-type]
