@@ -9,6 +9,7 @@ import sys
 
 SILENCE = {  # read by the libraries when they are imported
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: a device id in HOME, and a host of telemetry
+    "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # diffusers, in `bench`
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",

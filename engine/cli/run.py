@@ -1,7 +1,7 @@
 """The command `run`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,16 @@ SAME_NAME = (  # options that a Job has under the same name
     default="auto",
     show_default=True,
     help="auto (all GPUs of one kind, or the CPU), cpu, cpu:2 (two workers), cuda:0,cuda:1.",
+)
+@click.option(
+    "--on",
+    metavar="WHERE",
+    default="processes",
+    show_default=True,
+    help="processes of this machine, or ray=ADDRESS: the hosts of the Ray cluster at that address, "
+    "of which this machine is one. Each host uses what --devices says: all its GPUs, or on the "
+    "CPU one worker with all its cores (cpu:2: two with half of them), as soon as they are free. "
+    "All hosts see archive and output at the same paths. ray: Ray on this machine alone.",
 )
 @click.option(
     "--batch-size",
@@ -164,6 +174,9 @@ def run(
     metrics = None if options["dry_run"] else options["metrics"]
     with show_progress(options["progress"]) as show, keep_metrics(metrics, show, warn) as keep:
         path = _choose_archive(archives, named if is_typed("named") or not archives else None)
+        from mcdiff_batch.engine.cluster.place import check_workplace, workplace
+
+        check_workplace(options["on"])
         say.step("loading the model ...")
         from mcdiff_batch.engine.backends.devices import backend_for, devices
         from mcdiff_batch.engine.backends.plan_cache import cache_root
@@ -186,7 +199,9 @@ def run(
         job, maker = prepare(bundle, job, backend, cache_root())
         damaged = _repair(job, say) if options["repair"] else 0
         try:
-            summary = enhance(job, maker, keep, warn=warn)
+            with workplace(options["on"], chosen) as (places_of_work, workers):
+                job = replace(job, devices=places_of_work)
+                summary = enhance(job, maker, keep, workers, warn)
         except (Drained, DeviceError):
             if runs.load(job.output) is not None:
                 _write_report(job.output, job.archive, say, options)

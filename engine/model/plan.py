@@ -71,17 +71,20 @@ class Plan(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Where a worker computes.  As text, "cpu:0" or "cuda:1"; for people, "CPU" or "GPU 1"."""
+    """Where a worker computes.  As text, "cpu:0", "cuda:1" or, on a host of a cluster,
+    "host2/cuda:1"; for people, "CPU", "GPU 1" or "GPU 1 of host 2"."""
 
     kind: str
     index: int
+    host: int = 0  # number of a host of a cluster; 0: this machine
 
     @property
     def title(self) -> str:
         return name_device(str(self))
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.index}"
+        host = f"host{self.host}/" if self.host else ""
+        return f"{host}{self.kind}:{self.index}"
 
 
 PlanMaker = Callable[[Device, int], Plan]  # (device, batch); pickled, and called in the worker

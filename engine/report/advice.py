@@ -146,6 +146,11 @@ INCIDENTS = {  # by the kind in incidents.jsonl; what is left to do is the advic
         "Let `doctor` try the device before the next run.",
         DOCTOR,
     ),
+    "host": Advice(
+        "A host left the cluster during the run. The others did its work again.",
+        "See `ray status` why it left.",
+        "",
+    ),
     "refused": Advice(
         "A worker was not let into the run.",
         "Mend what is said beside it, or leave that machine out. The others did its work.",

@@ -52,7 +52,7 @@ def collect(out: Path) -> Times:
     runs, sessions = ended_runs(out), split_sessions(read_lines(out))
     seconds = _seconds(sessions, runs)
     stages = _stages(sessions)
-    on_gpus = any(not x.device.startswith("cpu") for x in stages)
+    on_gpus = any("cpu:" not in x.device for x in stages)
     return Times(
         work=_work(sessions, seconds, runs),
         throughput=_throughput(sessions, seconds),

@@ -11,7 +11,7 @@ from mcdiff_batch.engine.errors import DeviceError, McdiffError
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output.ledger import Incident
 
-from .protocol import Breakdown, Message, Ready, Task, UnitDone, Workers
+from .protocol import Breakdown, Message, Ready, Sample, Task, UnitDone, Workers
 from .slot import Life, Slot, post_mortem
 
 TICK = 0.25  # s
@@ -36,6 +36,8 @@ class Watcher(Protocol):
     def record_unit(self, device: Device, message: UnitDone) -> None: ...
 
     def record_incident(self, incident: Incident) -> None: ...
+
+    def record_sample(self, device: Device, sample: Sample) -> None: ...
 
     def tick(self, computed: Mapping[str, int]) -> None:
         """Called several times a second.  `computed`: by device, cases computed whose units are
@@ -109,6 +111,8 @@ class Pool:
 
     def _turn(self) -> None:
         self._refill()
+        for device in self.workers.newcomers():
+            self._add(Slot(device=device))
         for slot, life in self._alive():
             self._feed(slot, life)
         before = monotonic()
@@ -124,6 +128,11 @@ class Pool:
             self.stop()
         if self.deadline is not None and (self.signals() > 1 or monotonic() > self.deadline):
             self._kill_all()
+
+    def _add(self, slot: Slot) -> None:
+        self.slots.append(slot)
+        if self.deadline is None and (self.queue or self.quarantine):
+            self._start(slot)
 
     def _start(self, slot: Slot) -> None:
         alone = bool(self.quarantine)
@@ -158,6 +167,8 @@ class Pool:
         match message:
             case Ready():
                 life.ready, slot.starts = True, 0
+            case Sample():
+                self.watcher.record_sample(slot.device, message)
             case Breakdown():
                 life.breakdown = message
                 if message.error is not None:
@@ -184,7 +195,7 @@ class Pool:
         slot.deaths = 0 if life.worker.pulse.cases else slot.deaths + 1
         slot.starts += not (life.ready or life.out_of_memory)
         slot.shortages += life.out_of_memory
-        if life.refused:
+        if life.refused or life.worker.host_lost:
             self._drop(slot, DeviceError(f"{slot.device.title}: {incident.detail}"))
         elif slot.shortages > 1:
             self._out_of_memory(slot)
@@ -198,8 +209,9 @@ class Pool:
         slot.tasks.clear()
         self.queue.extendleft(reversed(tasks[1:]))
         for task in tasks[:1]:
-            self.strikes[task.unit.index] += not life.out_of_memory
-            if life.alone and not life.out_of_memory:
+            innocent = life.out_of_memory or life.worker.host_lost
+            self.strikes[task.unit.index] += not innocent
+            if life.alone and not innocent:
                 self._leave_out(task, life.case)
             elif self.strikes[task.unit.index] >= STRIKES:
                 self.quarantine.append(task)

@@ -57,6 +57,10 @@ class ProcessWorker:
     def exit_code(self) -> int | None:
         return self.process.exitcode
 
+    @property
+    def host_lost(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.pipe.close()
         if self.process.exitcode is not None:
@@ -85,6 +89,9 @@ class Processes:
         with _block_signals(), theirs:
             process.start()
         return ProcessWorker(process, ours, pulse)
+
+    def newcomers(self) -> Sequence[Device]:
+        return ()
 
     def wait(self, workers: Sequence[Any], seconds: float) -> None:
         wait([event for worker in workers for event in worker.events], seconds)

@@ -74,7 +74,15 @@ class Breakdown:
     resident: int = 0  # bytes, peak
 
 
-Message = Ready | UnitDone | Breakdown
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a worker's processes and GPU use on a host of a cluster; on this machine the parent
+    takes samples itself (telemetry/sampling.py)."""
+
+    figures: dict[str, float]
+
+
+Message = Ready | UnitDone | Breakdown | Sample
 
 
 # --- workers
@@ -113,6 +121,11 @@ class Worker(Protocol):
         """None while the worker runs; negative: the number of the signal that killed it."""
         ...
 
+    @property
+    def host_lost(self) -> bool:
+        """Whether the worker ended because its host did, for which no unit is to blame."""
+        ...
+
     def close(self) -> None:
         """Frees what the parent holds of a worker that has ended or was killed."""
 
@@ -122,6 +135,10 @@ class Workers(Protocol):
 
     def start(self, device: Device, *, alone: bool) -> Worker:
         """A new worker.  `alone`: it takes one case at a time, so that `pulse.case` is exact."""
+        ...
+
+    def newcomers(self) -> Sequence[Device]:
+        """Devices that came since the last call; the run began with others."""
         ...
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:

@@ -69,7 +69,7 @@ class Slot:
 def post_mortem(slot: Slot, life: Life, patience: float) -> Incident:
     """Why a worker was lost."""
     return Incident(
-        kind="hang" if life.hung else life.breakdown.kind if life.breakdown else "killed",
+        kind=_kind(life),
         detail=_cause(life, patience),
         unit=slot.tasks[0].unit.index if slot.tasks else None,
         case=life.case,
@@ -77,8 +77,16 @@ def post_mortem(slot: Slot, life: Life, patience: float) -> Incident:
     )
 
 
+def _kind(life: Life) -> str:
+    if life.worker.host_lost:
+        return "host"
+    return "hang" if life.hung else life.breakdown.kind if life.breakdown else "killed"
+
+
 def _cause(life: Life, patience: float) -> str:
     code = life.worker.exit_code
+    if life.worker.host_lost:
+        return "its host left the cluster, or does not answer"
     if life.hung:
         return f"no sign of life for {patience:g} s"
     if life.breakdown is not None and life.refused:

@@ -17,13 +17,14 @@ from mcdiff_batch.engine.files import append_json, replace_text
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
+from mcdiff_batch.engine.telemetry.hosts import HostUsage, write_usage
 from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS, TIMINGS, summarise_spans
 from mcdiff_batch.engine.telemetry.tracefile import TraceLog
 from mcdiff_batch.engine.text import clean, make_printable, name_device, natural_order, pluralise
 
-from .protocol import REFUSED, UnitDone
+from .protocol import REFUSED, Sample, UnitDone
 
 LIVE = "report/live.json"
 LIVE_PERIOD = 1.0  # s
@@ -108,6 +109,7 @@ class Tracker:
         self.began = round(time.time(), 3)  # marks the lines of this run; for display only (P12)
         self.trace = TraceLog(root)
         self.incidents = self.units = 0
+        self.usage: dict[str, HostUsage] = {}  # by device, of hosts of a cluster
         self.stop: Callable[[], None] = lambda: None
         self.telemetry: Telemetry | None = None
         self.model: dict[str, Counter[str]] = {}  # device -> stage of its model's lane -> s
@@ -133,6 +135,9 @@ class Tracker:
             self._log(device, message)
         if self.max_failures is not None and self._gained(FAILED) > self.max_failures:
             self.stop()
+
+    def record_sample(self, device: Device, sample: Sample) -> None:
+        self.usage.setdefault(str(device), HostUsage()).add(sample.figures)
 
     def record_incident(self, incident: Incident) -> None:
         """The ledger says what the next run has to do; this is for people, so it may be lost."""
@@ -210,6 +215,8 @@ class Tracker:
         at = replace(self._progress({}), state=state, exit_code=int(self.exit_code))
         self.progress(at)
         self._publish(at)
+        with suppress(OSError):  # for display only
+            write_usage(self.root, self.began, self.usage)
         self._add_stats("COMPLETED" if ended else self.exit_code.name)
 
     def _add_stats(self, ended: str) -> None:

@@ -5,6 +5,7 @@ and the period doubles.  A failure to sample becomes a note; the run goes on.
 """
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,29 @@ class Telemetry:
         self.lines.append(line)
         with suppress(OSError):
             append_json(self.path, line)
+
+
+class HostSampler:
+    """Samples the processes below this one, and the GPUs that they may use."""
+
+    def __init__(self) -> None:
+        self.gpus = GpuGauges(load_nvml())
+        self.gpus.open()
+        self.visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        self.spent, self.at = read_processes()[0], time.monotonic()
+
+    def sample(self) -> dict[str, float] | None:
+        """Figures, the GPUs' among them as means; None if the last are not PERIOD old."""
+        now = time.monotonic()
+        if now - self.at < PERIOD:
+            return None
+        spent, resident = read_processes()
+        share = max(0.0, spent - self.spent) / (now - self.at)
+        self.spent, self.at = spent, now
+        own = [x for x in self.gpus.read() if str(x["index"]) in self.visible]
+        names = ("utilisation_percent", "memory_mib", "power_w", "temperature_c")
+        means = {name: sum(x[name] for x in own if name in x) / len(own) for name in names if own}
+        return {"cpu_percent": 100 * share, "resident_mib": resident, **means}
 
 
 def samples(out: Path) -> Iterator[Json]:

@@ -176,6 +176,10 @@ class InlineWorker:
     def pulse(self) -> PulseReading:
         return self.shared.read()
 
+    @property
+    def host_lost(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.results.close()
 
@@ -196,6 +200,9 @@ class InlineWorkers:
 
     def start(self, device: Device, *, alone: bool) -> InlineWorker:
         return InlineWorker(self.recipe, self.maker, device)
+
+    def newcomers(self) -> Sequence[Device]:
+        return ()
 
     def wait(self, workers: Sequence[Any], seconds: float) -> None:
         for one in workers:

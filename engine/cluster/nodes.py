@@ -1,0 +1,95 @@
+"""The hosts of a Ray cluster.  They have numbers, in the order in which they are first seen, and
+no names: a name may say too much."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from mcdiff_batch.engine.errors import DeviceError
+from mcdiff_batch.engine.model.plan import Device
+
+from .session import load_ray
+
+SURVEY_PERIOD = 2.0  # s
+CHANCES = 3  # how often a host may be lost and come back
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """A host: what it has, and what this run knows of it."""
+
+    number: int
+    id: str  # Ray's
+    cpus: int
+    gpus: int
+    alive: bool = True
+    used: bool = False  # its devices have been handed out
+    losses: int = 0
+
+
+class Nodes:
+    """The hosts and their devices.
+
+    On CPUs each host has `per_host` workers, which share its cores; else one for each GPU.
+    """
+
+    def __init__(self, kind: str, per_host: int) -> None:
+        self.kind, self.per_host = kind, per_host
+        self.by_id: dict[str, Node] = {}
+        self.surveyed = -SURVEY_PERIOD
+
+    def first(self) -> tuple[Device, ...]:
+        """The devices that the cluster has now.  Raises DeviceError if there is none."""
+        found = tuple(self.newcomers())
+        if not found:
+            what = "CPU" if self.kind == "cpu" else "GPU"
+            raise DeviceError(f"--on ray: the cluster has no {what}; see `ray status`")
+        return found
+
+    def newcomers(self) -> list[Device]:
+        """Devices of hosts that came, or came back, since the last call."""
+        if monotonic() - self.surveyed < SURVEY_PERIOD:
+            return []
+        self.survey()
+        return [x for node in self.by_id.values() for x in self._hand_out(node)]
+
+    def _hand_out(self, node: Node) -> Iterator[Device]:
+        if node.used or not node.alive or node.losses >= CHANCES:
+            return
+        node.used = True
+        for index in range(self._count(node)):
+            yield Device(kind=self.kind, index=index, host=node.number)
+
+    def _count(self, node: Node) -> int:
+        return node.gpus if self.kind != "cpu" else min(self.per_host, node.cpus)
+
+    def survey(self) -> None:
+        self.surveyed = monotonic()
+        rows = {row["NodeID"]: row for row in load_ray().nodes()}
+        for key, row in rows.items():
+            if row["Alive"] and key not in self.by_id:
+                self.by_id[key] = _node(len(self.by_id) + 1, row)
+        for key, node in self.by_id.items():
+            node.alive = bool(rows.get(key, {}).get("Alive"))
+
+    def of(self, device: Device) -> Node:
+        """The host of a device."""
+        return next(x for x in self.by_id.values() if x.number == device.host)
+
+    def lose(self, node: Node) -> None:
+        """Notes that a host does not answer.  If it is there again later, its devices come anew."""
+        if node.used:
+            node.used, node.losses = False, node.losses + 1
+
+    def threads(self, device: Device) -> int:
+        """The cores of a worker on the CPU."""
+        node = self.of(device)
+        return max(1, node.cpus // max(1, self._count(node)))
+
+
+def _node(number: int, row: dict[str, Any]) -> Node:
+    has = row["Resources"]
+    return Node(
+        number=number, id=row["NodeID"], cpus=int(has.get("CPU", 0)), gpus=int(has.get("GPU", 0))
+    )

@@ -1,0 +1,47 @@
+"""Where the workers of a run are: `--on`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.model.plan import Device
+from mcdiff_batch.engine.run.process import Processes
+from mcdiff_batch.engine.run.protocol import WorkersMaker
+from mcdiff_batch.engine.text import clean
+
+from .nodes import Nodes
+from .session import joined, load_ray
+from .workers import RayWorkers
+
+HERE = "processes"
+
+
+def check_workplace(on: str) -> None:
+    """Raises UsageError for a wrong word, or where Ray is needed and absent."""
+    if on == HERE:
+        return
+    where, sign, address = on.partition("=")
+    if where != "ray" or bool(sign) != bool(address):
+        raise UsageError(
+            f"--on {clean(on)}: expected {HERE}, ray, or ray=ADDRESS such as ray=10.0.0.5:6379"
+        )
+    load_ray()
+
+
+@contextmanager
+def workplace(
+    on: str, chosen: tuple[Device, ...]
+) -> Iterator[tuple[tuple[Device, ...], WorkersMaker]]:
+    """The devices of a run and how to start workers on them, until the end of the block.
+
+    on: "processes" of this machine, "ray" or "ray=ADDRESS".  chosen: the devices of this machine;
+    each host of a cluster gives as many CPU workers, or all its GPUs.
+    Raises DeviceError.
+    """
+    if on == HERE:
+        yield chosen, Processes
+        return
+    with joined(on.partition("=")[2] or None):
+        nodes = Nodes(chosen[0].kind, len(chosen))
+        yield nodes.first(), partial(RayWorkers, nodes)

@@ -1,0 +1,87 @@
+"""A connection of this process to a Ray cluster."""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from typing import Any
+
+from mcdiff_batch.engine.errors import DeviceError, UsageError
+from mcdiff_batch.engine.text import clean
+
+OLDEST = (2, 50)
+PORT = 6379  # of a cluster's head, if the address has none
+ANSWER_TIME = 5.0  # s until the head of a cluster has to answer
+STORE = 80 << 20  # bytes of Ray's object store: Ray's least, since images do not pass through it
+INSTALL = "pip install 'mcdiff-batch[ray]'"
+
+
+def load_ray() -> Any:
+    """The library.  Raises UsageError where it is absent or too old."""
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of a change to come
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(f"--on ray needs Ray, which is not installed: {INSTALL}") from error
+    found = tuple(int(x) for x in ray.__version__.split(".")[:2])
+    if found < OLDEST:
+        raise UsageError(f"--on ray needs Ray 2.50 or later, found {ray.__version__}: {INSTALL}")
+    return ray
+
+
+@contextmanager
+def joined(address: str | None) -> Iterator[None]:
+    """Joins the cluster at `address`, such as "10.0.0.5:6379", until the end of the block.
+
+    None: a cluster of this machine alone, which begins and ends with the block.
+    Raises UsageError, DeviceError.
+    """
+    ray = load_ray()
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # it would write between our lines
+    options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    folder = None
+    if address is None:
+        folder = tempfile.mkdtemp(prefix="mcdiff-ray-")
+        options |= {"include_dashboard": False, "object_store_memory": STORE, "_temp_dir": folder}
+    else:
+        address = _check_address(address)
+    try:
+        with chdir("/"):  # workers import from where Ray is joined: nothing of the user's (P11)
+            ray.init(address or "local", **options)
+    except Exception as error:  # Ray's errors have no common base class
+        _leave(ray, folder)
+        where = "a Ray cluster of this machine" if address is None else address
+        first = clean(str(error).strip().split("\n")[0])
+        raise DeviceError(f"--on ray: cannot join {where}: {first}") from error
+    try:
+        yield
+    finally:
+        _leave(ray, folder)
+
+
+def _leave(ray: Any, folder: str | None) -> None:
+    ray.shutdown()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_address(text: str) -> str:
+    """An address with its port.  Raises UsageError, DeviceError if nobody answers there."""
+    host, _, port = text.rpartition(":") if ":" in text else (text, ":", str(PORT))
+    if "/" in text or not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(
+            f"--on ray={clean(text)}: expected the address of a cluster's head node, such as "
+            f"10.0.0.5:{PORT}, and the command on a machine of that cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIME).close()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DeviceError(
+            f"--on ray={clean(text)}: no Ray cluster answers there ({reason}); start one with "
+            f"`ray start --head --port {port}`, or see `ray status`"
+        ) from error
+    return f"{host}:{port}"

@@ -1,0 +1,50 @@
+"""What the hosts of a cluster used during a run: means and peaks, a line for each worker."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from mcdiff_batch.engine.files import append_json, json_lines
+from mcdiff_batch.engine.text import clean
+
+HOSTS = "report/hosts.jsonl"
+
+
+class HostUsage:
+    """Sums of the samples of one worker; its size does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.samples: Counter[str] = Counter()
+        self.sums: defaultdict[str, float] = defaultdict(float)
+        self.peaks: dict[str, float] = {}
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.samples[name] += 1
+            self.sums[name] += value
+            self.peaks[name] = max(value, self.peaks.get(name, value))
+
+    @property
+    def figures(self) -> dict[str, list[float]]:
+        """Mean and peak by name."""
+        return {
+            name: [round(self.sums[name] / count, 1), round(self.peaks[name], 1)]
+            for name, count in self.samples.items()
+        }
+
+
+def write_usage(root: Path, began: float, usage: Mapping[str, HostUsage]) -> None:
+    """Adds a line for each worker of a run.  Raises OSError."""
+    for device, used in usage.items():
+        append_json(root / HOSTS, {"began": began, "device": device, "figures": used.figures})
+
+
+def read_usage(root: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Device, and mean and peak by name, of all runs; a damaged line is left out."""
+    for raw in json_lines(root / HOSTS):
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            figures = {
+                clean(k): [float(mean), float(peak)] for k, (mean, peak) in raw["figures"].items()
+            }
+            yield clean(raw["device"]), figures
