@@ -131,7 +131,8 @@ def copy_plan(job: Job) -> None:
 
 
 def metadata_files(resolved: ResolvedJob) -> arrays.Files:
-    return arrays.metadata_files(resolved.layout, _attributes(resolved))
+    pixel_mm = arrays.find_pixel_size(resolved.archive, resolved.layout)
+    return arrays.metadata_files(resolved.layout, _attributes(resolved), pixel_mm)
 
 
 def _attributes(resolved: ResolvedJob) -> dict[str, Any]:
