@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mcdiff_batch.engine.errors import ArchiveError, Exit, UsageError
-from mcdiff_batch.engine.output.places import default_archive, find_run
+from mcdiff_batch.engine.output.places import check_outside, default_archive, find_run
 from mcdiff_batch.engine.text import make_printable
 
 if TYPE_CHECKING:
-    from mcdiff_batch.engine.dicom.export import Exported
     from mcdiff_batch.engine.dicom.importer import Imported, Options
-    from mcdiff_batch.engine.dicom.store import Folder, Peer, Web
+    from mcdiff_batch.engine.pacs.export import Exported
+    from mcdiff_batch.engine.pacs.store import Folder, Peer, Web
 
 PACKAGES = ("pydicom", "highdicom", "pynetdicom", "gdcm")
 LISTED = 20  # cases that failed, on a terminal
@@ -113,18 +113,18 @@ def _import_from_server(
 ) -> Imported:
     """Fetches the images beside the output first, so that a lost connection loses nothing."""
     from mcdiff_batch.engine.archive.importer import check_output
-    from mcdiff_batch.engine.dicom.dicomweb import Server
-    from mcdiff_batch.engine.dicom.download import download
     from mcdiff_batch.engine.dicom.importer import import_dicom
+    from mcdiff_batch.engine.pacs.dicomweb import Server
+    from mcdiff_batch.engine.pacs.download import download
 
     if options.group_by == "folder":
         raise UsageError("--case-by folder works with --dicom only")
+    check_outside(output)
     check_output(output, ())
     server = Server(url)
     folder = output.with_name(f"{output.name}.download")
     try:
         if not download(server, matches, folder, _say):
-            shutil.rmtree(folder, ignore_errors=True)
             raise ArchiveError(
                 f"{server.url}: no image of the classes Ultrasound, Ultrasound Multi-frame or "
                 "Secondary Capture matches; look at --match"
@@ -206,18 +206,20 @@ def export_dicom(
     """
     check_extra()
     from mcdiff_batch.engine.dicom import uid_map
-    from mcdiff_batch.engine.dicom.export import export
+    from mcdiff_batch.engine.pacs.export import export
 
     find_run(output)
     kinds = _parse_objects(objects)
     uids = uid_map.load(map_path or uid_map.path_beside(default_archive(output)))
     with _open(folder, url, address, aet, called_aet) as destination:
-        counts = export(output, uids, destination, source=source, cases=cases, kinds=kinds)
+        counts = export(
+            output, uids, destination, source=source, cases=cases, kinds=kinds, tell=_say
+        )
     return _report(counts)
 
 
 def _parse_objects(text: str) -> tuple[str, ...]:
-    from mcdiff_batch.engine.dicom.export import KINDS
+    from mcdiff_batch.engine.pacs.export import KINDS
 
     kinds = tuple(x.strip() for x in text.split(","))
     if not set(kinds) <= set(KINDS):
@@ -229,7 +231,7 @@ def _open(
     folder: Path | None, url: str | None, address: str | None, aet: str, called_aet: str
 ) -> Any:
     """The one destination that was named, as a context."""
-    from mcdiff_batch.engine.dicom.store import Folder, Peer, Web, closing
+    from mcdiff_batch.engine.pacs.store import Folder, Peer, Web, closing
 
     if sum(x is not None for x in (folder, url, address)) != 1:
         raise UsageError("expected one of --to FOLDER, --dicomweb URL and --store HOST:PORT")

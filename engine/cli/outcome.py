@@ -24,8 +24,8 @@ def describe_plan(resolved: "ResolvedJob", damaged: Collection[int] = ()) -> str
     damaged: units that --repair would do again.
     """
     from mcdiff_batch.engine.output.units import make_unit
-    from mcdiff_batch.engine.run.enhance import check_space
     from mcdiff_batch.engine.run.job import bytes_needed, survey
+    from mcdiff_batch.engine.run.preflight import check_space
 
     settings, selection = resolved.settings, resolved.selection
     pending = {*survey(resolved).pending, *damaged}

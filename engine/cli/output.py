@@ -47,13 +47,13 @@ def status(output: Path, as_json: bool, watch: bool) -> int:
 
 def _follow(output: Path, way: str) -> None:
     """Shows the progress of a run until it ends or the user presses Ctrl-C."""
-    from mcdiff_batch.engine.output import runs
+    from mcdiff_batch.engine.output import locks
     from mcdiff_batch.engine.run import tracker
 
     from .progress import show_progress
 
     with suppress(KeyboardInterrupt), show_progress(way, watch=True) as show:
-        while runs.is_running(output):
+        while locks.is_running(output):
             at = tracker.read_progress(output)
             if at is not None:
                 show(at)
@@ -66,7 +66,7 @@ def _follow(output: Path, way: str) -> None:
 
 def read_status(output: Path) -> dict[str, Any]:
     """State, cases selected, and counts of the cases in finished units."""
-    from mcdiff_batch.engine.output import ledger, runs
+    from mcdiff_batch.engine.output import ledger, locks, runs
     from mcdiff_batch.engine.output.units import parse_selection
 
     cases = len(parse_selection(runs.load_existing(output).settings.cases, 1 << 62))
@@ -74,7 +74,7 @@ def read_status(output: Path) -> dict[str, Any]:
     for head in ledger.read_heads(output):
         for name, count in {**head.counts, "flagged": head.flagged}.items():
             counts[name] += count
-    state = "running" if runs.is_running(output) else "stopped"
+    state = "running" if locks.is_running(output) else "stopped"
     complete = (output / runs.MANIFEST).is_file()
     return {"state": "complete" if complete else state, "cases": cases, **counts}
 

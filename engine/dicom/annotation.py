@@ -36,7 +36,8 @@ from .derived import (
     make_uid,
     set_series,
 )
-from .headers import CLASSES, MULTI, PRODUCT, SINGLE
+from .headers import PRODUCT
+from .layout import CLASSES, MULTI, SINGLE
 
 OWN = "99MCDIFF"  # coding scheme of what no public one has
 BONES = {  # class of a bundle -> SNOMED CT, as DICOM's context groups 6115 and 7151 have it

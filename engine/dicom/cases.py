@@ -1,25 +1,22 @@
 """Groups DICOM images into cases, and decides about all of them before a pixel is read."""
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 from mcdiff_batch.engine.archive.archive import DEPTHS_LIMIT
+from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.telemetry.pace import paced
 from mcdiff_batch.engine.text import natural_order
 
-from .headers import (
-    CLASSES,
-    Header,
-    Layout,
-    Refusal,
-    is_dicom,
-    read_header,
-    read_media_class,
-)
+from .headers import Header, read_header
+from .layout import CLASSES, Layout
+from .reading import Refusal, is_dicom, read_media_class
 
 GroupBy = Literal["series", "study", "folder"]
 KEYS: dict[str, Callable[[Header], Hashable]] = {
@@ -65,19 +62,25 @@ class Sorting:
         return len(self.numbers)
 
 
-def sort_folder(folder: Path, group_by: GroupBy = "series") -> Sorting:
-    """Reads the headers of all files under `folder`.  Raises OSError."""
+def sort_folder(
+    folder: Path, group_by: GroupBy = "series", tell: Callable[[str], None] = lambda _: None
+) -> Sorting:
+    """Reads the headers of all files under `folder`.
+
+    tell: gets a line on how far it is, now and then.
+    Raises ArchiveError for a folder that cannot be looked through.
+    """
     paths = sorted(_files(folder), key=lambda x: [natural_order(y) for y in x.parts])
     numbers = {path: k for k, path in enumerate(paths, 1)}
     headers: list[Header] = []
     texts: dict[Path, str] = {}
     skipped: Counter[str] = Counter()
-    for path in paths:
+    for path in paced(paths, len(paths), "headers read", tell):
         try:
             reason = _reason_to_skip(path)
             header = None if reason else read_header(path)
-        except Refusal as error:
-            texts[path] = str(error)
+        except (Refusal, OSError) as error:
+            texts[path] = say(error)
             continue
         if header is None:
             skipped[reason or "results of mcdiff-batch"] += 1
@@ -104,12 +107,26 @@ def sort_folder(folder: Path, group_by: GroupBy = "series") -> Sorting:
     )
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    """Regular files; links to folders are not followed."""
-    for path in folder.rglob("*"):
-        hidden = any(part[0] == "." for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden:
-            yield path
+def say(error: Refusal | OSError) -> str:
+    """Why a file cannot be used, without its name, which may be that of a patient."""
+    if isinstance(error, Refusal):
+        return str(error)
+    return f"cannot be read ({error.strerror}); check its permissions and the disk"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Regular files that are not hidden; links to folders are not followed."""
+
+    def fail(error: OSError) -> None:
+        raise ArchiveError(
+            f"{folder}: one of its folders cannot be read ({error.strerror}); ask its owner for "
+            "permission"
+        ) from error
+
+    for root, names, files in os.walk(folder, onerror=fail):
+        names[:] = [x for x in names if not x.startswith(".")]
+        paths = (Path(root, x) for x in files if not x.startswith("."))
+        yield from (x for x in paths if x.is_file())
 
 
 def _reason_to_skip(path: Path) -> str:
@@ -191,14 +208,19 @@ def _in_order(group: Sequence[Header]) -> list[Header]:
         series, instance = header.place
         if header.frames > 1:
             text = f"(0028,0008) NumberOfFrames is {header.frames} in a case of {len(group)} files"
-            raise _GroupError({header.path: f"{text}, expected one file, or one frame in each"})
+            advice = "put each scan into a folder of its own and use --case-by folder"
+            raise _GroupError(
+                {header.path: f"{text}, expected one file, or one frame in each; {advice}"}
+            )
         if instance is None or (several and series is None):
             tag = "(0020,0013) InstanceNumber" if instance is None else "(0020,0011) SeriesNumber"
-            raise _GroupError({header.path: f"{tag} is absent, expected it: it orders the depths"})
+            text = f"{tag} is absent, expected a number: it orders the depths"
+            raise _GroupError({header.path: f"{text}; export the scan again"})
         place = (series or 0, instance) if several else (instance,)
         if place in where:
             text = f"(0020,0013) InstanceNumber is {instance}, as in another image of the case"
-            raise _GroupError({header.path: f"{text}, expected each once: it orders the depths"})
+            advice = "export the scan again, or try --case-by"
+            raise _GroupError({header.path: f"{text}, expected each once; {advice}"})
         where[place] = header
     return [where[x] for x in sorted(where)]
 

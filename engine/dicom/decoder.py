@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from .headers import Header, Refusal
+from .headers import Header
 from .pixels import Grey, read_pixels
+from .reading import Refusal
 
 TIMEOUT = 300.0  # s, for one file
 SPARE = 256 << 20  # bytes that the process may take beyond what a file is declared to need

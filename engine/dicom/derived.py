@@ -20,7 +20,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from mcdiff_batch.engine.image.frame import Labels, Pixels
 from mcdiff_batch.engine.telemetry.machine import package_version
 
-from .headers import CLASSES, MULTI, PRODUCT
+from .headers import PRODUCT
+from .layout import CLASSES, MULTI
 from .uid_map import MappedCase
 
 NOT_FOR_DIAGNOSIS = "Not for diagnosis."

@@ -16,11 +16,13 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.archive.importer import check_output, check_range, create_array
 from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
+from mcdiff_batch.engine.output.places import check_outside
+from mcdiff_batch.engine.telemetry.pace import paced
 
 from . import uid_map
-from .cases import Case, GroupBy, Problem, Sorting, sort_folder
+from .cases import Case, GroupBy, Problem, Sorting, say, sort_folder
 from .decoder import Decoder, decoding
-from .headers import Refusal
+from .reading import Refusal
 from .uid_map import MappedCase, Source, UidMap
 
 LISTED = 20  # problems in a message
@@ -62,28 +64,24 @@ def import_dicom(
     """Writes a new archive and its map of UIDs; both appear when they are complete.
 
     place: where the images are to be found later, if not in `folder`.
-    tell: gets a line for each file that is refused.
+    tell: gets a line for each file that is refused, and now and then one on how far it is.
     Raises ArchiveError, UsageError, SpaceError.
     """
+    check_outside(output)
     check_output(output, [folder])
     map_path = uid_map.path_beside(output)
-    try:
-        sorting = sort_folder(folder, options.group_by)
-    except OSError as error:
-        raise ArchiveError(f"{folder}: cannot be read ({error.strerror})") from error
+    sorting = sort_folder(folder, options.group_by, tell)
     cases = _accept(folder, sorting, options, tell)
     _check_map(map_path, cases)
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     begun = False
     try:
         with decoding() as decoder:
-            written, problems = _write(partial, cases, sorting, options, decoder)
+            written, problems = _write(partial, cases, sorting, options, decoder, tell)
         _judge(folder, sorting, problems, options, tell)
         document = _map(partial, written, folder, place)
-        data = uid_map.encode(document)
-        if not (map_path.is_file() and map_path.read_bytes() == data):
-            uid_map.write(map_path, data)
-            begun = True
+        begun = not map_path.exists()
+        uid_map.write(map_path, uid_map.encode(document))
         partial.rename(output)
         begun = False
     except OSError as error:
@@ -187,7 +185,12 @@ def _check_map(path: Path, cases: tuple[Case, ...]) -> None:
 
 
 def _write(
-    path: Path, cases: tuple[Case, ...], sorting: Sorting, options: Options, decoder: Decoder
+    path: Path,
+    cases: tuple[Case, ...],
+    sorting: Sorting,
+    options: Options,
+    decoder: Decoder,
+    tell: Callable[[str], None],
 ) -> tuple[list[Case], list[Problem]]:
     """Writes the cases whose pixels can be decoded; stops at the first that cannot, unless told."""
     layout, depths, grid = cases[0].layout, _depths(cases, options), _grid(cases)
@@ -197,7 +200,7 @@ def _write(
     pixels = create_array(group, "depths", layout.dtype, (len(cases), depths, *grid), 1)
     written: list[Case] = []
     problems: list[Problem] = []
-    for case in cases:
+    for case in paced(cases, len(cases), "cases written", tell):
         image = np.zeros((depths, *grid), layout.dtype)
         problem = _fill(image, case, sorting, decoder)
         if problem is None:
@@ -224,9 +227,9 @@ def _fill(
     for header in case.images:
         try:
             planes = decoder.read(header)
-        except Refusal as error:
+        except (Refusal, OSError) as error:
             number = sorting.numbers[header.path]
-            return Problem(file=number, path=header.path, text=str(error))
+            return Problem(file=number, path=header.path, text=say(error))
         image[depth : depth + len(planes), : box.height, : box.width] = planes
         depth += len(planes)
     return None

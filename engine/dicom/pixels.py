@@ -15,18 +15,9 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
-from .headers import (
-    JPEG,
-    KEYWORDS,
-    NATIVE,
-    Header,
-    Layout,
-    Refusal,
-    read,
-    read_layout,
-    refuse,
-    refuse_damage,
-)
+from .headers import KEYWORDS, Header
+from .layout import Layout, read_layout
+from .reading import JPEG, NATIVE, Refusal, read, refuse, refuse_damage
 
 Grey = npt.NDArray[Any]  # [depth, y, x], u1 or u2
 DETAILS = (

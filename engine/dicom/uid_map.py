@@ -7,12 +7,14 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal
 
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.files import from_json
+from mcdiff_batch.engine.output import durable
 
-from .headers import Box
+from .layout import Box
 
 SUFFIX = ".dicom.json"
 
@@ -59,12 +61,18 @@ def encode(document: UidMap) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Creates the file, durably, for its owner only.  Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    """Makes the file, for its owner only; it is complete or as before.  Raises OSError."""
+    partial = path.with_name(f".{path.name}.{token_hex(4)}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    durable.sync_folder(path.parent)
 
 
 def load(path: Path) -> UidMap:

@@ -1,11 +1,13 @@
 """Writes files so that each is complete or absent, even after a power cut.
 
 The steps: write under a temporary name, fsync, rename, fsync the folder.  All temporary files are
-in the folder `.tmp` of the output, where the next run finds and deletes those of a killed run.
+in the folder `.tmp` of the output, where the next run that has the output for itself deletes those
+of a killed one.  Their names are random, so processes of several machines can write at once.
 """
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +21,9 @@ NO_SYNC = (  # answers of file systems that cannot sync a folder, such as SMB an
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EISDIR),
     *(errno.EACCES, errno.EPERM),
 )
+NO_LINK = (  # answers of file systems that have no second name for a file
+    *(errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL),
+)
 WEAKER = (
     "this file system cannot sync folders, so a power cut may take back the last units that were "
     "done (`mcdiff-batch verify` finds that, and the same command does them again)"
@@ -27,17 +32,57 @@ WEAKER = (
 
 def write(root: Path, name: str, data: bytes) -> None:
     """Writes `data` to root/name, durably.  Raises SpaceError, McdiffError; also if fsync fails."""
-    with explain_errors(root), span("write"):
-        make_folder(root, root / SCRATCH)
-        make_folder(root, (root / name).parent)
-        temporary = root / SCRATCH / f"{os.getpid()}-{name.replace('/', '-')}"
-        try:
-            _write_synced(temporary, data)
-            temporary.replace(root / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with explain_errors(root), span("write"), _temporary(root, name, data) as temporary:
+        temporary.replace(root / name)
         _sync_name(root / name, Path.unlink)
+
+
+def create(root: Path, name: str, data: bytes) -> bool:
+    """Like `write`, but leaves a file that exists as it is.
+
+    Returns whether root/name now has this content, whoever wrote it.  Of several processes, also
+    of several machines, one wins; on a file system without links they must hold a common lock.
+    """
+    with explain_errors(root), span("write"), _temporary(root, name, data) as temporary:
+        try:
+            _link(temporary, root / name)
+            _sync_name(root / name, Path.unlink)
+        except FileExistsError:  # also where a share has lost the answer to a link that was made
+            return (root / name).read_bytes() == data
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+
+@contextmanager
+def _temporary(root: Path, name: str, data: bytes) -> Iterator[Path]:
+    """A temporary file with `data`, synced.  After an error it is deleted."""
+    make_folder(root, root / SCRATCH)
+    make_folder(root, (root / name).parent)
+    path = _temporary_name(root, name)
+    try:
+        _write_synced(path, data)
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _temporary_name(root: Path, name: str) -> Path:
+    """A name that no other process has, on this machine or another one."""
+    return root / SCRATCH / f"{secrets.token_hex(8)}-{name.replace('/', '-')}"
+
+
+def _link(path: Path, name: Path) -> None:
+    """Gives a file its name, unless that is taken.  Raises FileExistsError, OSError."""
+    try:
+        name.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        if name.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name)) from error
+        path.replace(name)
 
 
 def remove(root: Path, name: str) -> None:
@@ -49,7 +94,8 @@ def remove(root: Path, name: str) -> None:
 
 
 def clear_scratch(root: Path) -> None:
-    """Deletes the temporary files of a killed run.  Only the holder of the lock may do this."""
+    """Deletes the temporary files of killed runs.  Only who has the output for itself may do this:
+    others may be writing."""
     shutil.rmtree(root / SCRATCH, ignore_errors=True)
 
 
@@ -75,10 +121,9 @@ def find_weakness(root: Path) -> str:
 
     Raises OSError.
     """
-    make_folder(root, root / SCRATCH)
-    _write_synced(root / SCRATCH / "trial", b"trial")
-    (root / SCRATCH / "trial").unlink()
-    return "" if sync_folder(root) else WEAKER
+    with _temporary(root, "trial", b"trial") as trial:
+        trial.unlink()
+        return "" if sync_folder(root) else WEAKER
 
 
 def make_folder(root: Path, folder: Path) -> None:

@@ -130,6 +130,11 @@ def write(root: Path, record: Record) -> None:
     durable.write(root, file_name(record.unit), encode(record))
 
 
+def create(root: Path, record: Record) -> bool:
+    """Writes a record unless the unit has one; returns whether it now has this one."""
+    return durable.create(root, file_name(record.unit), encode(record))
+
+
 def read(root: Path, unit: int) -> Record:
     """The record of a unit.  Raises DamagedRecord, FileNotFoundError."""
     return decode((root / file_name(unit)).read_bytes())

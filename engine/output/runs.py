@@ -1,37 +1,31 @@
-"""The output directory of a run: the lock on it, and the settings that `run.json` keeps."""
+"""The output directory of a run: the settings that `run.json` keeps, and the units it holds."""
 
-import fcntl
 import json
-import os
 import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from mcdiff_batch.engine.errors import FingerprintError, OutputLockedError, UsageError, explain
+from mcdiff_batch.engine.errors import FingerprintError, UsageError, explain
 from mcdiff_batch.engine.telemetry.machine import package_version
 from mcdiff_batch.engine.text import pluralise
 
-from . import durable, ledger, shards, verdicts
-from .ledger import DamagedRecord, Head
+from . import durable, ledger, locks, shards, verdicts
+from .ledger import DamagedRecord, Head, Record
 
-LOCK = ".lock"
 CONFIG = "run.json"
 MANIFEST = "manifest.json"
 REPORT = "report"
 PLAN = "plan"  # a copy of the plan that was compiled for a GPU
 OWN_NAMES = {  # what a run may find in its directory
-    *(LOCK, CONFIG, MANIFEST, REPORT, PLAN, durable.SCRATCH),
+    *(CONFIG, MANIFEST, REPORT, PLAN, durable.SCRATCH),
+    *(locks.LOCK, locks.UNITS, locks.PARTS),
     *(ledger.FOLDER, ledger.INCIDENTS, shards.FOLDER, verdicts.FOLDER),
 }
-LOCK_WAIT = 3.0  # s: the workers of a killed run hold its lock for a moment longer
 HINTS = {  # what makes a setting differ
     "archive": "this is another archive, or its metadata were changed",
     "bundle": "this is another model",
@@ -76,95 +70,6 @@ class Run:
     settings: Settings
     contract: dict[str, Any]  # the bundle's, as it was; the report also reads older ones
     schema: Literal[1] = 1
-
-
-class HeldLock:
-    """An open lock file.  Workers inherit it, so the lock lasts until the last of them ends."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (DupFd(self.descriptor),)
-
-
-def _rebuild(handle: Any) -> HeldLock:
-    return HeldLock(handle.detach())
-
-
-@contextmanager
-def lock(root: Path) -> Iterator[HeldLock]:
-    """Creates `root` and locks it, so that no other run writes there.
-
-    A lock whose processes have ended is ignored (P7).  Raises OutputLockedError, UsageError where
-    `root` cannot be written to or locked, SpaceError, McdiffError.
-    """
-    try:
-        durable.make_folder(root, root)
-        descriptor = _open_lock(root / LOCK)
-    except OSError as error:
-        raise explain(error, error.filename or root) from error
-    try:
-        _acquire(root, descriptor)
-        yield HeldLock(descriptor)
-    finally:
-        with suppress(OSError):  # nothing was written to it
-            os.close(descriptor)
-
-
-def _open_lock(path: Path) -> int:
-    """Another user of the group may have made the file: to lock it, reading is enough."""
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if not path.is_file():
-            raise
-        return os.open(path, flags | os.O_RDONLY)
-
-
-def _acquire(root: Path, descriptor: int) -> None:
-    end = time.monotonic() + LOCK_WAIT
-    while not _lock_or_explain(root, descriptor):
-        if time.monotonic() > end:
-            raise OutputLockedError(
-                f"{root}: another run is writing here; wait until it ends (see `mcdiff-batch "
-                f"status {root}`), or choose another --output"
-            )
-        time.sleep(0.05)
-
-
-def _lock_or_explain(root: Path, descriptor: int) -> bool:
-    try:
-        return _try_lock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        raise UsageError(
-            f"{root}: its file system gives no lock ({error.strerror}), and without one two runs "
-            "could write here at once; choose an --output on a local disk and copy it afterwards, "
-            "or mount the share with locks (NFS: lockd, Lustre: -o flock)"
-        ) from error
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_running(root: Path) -> bool:
-    """Whether a run holds the lock now.  Writes nothing."""
-    try:
-        descriptor = os.open(root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
-    except OSError:  # its file system gives no locks, so no run can have one
-        return False
-    finally:
-        os.close(descriptor)
 
 
 @lru_cache
@@ -213,9 +118,12 @@ def load_existing(root: Path) -> Run:
 
 
 def save(root: Path, run: Run) -> None:
-    """Writes run.json.  Raises as `durable.write` does."""
+    """Writes run.json, unless another process has just begun this output: what it wrote counts.
+
+    Raises as `durable.create` does.
+    """
     text = json.dumps(asdict(run), indent=1, sort_keys=True) + "\n"
-    durable.write(root, CONFIG, text.encode())
+    durable.create(root, CONFIG, text.encode())
 
 
 def settle(
@@ -257,16 +165,56 @@ def _say(value: object) -> str:
 
 
 def read_finished(root: Path, unit: int) -> Head | None:
-    """The head of a finished unit: no case is open and its shards have the size in its record.
+    """The head of a finished unit: it is committed, and no case is open.
 
     None where the unit has to be done, again or for the first time.
     """
+    head = read_committed(root, unit)
+    return None if head is None or head.counts[ledger.OPEN] else head
+
+
+def read_committed(root: Path, unit: int) -> Head | None:
+    """The head of a unit whose record is sound and whose shards have the size in it."""
+    record = _read_committed(root, unit)
+    return None if record is None else record.head
+
+
+def _read_committed(root: Path, unit: int) -> Record | None:
     try:
-        head = ledger.read(root, unit).head  # all of it: a record may end in the middle
+        record = ledger.read(root, unit)  # all of it: a record may end in the middle
         sizes = {
-            name: (root / shards.shard_name(name, unit)).stat().st_size for name in head.shards
+            name: (root / shards.shard_name(name, unit)).stat().st_size for name in record.shards
         }
     except (FileNotFoundError, DamagedRecord):
         return None
-    whole = all(sizes[name] == shard.bytes for name, shard in head.shards.items())
-    return head if whole and not head.counts[ledger.OPEN] else None
+    whole = all(sizes[name] == shard.bytes for name, shard in record.shards.items())
+    return record if whole else None
+
+
+def commit(root: Path, record: Record, images: Mapping[str, bytes | None]) -> Head:
+    """Writes the shards of a unit, then its record, each durable before the next (P5).
+
+    images: the shards that the record describes; None: no case has that image.
+    Another process may have committed the unit meanwhile, if this one was thought dead.  Then
+    `_stands` says whose work counts.  Returns the head that the output has now.
+    Raises SpaceError, McdiffError.
+    """
+    with durable.explain_errors(root), locks.units_locked(root, record.unit):
+        there = _read_committed(root, record.unit)
+        if there is not None and _stands(there, record, (root / MANIFEST).exists()):
+            return there.head
+        durable.remove(root, ledger.file_name(record.unit))  # of shards that are replaced now
+        shards.write(root, record.unit, images)
+        if not ledger.create(root, record):  # others, on a share, do not see our lock
+            there = _read_committed(root, record.unit)
+            if there is not None and _stands(there, record, complete=False):
+                return there.head
+            ledger.write(root, record)
+        return record.head
+
+
+def _stands(there: Record, new: Record, complete: bool) -> bool:
+    """Whether a committed unit stays as it is: nothing changes once there is a manifest, and a
+    record with open cases never replaces one without."""
+    worse = new.head.counts[ledger.OPEN] > 0 and there.head.counts[ledger.OPEN] == 0
+    return complete or worse or there == new

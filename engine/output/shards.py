@@ -110,17 +110,19 @@ def folders(layout: Layout, units: Iterable[int]) -> Iterator[str]:
             yield from (f"{FOLDER}/{array}/c/{unit}", f"{FOLDER}/{array}/c/{unit}/0")
 
 
-def commit(root: Path, unit: int, shards: Mapping[str, bytes | None]) -> dict[str, Shard]:
-    """Writes the shards of a unit, durably, and returns them for the record.
+def describe(shards: Mapping[str, bytes | None]) -> dict[str, Shard]:
+    """What a record says of the shards of its unit."""
+    return {
+        array: Shard(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for array, data in shards.items()
+        if data is not None
+    }
 
-    Raises SpaceError, McdiffError.
-    """
-    committed = {}
+
+def write(root: Path, unit: int, shards: Mapping[str, bytes | None]) -> None:
+    """Writes the shards of a unit; None: there is none.  Raises as `durable.write` does."""
     for array, data in shards.items():
-        name = shard_name(array, unit)
         if data is None:
-            durable.remove(root, name)
-            continue
-        durable.write(root, name, data)
-        committed[array] = Shard(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    return committed
+            durable.remove(root, shard_name(array, unit))
+        else:
+            durable.write(root, shard_name(array, unit), data)

@@ -1,4 +1,4 @@
-"""Units of consecutive cases, and selections of cases.  Pure arithmetic."""
+"""Units of consecutive cases, selections of cases, and parts of a run.  Pure arithmetic."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -24,6 +24,29 @@ def make_unit(index: int, cases: int, size: int) -> Unit:
     """Unit `index` of an archive of `cases`; only the last unit is shorter than `size`."""
     first = index * size
     return Unit(index=index, first=first, count=min(size, cases - first))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Part `number` of `count` of a run's units: every `count`-th; the first part is 1."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def __contains__(self, unit: int) -> bool:
+        return unit % self.count == self.number - 1
+
+
+def parse_part(text: str) -> Part | None:
+    """Reads a part that is written k/n; None where `text` names none."""
+    number, _, count = text.partition("/")
+    digits = all(x.isascii() and x.isdecimal() and len(x) < 10 for x in (number, count))
+    if not digits or not 1 <= int(number) <= int(count):
+        return None
+    return Part(number=int(number), count=int(count))
 
 
 @dataclass(frozen=True, slots=True)

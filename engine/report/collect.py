@@ -19,7 +19,7 @@ from mcdiff_batch.engine.files import file_sha256, json_lines
 from mcdiff_batch.engine.image.columns import KEYS
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import explain
-from mcdiff_batch.engine.output import ledger, runs
+from mcdiff_batch.engine.output import ledger, locks, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN
 from mcdiff_batch.engine.output.places import default_archive
 from mcdiff_batch.engine.output.runs import Run
@@ -163,7 +163,7 @@ def _count(run: Run, tally: Tally, source: Archive | None) -> CaseCounts:
 
 
 def _outcome(out: Path, counts: CaseCounts, ended: str | None) -> Outcome:
-    if runs.is_running(out):
+    if locks.is_running(out):
         return Outcome(state="running", exit_code=None, ended=ended)
     if not counts.open and (out / runs.MANIFEST).is_file():
         code = Exit.FAILED_CASES if counts.failed else Exit.DONE

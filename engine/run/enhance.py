@@ -1,32 +1,27 @@
 """Runs a whole job: enhances the cases that are pending and completes the output."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
-from mcdiff_batch.engine.backends.backend import BUILD
 from mcdiff_batch.engine.cloud.place import Url
-from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, SpaceError, explain
+from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, UsageError
 from mcdiff_batch.engine.model.plan import PlanMaker
-from mcdiff_batch.engine.output import arrays, durable, ledger, manifest, runs, shards
+from mcdiff_batch.engine.output import durable, ledger, locks, manifest, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, Incident
 from mcdiff_batch.engine.output.repair import set_aside
-from mcdiff_batch.engine.output.runs import Run
-from mcdiff_batch.engine.output.units import make_unit
+from mcdiff_batch.engine.output.units import Part
 from mcdiff_batch.engine.output.verify import Damage, find_damage
 from mcdiff_batch.engine.signals import handling
-from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.machine import cores
 from mcdiff_batch.engine.telemetry.sampling import load_nvml, sampling
-from mcdiff_batch.engine.text import format_bytes
 
-from .job import Job, ResolvedJob, Survey, bytes_needed, resolve, survey
+from .job import Job, ResolvedJob, Survey, resolve, survey
 from .pool import Pool
+from .preflight import begin, check_space, copy_plan, metadata_files, open_output, try_output
 from .process import Processes
 from .protocol import Recipe, Task, WorkersMaker
 from .tracker import Progress, Tracker, print_warning
@@ -36,9 +31,11 @@ STORE_READERS = 16  # requests at a time, for a device; at 20 ms each, 800 cases
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How a run ended.  It counts all cases of the output, those of earlier runs too."""
+    """How a run ended.  It counts all cases of the output, or of the part, those of earlier runs
+    too."""
 
     output: Path
+    part: Part | None
     archive: Archive  # as it was at the end of the run
     cases: int  # selected
     counts: dict[str, int]  # by status; skipped: not selected, in a unit with selected cases
@@ -53,21 +50,23 @@ class Summary:
 
     @property
     def exit_code(self) -> Exit:
-        bad = self.counts[FAILED] or self.unfinished
+        """A part has done what it should when all its units are done: who finishes the run says
+        that cases have failed."""
+        bad = self.unfinished or (self.counts[FAILED] and self.part is None)
         return Exit.FAILED_CASES if bad else Exit.DONE
 
 
 def repair(job: Job) -> tuple[list[Damage], list[Damage]]:
-    """Sets aside what is damaged in an output, so that `enhance` does it again.
+    """Sets aside what is damaged in an output, or in a part of it, so that `enhance` does it again.
 
     Returns the damage that `enhance` repairs, and the damage that stays.  Raises McdiffError.
     """
     if not resolve(job).begun:
         return [], []
-    with runs.lock(job.output):
-        found = list(find_damage(job.output))
+    with locks.lock(job.output, job.part):
+        found = [x for x in find_damage(job.output) if x.unit is None or job.takes(x.unit)]
         if any(x.name.startswith(f"{runs.PLAN}/") for x in found):
-            _copy_plan(job)  # the compiled files that were found elsewhere have the right hashes
+            copy_plan(job)  # the compiled files that were found elsewhere have the right hashes
         return set_aside(job.output, found, lambda case: _readable(job.archive, case))
 
 
@@ -91,7 +90,7 @@ class StopSignals:
 
 def enhance(
     job: Job,
-    maker: PlanMaker,
+    maker: PlanMaker | None,
     progress: Callable[[Progress], None] = lambda _: None,
     workers: WorkersMaker = Processes,
     warn: Callable[[str], None] = print_warning,
@@ -99,20 +98,27 @@ def enhance(
     """Processes what is pending and completes the output.  Raises McdiffError.
 
     Called again with the same job it goes on where the last run ended, whatever ended it (P1).
+    A part only processes its units; a job that is to finish a run only completes it, and needs no
+    `maker`.
     """
     resolve(job)  # a wrong input or option ends the run before anything is written
     signals = StopSignals()
-    with runs.lock(job.output) as lock, handling(signals.add):
+    with locks.lock(job.output, job.part) as lock, handling(signals.add):
         resolved = resolve(job)
+        if job.finish and not resolved.begun:
+            raise UsageError(f"{job.output}: contains no run to finish; begin with --part k/n")
         todo = survey(resolved)
-        check_space(resolved, len(todo.pending))
-        _try_output(job.output, warn)
+        check_space(resolved, 0 if job.finish else len(todo.pending))
+        try_output(job, warn)
         with durable.explain_errors(job.output):
-            _prepare(resolved, todo)
-        cases = len(resolved.selection)
-        tracker = Tracker(job.output, cases, todo.counts, job.max_failures, progress, warn)
+            if not resolved.begun:
+                resolved = begin(resolved)
+                todo = survey(resolved)
+            open_output(resolved, todo)
+        cases = resolved.count_cases()
+        tracker = Tracker(resolved.journal, cases, todo.counts, job.max_failures, progress, warn)
         with _closing(tracker):
-            if todo.pending:
+            if todo.pending and maker is not None and not job.finish:
                 pool = Pool(
                     workers(_recipe(resolved), maker, lock),
                     job.devices,
@@ -123,10 +129,11 @@ def enhance(
                 )
                 tracker.stop = pool.stop
                 start = tracker.began, tracker.start
-                with sampling(job.output, *start, load_nvml()) as tracker.telemetry:
+                with sampling(resolved.journal, *start, load_nvml()) as tracker.telemetry:
                     pool.run(_task(resolved, index) for index in todo.pending)
             summary = _complete(resolved, todo, tracker, signals)
             tracker.exit_code = summary.exit_code
+            tracker.whole = not summary.unfinished or (job.output / runs.MANIFEST).is_file()
         return summary
 
 
@@ -140,79 +147,6 @@ def _closing(tracker: Tracker) -> Iterator[None]:
         raise
     finally:
         tracker.close()
-
-
-def _try_output(root: Path, warn: Callable[[str], None]) -> None:
-    """Says what the output's file system cannot promise; clears what a killed run left there.
-
-    Raises UsageError where `root` cannot be written to, SpaceError, McdiffError.
-    """
-    try:
-        weakness = durable.find_weakness(root)
-    except OSError as error:
-        raise explain(error, root) from error
-    if weakness:
-        warn(f"{root}: {weakness}")
-    durable.clear_scratch(root)
-
-
-def check_space(resolved: ResolvedJob, units: int) -> None:
-    """Raises SpaceError if `units` more may not fit on the disk."""
-    folder = resolved.job.output
-    while not folder.exists():
-        folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, bytes_needed(resolved, units)
-    if free < needed:
-        raise SpaceError(
-            f"{resolved.job.output}: {format_bytes(free)} are free, up to {format_bytes(needed)} "
-            "are needed; make room, or use an --output elsewhere"
-        )
-
-
-def _prepare(resolved: ResolvedJob, todo: Survey) -> None:
-    """Writes metadata, then run.json: where that exists, the metadata are complete."""
-    root = resolved.job.output
-    durable.make_folder(root, root / tracefile.FOLDER)
-    durable.sync_again(root, [ledger.FOLDER, *shards.folders(resolved.layout, todo.pending)])
-    if not resolved.begun:
-        for name, data in _metadata(resolved).items():
-            durable.write(root, name, data)
-        for name in resolved.layout.images:
-            durable.make_folder(root, root / shards.FOLDER / name / "c")
-        durable.make_folder(root, root / ledger.FOLDER)
-        _copy_plan(resolved.job)
-        contract = asdict(resolved.job.contract)
-        runs.save(root, Run(settings=resolved.settings, contract=contract))
-    if todo.pending:
-        durable.remove(root, runs.MANIFEST)
-
-
-def _copy_plan(job: Job) -> None:
-    """Keeps the compiled plan for a later run: compiling again would give other bytes."""
-    if job.plan_folder is None:
-        return
-    for name in (*(job.plan_files or {}), BUILD):
-        durable.write(job.output, f"{runs.PLAN}/{name}", (job.plan_folder / name).read_bytes())
-
-
-def _metadata(resolved: ResolvedJob) -> arrays.Files:
-    return arrays.metadata_files(resolved.layout, _attributes(resolved))
-
-
-def _attributes(resolved: ResolvedJob) -> dict[str, Any]:
-    """Attributes of images.zarr: all that a reader needs to know without this program."""
-    draws = resolved.settings.draws
-    spread = f"standard deviation (n - 1) of {draws} draws' results, grey levels of enhanced"
-    return {
-        "schema": 1,
-        "grid": resolved.settings.grid,
-        "frame": asdict(resolved.job.contract.frame),
-        "classes": list(resolved.job.contract.classes),
-        "intensity_range": [0, 255],
-        "label": "label map of the enhanced image",
-        "placement": "frame px = (top, left) + scale * input px",
-        **({"spread": spread} if draws > 1 else {}),
-    }
 
 
 def _recipe(resolved: ResolvedJob) -> Recipe:
@@ -241,22 +175,25 @@ def _count_readers(job: Job) -> int:
 
 
 def _task(resolved: ResolvedJob, index: int) -> Task:
-    whole = make_unit(index, resolved.archive.cases, resolved.settings.unit_size)
-    return Task(unit=whole, cases=tuple(x for x in whole.cases if x in resolved.selection))
+    return Task(unit=resolved.make_unit(index), cases=resolved.select_cases(index))
 
 
 def _complete(
     resolved: ResolvedJob, todo: Survey, tracker: Tracker, signals: StopSignals
 ) -> Summary:
-    """Writes the columns and then the manifest, once every unit has its record."""
+    """Writes the columns and then the manifest, once every unit has its record; a part does not.
+
+    Until that is done nobody else commits a unit: a part that was thought dead may try.
+    """
     root, archive = resolved.job.output, open_archive(resolved.archive.path)
     with durable.explain_errors(root):
         if archive.identity != resolved.archive.identity:
             detail = "the archive was changed during the run"
             tracker.record_incident(Incident(kind="input", detail=detail))
-        left = [index for index in todo.pending if not _has_record(root, index)]
-        if not left and (todo.pending or not (root / runs.MANIFEST).is_file()):
-            manifest.complete(root, resolved.layout, _metadata(resolved))
+        with locks.units_locked(root):
+            left = [index for index in todo.pending if runs.read_committed(root, index) is None]
+            if not (left or resolved.job.part or (root / runs.MANIFEST).is_file()):
+                manifest.complete(root, resolved.layout, metadata_files(resolved))
     summary = _summary(resolved, archive, tracker)
     if left and signals.count:
         raise Drained(
@@ -266,25 +203,18 @@ def _complete(
     return summary
 
 
-def _has_record(root: Path, unit: int) -> bool:
-    """Whether a unit has a record that can be read: a damaged one counts as none."""
-    try:
-        ledger.read(root, unit)
-    except (FileNotFoundError, ledger.DamagedRecord):
-        return False
-    return True
-
-
 def _summary(resolved: ResolvedJob, archive: Archive, tracker: Tracker) -> Summary:
     counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
     flagged = 0
-    for head in ledger.read_heads(resolved.job.output):
+    heads = ledger.read_heads(resolved.job.output)
+    for head in (x for x in heads if resolved.job.takes(x.unit)):
         counts.update(head.counts)
         flagged += head.flagged
     return Summary(
         output=resolved.job.output,
+        part=resolved.job.part,
         archive=archive,
-        cases=len(resolved.selection),
+        cases=resolved.count_cases(),
         counts=dict(counts),
         flagged=flagged,
         units=tracker.units,

@@ -10,8 +10,17 @@ from mcdiff_batch.engine.image.gate import failed_checks, failed_plausibility
 from mcdiff_batch.engine.image.measure import Result
 from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
-from mcdiff_batch.engine.output import durable, ledger, shards
-from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, SKIPPED, Entry, Incident, Record
+from mcdiff_batch.engine.output import runs, shards
+from mcdiff_batch.engine.output.ledger import (
+    DONE,
+    FAILED,
+    OPEN,
+    SKIPPED,
+    Entry,
+    Head,
+    Incident,
+    Record,
+)
 from mcdiff_batch.engine.telemetry.spans import FINISHING, SpanLog, recording, span
 
 from .protocol import Recipe, Task, UnitDone
@@ -123,18 +132,17 @@ def commit(work: Work, recipe: Recipe) -> UnitDone:
     Raises SpaceError, McdiffError.
     """
     with recording(work.log, FINISHING), span("commit"):
-        record = _write_unit(work, recipe)
+        head = _write_unit(work, recipe)
     return UnitDone(
-        unit=record.unit,
-        counts=record.head.counts,
+        unit=head.unit,
+        counts=head.counts,
         incidents=tuple(work.incidents),
         log=work.log,
     )
 
 
-def _write_unit(work: Work, recipe: Recipe) -> Record:
+def _write_unit(work: Work, recipe: Recipe) -> Head:
     unit, size = work.task.unit, recipe.layout.unit_size
-    durable.remove(recipe.output, ledger.file_name(unit.index))  # of shards that are replaced now
     with span("encode"):
         images = recipe.layout.images
         encoded = {name: shards.encode_shard(work.chunks[name], size) for name in images}
@@ -142,11 +150,10 @@ def _write_unit(work: Work, recipe: Recipe) -> Record:
         unit=unit.index,
         first=unit.first,
         count=unit.count,
-        shards=shards.commit(recipe.output, unit.index, encoded),
+        shards=shards.describe(encoded),
         cases=tuple(_entry(work, case) for case in unit.cases),
     )
-    ledger.write(recipe.output, record)
-    return record
+    return runs.commit(recipe.output, record, encoded)
 
 
 def _entry(work: Work, case: int) -> Entry:

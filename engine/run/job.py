@@ -13,10 +13,10 @@ from mcdiff_batch.engine.model.contract import Contract
 from mcdiff_batch.engine.model.framing import check_depths
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.model.solver import FITTED, Rung
-from mcdiff_batch.engine.output import ledger, places, runs
+from mcdiff_batch.engine.output import ledger, locks, places, runs
 from mcdiff_batch.engine.output.runs import Run, Settings
 from mcdiff_batch.engine.output.shards import Layout
-from mcdiff_batch.engine.output.units import Selection, parse_selection
+from mcdiff_batch.engine.output.units import Part, Selection, Unit, make_unit, parse_selection
 
 from .pool import Limits
 
@@ -56,7 +56,13 @@ class Job:
     grid: str | None = None
     max_failures: int | None = None  # the run stops when more cases than this have failed
     retry_failed: bool = False
+    part: Part | None = None  # of the units, that this run processes; None: all
+    finish: bool = False  # process nothing, only complete the output
     limits: Limits = field(default_factory=Limits)
+
+    def takes(self, unit: int) -> bool:
+        """Whether a unit is in this run's part."""
+        return self.part is None or unit in self.part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,32 @@ class ResolvedJob:
             grid=self.archive.grid if self.settings.grid == "input" else None,
             spread=self.settings.draws > 1,
         )
+
+    @property
+    def journal(self) -> Path:
+        """Where this run keeps its incidents and what it measures: the output, or the folder of its
+        part."""
+        root, part = self.job.output, self.job.part
+        return root if part is None else locks.part_folder(root, part)
+
+    @property
+    def units(self) -> list[int]:
+        """Indices of this run's units, in order."""
+        found = self.selection.units(self.settings.unit_size)
+        return [x for x in found if self.job.takes(x)]
+
+    def make_unit(self, index: int) -> Unit:
+        return make_unit(index, self.archive.cases, self.settings.unit_size)
+
+    def select_cases(self, unit: int) -> tuple[int, ...]:
+        """The selected cases of a unit."""
+        return tuple(x for x in self.make_unit(unit).cases if x in self.selection)
+
+    def count_cases(self) -> int:
+        """Selected cases of this run's units."""
+        if self.job.part is None:
+            return len(self.selection)
+        return sum(len(self.select_cases(x)) for x in self.units)
 
     @property
     def rungs(self) -> list[Rung]:
@@ -189,7 +221,7 @@ def survey(resolved: ResolvedJob) -> Survey:
     """Checks the heads of the records and the sizes of the shards; `verify` checks hashes."""
     pending: list[int] = []
     counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
-    for unit in resolved.selection.units(resolved.settings.unit_size):
+    for unit in resolved.units:
         head = runs.read_finished(resolved.job.output, unit)
         if head is None or (resolved.job.retry_failed and head.counts[ledger.FAILED]):
             pending.append(unit)

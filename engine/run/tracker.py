@@ -15,7 +15,7 @@ import click
 from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.files import append_json, replace_text
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.output import ledger, runs
+from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
 from mcdiff_batch.engine.telemetry.hosts import HostUsage, write_usage
 from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
@@ -117,6 +117,7 @@ class Tracker:
         self.published = -math.inf  # s: when progress was last written to LIVE
         self.lost = False  # something of the report could not be written
         self.exit_code = Exit.UNEXPECTED  # of the run, once it has ended
+        self.whole = False  # likewise: all that it should do is done
 
     @property
     def elapsed(self) -> float:
@@ -209,9 +210,8 @@ class Tracker:
     def close(self) -> None:
         """Shows the end, and adds this run to the list of those that worked on the output."""
         ended = self.exit_code in (Exit.DONE, Exit.FAILED_CASES)
-        whole = ended and (self.root / runs.MANIFEST).is_file()
         failures = "failures" if self.exit_code else "complete"
-        state = failures if whole else "stopped"
+        state = failures if ended and self.whole else "stopped"
         at = replace(self._progress({}), state=state, exit_code=int(self.exit_code))
         self.progress(at)
         self._publish(at)

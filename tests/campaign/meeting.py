@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mcdiff_batch.engine.errors import Exit
-from mcdiff_batch.engine.output import runs
+from mcdiff_batch.engine.output import locks
 from tests.support.disk import Call, Disk
 
 from .night import OUTPUT, End, enhance_archive, in_child
@@ -24,7 +24,7 @@ def _meetings(scenes: Sequence[Scene]) -> Iterator[tuple[str, Callable[[], Resul
     for scene in scenes:
         calls = [x for x in scene.calls if x.kind in ("create", "rename") and x.number == 1]
         for call in [x for x in calls if "/report/" not in x.name]:  # which a thread writes too
-            if call.name.endswith(runs.LOCK):
+            if call.name.endswith(locks.LOCK):
                 continue
             text = f"{scene.name}: a second run starts at {call}"
             yield text, lambda scene=scene, call=call: _play(scene, str(call))
@@ -71,5 +71,5 @@ def meet(folder: Path, scene: Scene, at: str) -> tuple[End, End, list[str]]:
 
 
 def _start_second(answer: Callable[[End], None], folder: Path, scene: Scene) -> None:
-    runs.LOCK_WAIT = 0.0  # of this process
+    locks.LOCK_WAIT = 0.0  # of this process
     enhance_archive(answer, folder, scene.options, None)

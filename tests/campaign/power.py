@@ -137,6 +137,9 @@ def _apply(volume: Volume, change: Change) -> None:
             entered = volume.enter(change.other, numbers[name])
             volume.enter(name, None, needs=entered)
             numbers[change.other] = numbers.pop(name)
+        case "link":
+            numbers[change.other] = numbers[name]
+            volume.enter(change.other, numbers[name])
         case "unlink" | "rmdir":
             volume.enter(name, None)
             del numbers[name]

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from mcdiff_batch.engine.output import durable, ledger, runs, verify
+from mcdiff_batch.engine.output import durable, ledger, locks, runs, verify
 from mcdiff_batch.engine.output.ledger import DONE, DamagedRecord, Record
 
 from .night import ARCHIVE, OUTPUT
@@ -35,7 +35,7 @@ def _broken(folder: Path, scene: Scene) -> Iterator[str]:
         yield "P6: the input was changed"
     if not output.exists():
         return
-    if runs.is_running(output):
+    if locks.is_running(output):
         yield "P7: the lock is held after the end"
     if foreign := {path.name for path in output.iterdir()} - runs.OWN_NAMES:
         yield f"P8: files of unknown names: {foreign}"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,18 +18,31 @@ from pydicom.uid import (
 )
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.dicom import dicomweb, store
 from mcdiff_batch.engine.dicom.importer import Options, import_dicom
+from mcdiff_batch.engine.pacs import dicomweb, store
 from tests.support import orthanc
 from tests.support.crafting import command, snapshot
 from tests.support.dicom import make_image, scan, uid, write_cases
-from tests.support.network import Reply, proxy, store_server, web_server
+from tests.support.network import (
+    Reply,
+    mute_server,
+    proxy,
+    store_server,
+    time_limit,
+    web_server,
+)
 from tests.support.orthanc import Orthanc
 from tests.support.running import inline, job
 
 needs_orthanc = pytest.mark.skipif(bool(orthanc.ABSENT), reason=orthanc.ABSENT)
 CASES, DEPTHS = 3, 2
 ALL = (UltrasoundImageStorage, SegmentationStorage, Comprehensive3DSRStorage)
+
+
+@pytest.fixture(autouse=True)
+def _limited() -> Iterator[None]:
+    with time_limit(90):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +71,12 @@ def enhanced(tmp_path: Path, cases: int = CASES) -> Path:
     import_dicom(tmp_path / "in", tmp_path / "a.zarr", Options())
     inline(job(tmp_path / "a.zarr", tmp_path / "a.enhanced"))
     return tmp_path / "a.enhanced"
+
+
+@pytest.fixture(scope="module")
+def one_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run on one case, to be sent only."""
+    return enhanced(tmp_path_factory.mktemp("one"), cases=1)
 
 
 def exported(folder: Path) -> dict[str, Any]:
@@ -187,6 +207,60 @@ def test_a_connection_that_breaks_once_is_opened_again(
     assert len(stored(pacs)) == CASES * (DEPTHS + 3)
 
 
+HALVES = {  # what a peer says before it falls silent
+    "nothing": b"",
+    "two bytes of a PDU": b"\x02\x00",
+    "a PDU that claims 4 GB": b"\x02\x00\xff\xff\xff\xff" + bytes(70),
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("words", HALVES.values(), ids=list(HALVES))
+@pytest.mark.parametrize("way", ["--store", "--dicomweb"])
+def test_p9_a_peer_that_falls_silent_ends_the_export_and_leaves_no_thread(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, way: str, words: bytes
+) -> None:
+    monkeypatch.setattr(store, "TIMEOUT", 0.3)
+    monkeypatch.setattr(dicomweb, "TIMEOUT", 0.3)
+    with mute_server(words) as port:
+        address = f"127.0.0.1:{port}" if way == "--store" else f"http://127.0.0.1:{port}"
+        assert command(monkeypatch, "export-dicom", one_case, way, address) == 1
+    assert "run the same command again" in capsys.readouterr().err
+    assert_that_threads_end()
+
+
+def assert_that_threads_end() -> None:
+    """The process could not end before threads that are no daemons."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("budget", [1_500, 3_000])
+def test_p9_a_pacs_that_falls_silent_in_the_middle_ends_the_export(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, budget: int
+) -> None:
+    monkeypatch.setattr(store, "TIMEOUT", 0.3)
+    with store_server(ALL) as (address, _), proxy(int(address.split(":")[1])) as line:
+        line.limit, line.silent = budget, True
+        words = ("export-dicom", one_case, "--store", f"127.0.0.1:{line.port}")
+        assert command(monkeypatch, *words) == 1
+        assert "the connection broke 3 times" in capsys.readouterr().err
+    assert_that_threads_end()
+
+
+def test_p9_a_server_that_goes_on_for_ever_ends_the_export(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It sends a byte now and then, so that no silence is too long."""
+    monkeypatch.setattr(dicomweb, "LONGEST", 0.5)
+    with mute_server(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", drip=0.05) as port:
+        words = ("export-dicom", one_case, "--dicomweb", f"http://127.0.0.1:{port}")
+        assert command(monkeypatch, *words) == 1
+    assert "the connection failed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
@@ -263,7 +337,7 @@ def failing(reason: int) -> bytes:
         ((200, JSON, b"<html>\x1b[31m"), 1, "not JSON"),
         ((500, "text/plain", b""), 1, "answers HTTP 500; run the same command again"),
         ((302, "text/plain", b"http://127.0.0.1:1/elsewhere"), 2, "answers HTTP 302"),
-        ((200, JSON, b"{}"), 0, ""),
+        ((200, JSON, b"[]"), 3, "the server did not take Ultrasound Image Storage"),
     ],
 )
 def test_what_a_web_server_answers_decides_the_exit_code(

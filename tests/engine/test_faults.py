@@ -22,7 +22,7 @@ from mcdiff_batch.engine.errors import (
     OutputLockedError,
     SpaceError,
 )
-from mcdiff_batch.engine.output import ledger, runs, verify
+from mcdiff_batch.engine.output import ledger, locks, runs, verify
 from mcdiff_batch.engine.output.manifest import read_entries
 from mcdiff_batch.engine.run.enhance import Summary, enhance
 from mcdiff_batch.engine.run.pool import Limits
@@ -245,16 +245,16 @@ def test_an_io_error_while_writing_stops_the_run(source: Path, tmp_path: Path) -
 def test_p7_a_second_run_changes_nothing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "LOCK_WAIT", 0.3)
+    monkeypatch.setattr(locks, "LOCK_WAIT", 0.3)
     out = tmp_path / "out"
     inline(job(source, out, unit_size=2, limit=2))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    with runs.lock(out):
-        assert runs.is_running(out)
+    with locks.lock(out):
+        assert locks.is_running(out)
         with pytest.raises(OutputLockedError, match="another run"):
             inline(job(source, out, unit_size=2))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    assert not runs.is_running(out)
+    assert not locks.is_running(out)
 
 
 # --- the parent, in a process of its own

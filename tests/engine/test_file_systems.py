@@ -20,7 +20,7 @@ from mcdiff_batch.engine.errors import (
     UsageError,
     explain,
 )
-from mcdiff_batch.engine.output import durable, ledger, runs, verify
+from mcdiff_batch.engine.output import durable, ledger, locks, verify
 from tests.support.crafting import command
 from tests.support.running import archive, clean, committed, fault, inline, job
 
@@ -120,7 +120,7 @@ def test_a_file_system_without_locks_is_refused_with_a_remedy(
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(UsageError, match=r"gives no lock .* choose an --output on a local disk"):
         inline(job(source, out))
-    assert not runs.is_running(out)
+    assert not locks.is_running(out)
     assert {x.name for x in out.iterdir()} == {".lock"}
 
 
@@ -211,7 +211,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def hold(root: Path) -> None:
-    with runs.lock(root):
+    with locks.lock(root):
         durable.write(root, "ledger/000000.json", b"{}")
 
 
@@ -235,7 +235,7 @@ def test_a_lock_file_that_only_its_owner_may_write_is_enough(shared: Path) -> No
 
 @ROOT
 def test_the_lock_of_another_user_holds(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "LOCK_WAIT", 0.1)
+    monkeypatch.setattr(locks, "LOCK_WAIT", 0.1)
     out = shared / "out"
     as_user(ANNA, lambda: hold(out))
 
@@ -246,7 +246,7 @@ def test_the_lock_of_another_user_holds(shared: Path, monkeypatch: pytest.Monkey
             return False
         return True
 
-    with runs.lock(out):
+    with locks.lock(out):
         assert as_user(BERT, refused) == 0
 
 

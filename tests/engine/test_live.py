@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mcdiff_batch.engine.cli.live import table
 from mcdiff_batch.engine.cli.progress import Json, Lines, show_progress
-from mcdiff_batch.engine.output import runs
+from mcdiff_batch.engine.output import locks
 from mcdiff_batch.engine.run import tracker
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.tracker import DeviceProgress, Progress
@@ -138,7 +138,7 @@ def test_status_follows_a_run_to_its_end(
 ) -> None:
     source, out = archive(tmp_path / "a.zarr", 4), tmp_path / "out"
     enhance(job(source, out), FakeMaker(), workers=InlineWorkers)
-    with runs.lock(out):
+    with locks.lock(out):
         watching = subprocess.Popen(
             [sys.executable, "-c", CLI, "status", str(out), "--watch", "--json"],
             stdout=subprocess.PIPE,

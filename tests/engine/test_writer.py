@@ -77,8 +77,9 @@ def test_a_shard_has_the_same_bytes_in_any_thread_and_order() -> None:
 
 def test_a_unit_without_done_cases_has_no_shard(tmp_path: Path) -> None:
     assert shards.encode_shard({}, SIZE) is None
-    shards.commit(tmp_path, 0, {"enhanced": b"stale"})
-    assert shards.commit(tmp_path, 0, {"enhanced": None}) == {}
+    shards.write(tmp_path, 0, {"enhanced": b"stale"})
+    shards.write(tmp_path, 0, {"enhanced": None})
+    assert shards.describe({"enhanced": None}) == {}
     assert not (tmp_path / shards.shard_name("enhanced", 0)).exists()
 
 
@@ -86,8 +87,8 @@ def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
     """P5: a black image is stored; a case that is not done has no chunk at all."""
     group = store(tmp_path, arrays.metadata_files(LAYOUT, {"schema": 1}))
     made = pictures()
-    shards.commit(tmp_path, 0, {"enhanced": shard(dict(enumerate(made)))})
-    shards.commit(tmp_path, 1, {"enhanced": shard({1: made[2]})})
+    shards.write(tmp_path, 0, {"enhanced": shard(dict(enumerate(made)))})
+    shards.write(tmp_path, 1, {"enhanced": shard({1: made[2]})})
     found = pixels(group, "enhanced")
     assert np.array_equal(found[:4], made)
     assert np.array_equal(found[5], made[2])
@@ -99,7 +100,7 @@ def test_zarr_notices_a_flipped_bit(tmp_path: Path) -> None:
     group = store(tmp_path, arrays.metadata_files(LAYOUT, {}))
     data = bytearray(shard(dict(enumerate(pictures()))))
     data[200] ^= 1
-    shards.commit(tmp_path, 0, {"enhanced": bytes(data)})
+    shards.write(tmp_path, 0, {"enhanced": bytes(data)})
     with pytest.raises(RuntimeError):
         pixels(group, "enhanced")
 

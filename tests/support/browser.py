@@ -1,10 +1,13 @@
 """A real Chromium without a window, steered through its debugging pipe."""
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -45,15 +48,26 @@ class Browser:
         message: dict[str, Any] = json.loads(raw)
         return message
 
-    def open(self, page: Path, *, width: int = 1400, scripts: bool = True, **media: str) -> None:
-        """media: features such as prefers_color_scheme="dark"."""
+    def open(
+        self,
+        page: Path | str,
+        *,
+        width: int = 1400,
+        height: int = 900,
+        zoom: float = 1,
+        scripts: bool = True,
+        **media: str,
+    ) -> None:
+        """page: a file or an address.  width, height: of the window, px; zoom: of its text and
+        images.  media: features such as prefers_color_scheme="dark"."""
         features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": round(width / zoom), "height": round(height / zoom)}
+        size |= {"deviceScaleFactor": zoom, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(x.get("method") == "Page.loadEventFired" for x in self.events):
             self.events.append(self._next())
 
@@ -64,15 +78,28 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def press(self, key: str, code: int) -> None:
+    def press(self, key: str, code: int = 0, modifiers: int = 0) -> None:
+        """modifiers: 1 Alt, 2 Ctrl, 4 Meta, 8 Shift."""
         for kind in ("keyDown", "keyUp"):
-            names = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+            names = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
             self.call("Input.dispatchKeyEvent", type=kind, **names)
+
+    def wait_for(self, script: str, seconds: float = 20) -> Any:
+        """The value of a script as soon as it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.evaluate(script)):
+            assert time.monotonic() < end, f"never true: {script}"
+            time.sleep(0.02)
+        return value
+
+    def shoot(self) -> bytes:
+        """A PNG of the window."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser, which ends with the block."""
+def chromium(seconds: float = 180) -> Iterator[Browser]:
+    """A browser, which ends with the block, and after `seconds` in any case."""
     assert CHROMIUM
     to_read, commands = os.pipe()
     answers, to_write = os.pipe()
@@ -86,9 +113,12 @@ def chromium() -> Iterator[Browser]:
         )
         os.close(to_read)
         os.close(to_write)
+        limit = threading.Timer(seconds, process.kill)
+        limit.start()
         try:
             with os.fdopen(commands, "wb", 0) as out, os.fdopen(answers, "rb") as into:
                 yield Browser(out, into)
         finally:
+            limit.cancel()
             process.terminate()
             process.wait(30)

@@ -11,6 +11,7 @@ import _pyio
 import builtins
 import io
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ERRORS = {  # what each kind of call can fail with; the first nine change the disk
+RANDOM = re.compile(r"\b[0-9a-f]{16}\b")
+ERRORS = {  # what each kind of call can fail with; the first ten change the disk
     "create": ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EMFILE"),
     "write": ("EIO", "ENOSPC", "EDQUOT"),
     "fsync": ("EIO", "ENOSPC", "EDQUOT"),
     "rename": ("EIO", "ENOSPC", "EDQUOT", "EROFS"),
+    "link": ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EPERM"),
     "mkdir": ("EIO", "ENOSPC", "EDQUOT", "EROFS"),
     "unlink": ("EIO", "EROFS"),
     "rmdir": ("EIO", "EROFS"),
@@ -35,10 +38,10 @@ ERRORS = {  # what each kind of call can fail with; the first nine change the di
     "list": ("EIO",),
     "stat": ("EIO",),
 }
-CHANGES = tuple(ERRORS)[:9]
+CHANGES = tuple(ERRORS)[:10]
 REPLACED = {  # function of `os`: method of Disk
     **{name: f"_{name}" for name in ("open", "close", "read", "pread", "write", "pwrite")},
-    **{name: f"_{name}" for name in ("fsync", "rename", "unlink", "mkdir", "rmdir")},
+    **{name: f"_{name}" for name in ("fsync", "rename", "link", "unlink", "mkdir", "rmdir")},
     **{name: f"_{name}" for name in ("ftruncate", "listdir", "scandir", "stat")},
     "fdatasync": "_fsync",
     "replace": "_rename",
@@ -53,7 +56,8 @@ class Call:
     """A call that is about to be made.  Kind, name and number say which one, in any run."""
 
     kind: str  # a key of ERRORS
-    name: str  # of the file, in the folder; the id of this process is written PID
+    name: str  # of the file, in the folder; the id of this process is written PID, and what it
+    # draws by chance RANDOM
     number: int  # among the calls of this kind to this file, from 1
     descriptor: int = field(default=-1, compare=False)
     data: bytes = field(default=b"", compare=False)
@@ -68,7 +72,7 @@ class Change:
 
     kind: str
     name: str
-    other: str = ""  # where a rename leads
+    other: str = ""  # where a rename or a link leads
     data: bytes = b""
     offset: int = 0  # of a write; the new size of a file that is cut
 
@@ -123,7 +127,7 @@ class Disk:
         return path[len(self.root) + 1 :] or "."
 
     def _announce(self, kind: str, name: str, descriptor: int = -1, data: bytes = b"") -> Any:
-        name = name.replace(str(os.getpid()), "PID")
+        name = RANDOM.sub("RANDOM", name.replace(str(os.getpid()), "PID"))
         with self._mutex:
             self._counts[kind, name] += 1
             number = self._counts[kind, name]
@@ -217,6 +221,14 @@ class Disk:
         REAL["rename"](source, target, **folders)
         if name is not None and before is not None:
             self._note("rename", before, other=name)
+
+    def _link(self, source: Any, target: Any, **more: Any) -> None:
+        name, before = self._name(target), self._name(source)
+        if name is not None:
+            self._announce("link", name)
+        REAL["link"](source, target, **more)
+        if name is not None and before is not None:
+            self._note("link", before, other=name)
 
     def _change(self, kind: str, path: Any, *args: Any, **folder: Any) -> None:
         name = self._name(path, folder.get("dir_fd"))

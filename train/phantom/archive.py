@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -55,6 +55,7 @@ FACTS = {
     "difficult": Column(shape=(), dtype="bool", dims=(), whole=True),
 }
 Facts = dict[str, Any]
+Result = TypeVar("Result")
 
 
 def write_phantoms(
@@ -72,24 +73,25 @@ def write_phantoms(
     1: this process.  progress: called with the number of cases done.  Raises UsageError if `path`
     exists, SpaceError if the disk is full.
     """
-    _check(path, cases, first)
+    check(path, cases, first)
     partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         _create(partial_path, cases, seed)
         facts = []
-        for fact in _draw(partial_path, range(first, first + cases), seed, workers):
+        store = partial(_store, partial_path, seed, first)
+        for fact in draw(store, range(first, first + cases), workers):
             facts.append(fact)
             if progress is not None:
                 progress(len(facts))
         _finish(partial_path, facts, seed, first)
         partial_path.rename(path)
     except OSError as error:
-        raise _user_error(error, path) from error
+        raise user_error(error, path) from error
     finally:
-        _delete(partial_path)
+        delete(partial_path)
 
 
-def _delete(folder: Path) -> None:
+def delete(folder: Path) -> None:
     """A thread of zarr may still be writing there, when a signal has stopped the main thread."""
     for _ in range(20):
         if not folder.exists():
@@ -98,17 +100,18 @@ def _delete(folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _check(path: Path, cases: int, first: int) -> None:
+def check(path: Path, cases: int, first: int, option: str = "--output") -> None:
+    """Raises UsageError unless phantoms can be written to `path`, which an option named."""
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path}: exists already; choose a new name for --output")
-    check_outside(path)
+        raise UsageError(f"{path}: exists already; choose a new name for {option}")
+    check_outside(path, f"choose another {option}")
     if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder; create it, or choose another --output")
+        raise UsageError(f"{path.parent}: no such folder; create it, or choose another {option}")
     if cases < 1 or first < 0:
         raise UsageError(f"{cases} cases from {first}: expected 1 case or more, from 0 or later")
 
 
-def _user_error(error: OSError, path: Path) -> Exception:
+def user_error(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(f"{path}: no space left; each case needs about 1.5 MB")
     return explain(error, path)
@@ -138,9 +141,8 @@ def _create(path: Path, cases: int, seed: int) -> None:
         )
 
 
-def _draw(path: Path, indices: range, seed: int, workers: int) -> Iterator[Facts]:
-    """Draws the cases and stores their pictures, in order; yields the facts of each."""
-    store = partial(_store, path, seed, indices.start)
+def draw(store: Callable[[int], Result], indices: range, workers: int) -> Iterator[Result]:
+    """What `store` returns for each case, in order; `workers` as `write_phantoms` has it."""
     workers = min(workers or cores(), len(indices))
     if workers == 1:
         yield from map(store, indices)

@@ -9,8 +9,13 @@ import click
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    required=True,
     help="archive to write, for example demo.zarr; must not exist",
+)
+@click.option(
+    "--dicom",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="folder of DICOM images to write instead, for example studies; must not exist",
 )
 @click.option("--cases", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -28,9 +33,25 @@ import click
     show_default=True,
     help="number of processes; 0: one per CPU",
 )
-def phantom(output: Path, cases: int, seed: int, first: int, workers: int) -> None:
-    """Write synthetic scans of scoliotic spines, with masks and true angles."""
-    from .archive import write_phantoms
+def phantom(
+    output: Path | None, folder: Path | None, cases: int, seed: int, first: int, workers: int
+) -> None:
+    """Write synthetic scans of scoliotic spines.
 
-    write_phantoms(output, cases=cases, seed=seed, first=first, workers=workers)
-    click.echo(f"wrote {cases} phantoms (seed {seed}, from case {first}) to {output}")
+    An archive (--output) has masks and true angles too.  DICOM images (--dicom), a study for each
+    case, are what `import --dicom` reads.
+    """
+    if (output is None) == (folder is None):
+        raise click.UsageError("Expected one of --output ARCHIVE and --dicom FOLDER.")
+    if folder is not None:
+        from mcdiff_batch.engine.cli.dicom import check_extra
+
+        check_extra()
+        from .studies import write_studies
+
+        write_studies(folder, cases=cases, seed=seed, first=first, workers=workers)
+    if output is not None:
+        from .archive import write_phantoms
+
+        write_phantoms(output, cases=cases, seed=seed, first=first, workers=workers)
+    click.echo(f"wrote {cases} phantoms (seed {seed}, from case {first}) to {output or folder}")

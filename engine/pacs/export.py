@@ -12,26 +12,32 @@ import numpy as np
 import zarr
 from pydicom.dataset import Dataset, FileDataset
 
+from mcdiff_batch.engine.dicom.annotation import make_report, make_segmentation
+from mcdiff_batch.engine.dicom.derived import (
+    COPIED,
+    Provenance,
+    Results,
+    library_versions,
+    make_image,
+    make_subject,
+)
+from mcdiff_batch.engine.dicom.reading import Refusal, read, refuse_damage
+from mcdiff_batch.engine.dicom.uid_map import MappedCase, UidMap
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.files import json_lines
 from mcdiff_batch.engine.image.frame import Pixels, from_frame, nearest_from_frame
 from mcdiff_batch.engine.image.gate import explain
-from mcdiff_batch.engine.output import ledger, runs
+from mcdiff_batch.engine.output import ledger, runs, verdicts
 from mcdiff_batch.engine.output.ledger import DONE, Entry
 from mcdiff_batch.engine.output.runs import Run
 from mcdiff_batch.engine.output.shards import FOLDER, IMAGES, hash_pixels
 from mcdiff_batch.engine.output.units import parse_selection
 from mcdiff_batch.engine.telemetry.machine import package_version
+from mcdiff_batch.engine.telemetry.pace import paced
 
-from .annotation import make_report, make_segmentation
-from .derived import COPIED, Provenance, Results, library_versions, make_image, make_subject
 from .dicomweb import Server
-from .headers import Refusal, read, refuse_damage
 from .store import Destination, NotStored
-from .uid_map import MappedCase, UidMap
 
 KINDS = ("image", "segmentation", "report")
-VERDICTS = "review/verdicts.jsonl"  # of a review: one object a line; the last on a case counts
 FORMAT = 1  # changes when the same run is written differently
 CHECKED = ("SOPInstanceUID", "StudyInstanceUID", "Rows", "Columns")
 
@@ -55,12 +61,12 @@ def export(
     source: str | None = None,
     cases: str | None = None,
     kinds: tuple[str, ...] = KINDS,
-    tell: Callable[[Exported], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Sends the results of every finished case that no review has rejected.
 
     source: the folder or server with the images, if they are not where the map says.
-    tell: gets the counts after each case.
+    tell: gets a line on how far it is, now and then.
     Raises UsageError, McdiffError.
     """
     run = runs.load_existing(output)
@@ -71,9 +77,8 @@ def export(
     about = _provenance(run)
     counts = Exported()
     with closing(_Sources(source or uids.place)) as sources:
-        for entry in _entries(output):
-            if entry.case not in selection:
-                continue
+        entries = (x for x in _entries(output) if x.case in selection)
+        for entry in paced(entries, len(selection), "cases looked at", tell):
             if entry.status != DONE:
                 counts.unfinished += 1
             elif rejects.get(entry.case) == entry.pixels:
@@ -88,7 +93,6 @@ def export(
                 else:
                     counts.sent += 1
                     counts.objects += len(objects)
-            tell(counts)
     return counts
 
 
@@ -112,19 +116,8 @@ def _entries(output: Path) -> Iterator[Entry]:
 
 def _read_rejects(output: Path) -> dict[int, str]:
     """The hash of the pixels that were rejected, by case.  A verdict on other pixels is void."""
-    rejects: dict[int, str] = {}
-    for line in json_lines(output / VERDICTS):
-        case, pixels, verdict = (line.get(x) for x in ("case", "pixels", "verdict"))
-        if not isinstance(case, int) or verdict not in ("accept", "reject", "none", None):
-            raise UsageError(
-                f"{output / VERDICTS}: has a line that is no verdict, expected case, pixels and "
-                "verdict (accept or reject); mend it before anything is exported"
-            )
-        if verdict == "reject":
-            rejects[case] = str(pixels)
-        elif verdict is not None:
-            rejects.pop(case, None)
-    return rejects
+    latest = verdicts.read(output).latest
+    return {case: x.pixels for case, x in latest.items() if x.verdict == verdicts.REJECT}
 
 
 def _provenance(run: Run) -> Provenance:

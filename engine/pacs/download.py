@@ -1,14 +1,16 @@
 """Fetches images from a DICOMweb server into a folder; what is there is not fetched again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcdiff_batch.engine.errors import McdiffError
+from mcdiff_batch.engine.dicom.layout import CLASSES
+from mcdiff_batch.engine.dicom.reading import MAGIC, is_uid
+from mcdiff_batch.engine.errors import McdiffError, UsageError
 from mcdiff_batch.engine.output import durable
+from mcdiff_batch.engine.telemetry.pace import paced
 
 from .dicomweb import Server, series_path, value
-from .headers import CLASSES, MAGIC, is_uid
 
 
 def download(
@@ -20,22 +22,36 @@ def download(
     """Makes `folder` hold the ultrasound images of the studies that match, and no other files.
 
     matches: attributes of a study, as QIDO-RS has them, such as StudyDate: 20260101-20260131.
+    tell: gets a line on how far it is, now and then.
     Returns their number.  Raises McdiffError, UsageError, SpaceError.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    durable.clear_scratch(folder)
     wanted = {f"{uid}.dcm": (study, series, uid) for study, series, uid in _find(server, matches)}
-    for path in folder.iterdir():
-        if path.name not in wanted and path.is_file():
-            path.unlink()
+    if not wanted:
+        return 0
+    _claim(folder, wanted)
     missing = {name: where for name, where in wanted.items() if not (folder / name).is_file()}
     tell(f"{len(wanted)} images match, {len(missing)} are still to be fetched")
-    for name, where in missing.items():
+    for name, where in paced(missing.items(), len(missing), "images fetched", tell):
         data = server.fetch(*where)
         if data[MAGIC : MAGIC + 4] != b"DICM":
             raise McdiffError(f"{server.url}: sent something that is not a DICOM file")
         durable.write(folder, name, data)
     return len(wanted)
+
+
+def _claim(folder: Path, wanted: Collection[str]) -> None:
+    """Makes the folder, or takes that of an earlier try.  Raises UsageError for any other."""
+    if folder.is_dir() and not folder.is_symlink():
+        durable.clear_scratch(folder)
+        if all(x.name in wanted for x in folder.iterdir()):
+            return
+    elif not folder.exists() and not folder.is_symlink():
+        folder.mkdir(mode=0o700)
+        return
+    raise UsageError(
+        f"{folder}: holds other files than the images that match, expected nothing, or what an "
+        "earlier try of this import left; move or delete it"
+    )
 
 
 def _find(server: Server, matches: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

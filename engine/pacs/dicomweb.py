@@ -6,29 +6,29 @@ It follows no redirect and uses no proxy, so patients' data go to the named serv
 import json
 import netrc
 import os
+import socket
 import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from email.message import Message
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from secrets import token_hex
+from threading import Timer
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
 
-from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
+from mcdiff_batch.engine.dicom.reading import FILE_LIMIT, is_uid
 from mcdiff_batch.engine.errors import McdiffError, SpaceError, UsageError
 
-from .headers import is_uid
-
 JSON_LIMIT = 64 << 20  # bytes of an answer in JSON
-FILE_LIMIT = CHUNK_LIMIT + (16 << 20)  # bytes of an image with its headers
 PIECE = 1 << 20  # bytes, read at once
 PAGE = 500  # results per query
 TRIES = 3
 WAIT = 1.0  # s before the second try; twice that before the third
 TIMEOUT = 60.0  # s without a byte
+LONGEST = 900.0  # s for one request with its whole answer
 TOKEN = "MCDIFF_DICOMWEB_TOKEN"  # environment variable with a bearer token
 AGAIN = "look at the address, or run the same command again"
 PLAIN_JSON = "application/dicom+json"
@@ -98,8 +98,9 @@ class Server:
         path = f"{series_path(study, series)}/instances"
         return any(value(x, "00080018") == uid for x in self.query(path, {"SOPInstanceUID": uid}))
 
-    def store(self, files: Sequence[bytes]) -> dict[str, int]:
-        """Sends files.  Returns those that were not taken: SOPInstanceUID -> FailureReason.
+    def store(self, files: Sequence[bytes]) -> tuple[set[str], dict[str, int]]:
+        """Sends files.  Returns the SOPInstanceUIDs that the server says it stored, and those that
+        it did not: SOPInstanceUID -> FailureReason.
 
         Raises SpaceError where the server is full.
         """
@@ -109,27 +110,33 @@ class Server:
         kind = f"{BINARY}; boundary={boundary}"
         status, _, answer = self._ask("POST", "/studies", PLAIN_JSON, JSON_LIMIT, body, kind)
         document = _document(answer)
-        failed = document.get("00081198", {}) if isinstance(document, dict) else {}
-        items = failed.get("Value") or []
-        reasons = {str(value(x, "00081155")): int(value(x, "00081197") or 0) for x in items}
+        taken = {str(value(x, "00081155")) for x in _items(document, "00081199")}
+        failed = _items(document, "00081198")
+        reasons = {str(value(x, "00081155")): _integer(value(x, "00081197")) for x in failed}
         if any(x & 0xFF00 == 0xA700 for x in reasons.values()):
             raise SpaceError(f"{self.url}: the server is out of space; free some, run again")
         if status == 409 and not reasons:
             raise McdiffError(f"{self.url}: refused the images and did not say which (HTTP 409)")
-        return reasons
+        return taken, reasons
 
     def _ask(
         self, method: str, path: str, accept: str, limit: int, body: bytes = b"", kind: str = ""
     ) -> tuple[int, str, bytes]:
         """Status, content type and body of an answer.  Tries again when the connection breaks."""
-        headers = {**self._headers, "Accept": accept, **({"Content-Type": kind} if kind else {})}
+        headers = {**self._headers, "Accept": accept}
+        if body:
+            headers |= {"Content-Type": kind, "Content-Length": str(len(body))}
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(WAIT * attempt)
             try:
-                self._connection.request(method, self._root + path, body or None, headers)
-                with closing(self._connection.getresponse()) as response:
-                    data = _read(response, limit)
+                if self._connection.sock is None:
+                    self._connection.connect()
+                with _cut_after(LONGEST, self._connection.sock):
+                    pieces = (body[k : k + PIECE] for k in range(0, len(body), PIECE))
+                    self._connection.request(method, self._root + path, pieces or None, headers)
+                    with closing(self._connection.getresponse()) as response:
+                        data = _read(response, limit)
                 if response.status not in (500, 502, 503, 504) or attempt + 1 == TRIES:
                     break
             except (OSError, HTTPException) as error:
@@ -152,9 +159,36 @@ def series_path(study: str, series: str) -> str:
 
 def value(answer: Answer, tag: str) -> Any:
     """The first value of an element in a result; None where there is none."""
-    element = answer.get(tag) if isinstance(answer, dict) else None
-    values = element.get("Value") if isinstance(element, dict) else None
-    return values[0] if isinstance(values, list) and values else None
+    values = _items(answer, tag)
+    return values[0] if values else None
+
+
+def _items(document: Any, tag: str) -> list[Any]:
+    """The items of a sequence in an answer."""
+    element = document.get(tag) if isinstance(document, dict) else None
+    found = element.get("Value") if isinstance(element, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _integer(number: object) -> int:
+    return number if isinstance(number, int) else 0
+
+
+@contextmanager
+def _cut_after(seconds: float, line: socket.socket) -> Iterator[None]:
+    """Ends a connection that takes longer, however many bytes still come."""
+
+    def cut() -> None:
+        with suppress(OSError):
+            socket.socket.shutdown(line, socket.SHUT_RDWR)  # without TLS's farewell
+
+    timer = Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _authorization(host: str, user: str | None, password: str | None) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Where results go: a folder, a DICOMweb server, or a PACS by C-STORE.  Twice is no error."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -15,18 +16,20 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     SegmentationStorage,
 )
-from pynetdicom import AE
+from pynetdicom import AE, evt
 
+from mcdiff_batch.engine.dicom.derived import encode
+from mcdiff_batch.engine.dicom.layout import CLASSES
 from mcdiff_batch.engine.errors import McdiffError, SpaceError, UsageError
 from mcdiff_batch.engine.output import durable
+from mcdiff_batch.engine.output.places import check_outside
 
-from .derived import encode
 from .dicomweb import Server
-from .headers import CLASSES
 
 Objects = Mapping[str, FileDataset]  # by kind: image, segmentation, report
 TRIES = 3
-TIMEOUT = 60.0  # s
+TIMEOUT = 60.0  # s without an answer
+SLOWEST = 20_000  # bytes/s; what sending may take besides
 DUPLICATE = 0x0111
 WARNINGS = (0x0001, 0x0107, 0x0116, 0xB000, 0xB006, 0xB007)  # it was stored all the same
 
@@ -48,6 +51,7 @@ class Folder:
     """FOLDER/000012/image.dcm and so on; the folder is for its owner only, if it is new."""
 
     def __init__(self, root: Path) -> None:
+        check_outside(root, "choose another --to")
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -78,31 +82,44 @@ class Web:
         self._server = Server(url)
 
     def send(self, case: int, objects: Objects) -> None:
-        by_uid = {str(x.SOPInstanceUID): x for x in objects.values()}
-        for uid, reason in self._server.store([encode(x) for x in objects.values()]).items():
-            sent = by_uid.get(uid)
-            if sent is None or reason == DUPLICATE:
+        taken, refused = self._server.store([encode(x) for x in objects.values()])
+        for item in objects.values():
+            uid = str(item.SOPInstanceUID)
+            if uid in taken or refused.get(uid) == DUPLICATE:
                 continue
-            if not self._server.holds(sent.StudyInstanceUID, sent.SeriesInstanceUID, uid):
-                raise NotStored(f"the server did not take {_kind(sent)} (reason {reason:04X})")
+            if not self._server.holds(item.StudyInstanceUID, item.SeriesInstanceUID, uid):
+                why = f" (reason {refused[uid]:04X})" if uid in refused else ""
+                raise NotStored(f"the server did not take {_kind(item)}{why}")
 
     def close(self) -> None:
         self._server.close()
 
 
 class Peer:
-    """A PACS, by C-STORE over one association, which is opened again if it breaks."""
+    """A PACS, by C-STORE over one association, which is opened again if it breaks.
+
+    pynetdicom waits for ever where a peer falls silent at the wrong moment.  So each call to it
+    has a time limit here, and a connection that has used it up is cut, which ends its threads.
+    """
 
     def __init__(self, host: str, port: int, calling: str, called: str) -> None:
         self._address = host, port
         self._called = called
-        self._entity = AE(ae_title=calling)
-        self._entity.acse_timeout = self._entity.dimse_timeout = TIMEOUT
-        self._entity.network_timeout = self._entity.connection_timeout = TIMEOUT
+        try:
+            self._entity = AE(ae_title=calling)
+            self._entity.ae_title = called  # checks it too
+            self._entity.ae_title = calling
+        except ValueError as error:
+            raise UsageError(
+                f"--aet {calling}, --called-aet {called}: expected 1 to 16 characters of ASCII"
+            ) from error
+        self._entity.acse_timeout = self._entity.network_timeout = TIMEOUT
+        self._entity.connection_timeout = TIMEOUT
         for name in (*sorted(set(CLASSES.values())), SegmentationStorage, Comprehensive3DSRStorage):
             syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
             self._entity.add_requested_context(name, syntaxes)
         self._association: Any = None
+        self._line: socket.socket | None = None
 
     def send(self, case: int, objects: Objects) -> None:
         for item in objects.values():
@@ -116,56 +133,71 @@ class Peer:
 
     def _store(self, item: FileDataset) -> int:
         """The status of one C-STORE."""
+        patience = TIMEOUT + len(item.get("PixelData", b"")) / SLOWEST
         for _ in range(TRIES):
             if self._association is None or not self._association.is_established:
                 self._connect()
-            answer = self._ask(item)
+            self._association.dimse_timeout = patience
+            answer = self._call(patience + TIMEOUT, self._association.send_c_store, item)
             if isinstance(answer, ValueError):
                 raise NotStored(
                     f"the PACS does not accept {_kind(item)}; leave it out with --objects"
                 ) from answer
             if isinstance(answer, Dataset) and "Status" in answer:
                 return int(answer.Status)
-            self._association.abort()
-            self._association = None
+            self._cut()
         raise McdiffError(
             f"{self._name}: the connection broke {TRIES} times; run the same command again"
         )
 
-    def _ask(self, item: FileDataset) -> Any:
-        """The answer to one C-STORE, or the error.
-
-        pynetdicom would wait for ever if the association ended at the wrong moment, so it waits in
-        a thread, which may be left behind.
-        """
-        answers: SimpleQueue[Any] = SimpleQueue()
-        association = self._association
-
-        def send() -> None:
-            try:
-                answers.put(association.send_c_store(item))
-            except Exception as error:  # of any kind, where the peer answers nonsense
-                answers.put(error)
-
-        Thread(target=send, daemon=True).start()
-        try:
-            return answers.get(timeout=2 * TIMEOUT)
-        except Empty:
-            return None
-
     def _connect(self) -> None:
         host, port = self._address
-        self._association = self._entity.associate(host, port, ae_title=self._called)
-        if self._association.is_rejected:
+        handlers = [(evt.EVT_CONN_OPEN, self._take_line)]
+        found = self._call(
+            3 * TIMEOUT,
+            *(self._entity.associate, host, port),
+            ae_title=self._called,
+            evt_handlers=handlers,
+        )
+        if getattr(found, "is_rejected", False):
             raise UsageError(
                 f"{self._name}: rejects the association; check --called-aet and --aet with the "
                 "administrator of the PACS"
             )
-        if not self._association.is_established:
+        if not getattr(found, "is_established", False):
+            self._cut()
             raise McdiffError(
                 f"{self._name}: cannot be reached; check host, port and network, then run the same "
                 "command again"
             )
+        self._association = found
+
+    def _take_line(self, event: Any) -> None:
+        """Gives the connection a time limit; pynetdicom gives it none."""
+        self._line = event.assoc.dul.socket.socket
+        assert self._line is not None
+        self._line.settimeout(TIMEOUT)
+
+    def _call(self, seconds: float, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
+        """What a function returns, or the error that it raises; None if it takes longer."""
+        answers: SimpleQueue[Any] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                answers.put(function(*words, **more))
+            except Exception as error:  # of any kind, where the peer answers nonsense
+                answers.put(error)
+
+        Thread(target=work, daemon=True).start()
+        with suppress(Empty):
+            return answers.get(timeout=seconds)
+        return None
+
+    def _cut(self) -> None:
+        if self._line is not None:
+            with suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
+        self._association = self._line = None
 
     @property
     def _name(self) -> str:
@@ -173,7 +205,8 @@ class Peer:
 
     def close(self) -> None:
         if self._association is not None and self._association.is_established:
-            self._association.release()
+            self._call(2 * TIMEOUT, self._association.release)
+        self._cut()
 
 
 def _kind(item: FileDataset) -> str:
