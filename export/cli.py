@@ -51,8 +51,11 @@ def export(
     phantoms, and the best is recommended. Every case walks the 1000-step reference once, which
     takes about a minute on two cores for the preset `small`.
     """
+    from mcdiff_batch.engine.output.places import check_outside
+
     from .bundle import Choice, add_half, export_bundle
 
+    check_outside(output)
     if (trained / "contract.json").exists():
         half = add_half(trained, output, data, click.echo).contract.half
         click.echo(f"{output}: {half.parity if half else None}")
@@ -163,8 +166,11 @@ def fit_steps(
     steps once, about a minute on two cores for the preset `small`. References and fits are stored
     in OUTPUT.work, and the same command again continues from there.
     """
+    from mcdiff_batch.engine.output.places import check_outside
+
     from . import ladders
 
+    check_outside(output)
     options = ladders.Fitting(
         source=bundle,
         data=data,

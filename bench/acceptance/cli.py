@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from mcdiff_batch.bench.common.document import NewPath
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
@@ -17,7 +19,7 @@ ANY = (
     click.option(
         "--scratch", type=FOLDER, help="folder for outputs meanwhile, on the disk to measure"
     ),
-    click.option("--output", type=FILE, help="also write the JSON document here"),
+    click.option("--output", type=NewPath(), help="also write the JSON document here"),
 )
 CRITERIA = (
     click.option(

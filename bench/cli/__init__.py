@@ -7,14 +7,11 @@ import click
 from click.core import ParameterSource
 
 from mcdiff_batch.bench.acceptance.cli import COMMANDS, judging_options, run_acceptance
-from mcdiff_batch.bench.common.document import publish
+from mcdiff_batch.bench.common.document import NewPath, publish
 from mcdiff_batch.bench.studies.picture_cli import picture
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
-OUTPUT = click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="also write the JSON here"
-)
+OUTPUT = click.option("--output", type=NewPath(), help="also write the JSON here")
 
 
 @click.group(invoke_without_command=True)
@@ -79,7 +76,7 @@ def _say(document: dict[str, object], output: Path | None) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=77, show_default=True)
 @click.option(
     "--sheet",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NewPath(),
     help="also write a PNG of twelve phantoms, and of one case of each grade depth by depth",
 )
 @click.option(
@@ -104,7 +101,7 @@ def phantom(
 @click.option(
     "--held-out", type=FOLDER, required=True, help="phantoms to score against their truth"
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--output", type=NewPath(), required=True)
 @click.option(
     "--steps",
     type=click.IntRange(min=2),
@@ -172,10 +169,10 @@ def experiments(
     show_default=True,
     help="number of evaluations of the published solvers; may be repeated",
 )
-@click.option("--work", type=NEW_FOLDER, required=True, help="folder for references and rows")
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="also write a PNG here"
+    "--work", type=NewPath(folder=True), required=True, help="folder for references and rows"
 )
+@click.option("--plot", type=NewPath(), help="also write a PNG here")
 @click.option(
     "--times/--no-times",
     default=True,

@@ -1,4 +1,4 @@
-"""The JSON document that a measurement ends with."""
+"""The JSON document that a measurement ends with, and where it may be written."""
 
 import json
 import sys
@@ -7,6 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+
+class NewPath(click.Path):
+    """An option's file or folder to write; UsageError if it lies in an archive or a run."""
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(file_okay=not folder, dir_okay=folder, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from mcdiff_batch.engine.output.places import check_outside
+
+        path = Path(str(super().convert(value, param, ctx)))
+        check_outside(path, f"choose another {param.opts[0] if param else 'place'}")
+        return path
 
 
 def publish(document: Mapping[str, Any], output: Path | None) -> None:

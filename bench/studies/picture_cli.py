@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from mcdiff_batch.bench.common.document import NewPath
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-NEW = click.Path(dir_okay=False, path_type=Path)
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -22,7 +23,7 @@ def _truth(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _output(name: str) -> Callable[..., Any]:
-    return click.option("--output", type=NEW, default=RESULTS / name, help=f"default: {name}")
+    return click.option("--output", type=NewPath(), default=RESULTS / name, help=f"default: {name}")
 
 
 def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,6 +24,11 @@ HEIGHT_MM = (100.0, 800.0)  # of a scan: five vertebrae of a child, or the trunk
 WIDTH_MM = (50.0, 500.0)  # from process to process of a child, or the widest trunk
 SPACING_KEY = re.compile(r"(?:(?:imager)?(?:pixel|px|voxel)(?:spacing|size)|spacing)(mm|cm|um|m)?")
 TOLERANCE = 0.01  # of two statements of one spacing
+EXPECTED = {  # keys of the attribute `mcdiff` -> their values, in words
+    "pixel_spacing_mm": "a number, or the numbers y and x, in mm",
+    "intensity_range": "two numbers, black and white",
+    "schema": "1",
+}
 
 Images = npt.NDArray[Any]
 Spacing = tuple[float, float]  # y, x mm
@@ -82,7 +87,7 @@ def read_attributes(store: Store) -> Json:
         single = store.document(".zarray") is not None
         raise BadMetadataError("is a single array, not a group" if single else "is no zarr group")
     if root is not None and root[1].get("node_type") != "group":
-        raise BadMetadataError("is a single array, expected a group with an array `depths`")
+        raise BadMetadataError("is a single array, not a group")
     v2 = store.document(".zattrs") if root is None else None
     stored = root[1].get("attributes", {}) if root is not None else v2[1] if v2 else {}
     if not isinstance(stored, dict) or not isinstance(stored.get("mcdiff", {}), dict):
@@ -102,7 +107,7 @@ def parse_attributes(
     try:
         document = msgspec.convert({"intensity_range": _range(array, dtype)} | raw, Document)
     except ValueError as error:
-        raise BadMetadataError(f"the attribute mcdiff is wrong: {error}") from error
+        raise _explain(error, raw) from error
     low, high = document.intensity_range
     if not (math.isfinite(high - low) and low < high):
         raise BadMetadataError(f"mcdiff.intensity_range is [{low:g}, {high:g}], expected low, high")
@@ -115,6 +120,18 @@ def parse_attributes(
     ]
     spacing, warnings = _agree(_spacing(document.pixel_spacing_mm), statements)
     return Attributes(intensity_range=(low, high), spacing_mm=spacing, warnings=warnings)
+
+
+def _explain(error: ValueError, raw: Json) -> BadMetadataError:
+    """Which key of `mcdiff` is wrong, what it is and what was expected."""
+    key = next((x for x in EXPECTED if f"$.{x}" in str(error)), None)
+    if key is None:
+        return BadMetadataError(
+            "the attribute mcdiff is wrong; see the README's table of the input"
+        )
+    return BadMetadataError(
+        f"mcdiff.{key} is {raw.get(key)!r:.40}, expected {EXPECTED[key]}; correct the attribute"
+    )
 
 
 def _range(array: Json, dtype: str) -> tuple[float, float]:

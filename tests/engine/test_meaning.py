@@ -437,3 +437,23 @@ def test_sizes_are_judged_case_by_case(tmp_path: Path) -> None:
     (warning,) = open_archive(path).warnings
     assert "1 of 3 cases" in warning
     assert "case 1 is 2000 x 800 mm" in warning
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pixel_spacing_mm", "0.45", "is '0.45', expected a number, or the numbers y and x, in mm"),
+        ("pixel_spacing_mm", [1, 2, 3], r"is \[1, 2, 3\], expected a number"),
+        ("pixel_spacing_mm", {"y": 1}, "is .*, expected a number"),
+        ("intensity_range", "0 to 255", "is '0 to 255', expected two numbers, black and white"),
+        ("intensity_range", [0], r"is \[0\], expected two numbers"),
+        ("schema", "1", "is '1', expected 1"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_what_was_expected(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    write_archive(tmp_path / "a.zarr", pictures(), attributes={key: value})
+    with pytest.raises(ArchiveError, match=f"mcdiff.{key} {message}") as caught:
+        open_archive(tmp_path / "a.zarr")
+    assert str(caught.value).count("expected") == 1

@@ -66,8 +66,10 @@ def segmenter(data: Path, output: Path, seed: int, steps: int) -> None:
 
     This command made the two that are shipped.
     """
+    from mcdiff_batch.engine.output.places import check_outside
     from mcdiff_batch.train.segmenters.training import train_segmenter
 
+    check_outside(output)
     about = train_segmenter(data, output, seed=seed, steps=steps, say=click.echo)
     click.echo("  ".join(f"{name} {value}" for name, value in about.items()))
     click.echo(output)

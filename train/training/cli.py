@@ -95,6 +95,7 @@ def train(
     import torch
 
     from mcdiff_batch.engine.errors import UsageError
+    from mcdiff_batch.engine.output.places import check_outside
     from mcdiff_batch.engine.telemetry.machine import cores
     from mcdiff_batch.train.cases import data as cases
     from mcdiff_batch.train.networks.presets import PRESETS, adjust, choose_stages
@@ -106,6 +107,7 @@ def train(
 
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    check_outside(output)
     chosen = choose_stages(adjust(PRESETS[preset], budget, changes), stages, source)
     document = None if experiments is None else read_experiments(experiments)
     rank, size, device = world()
