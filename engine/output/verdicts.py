@@ -97,7 +97,7 @@ def _parse(root: Path, raw: bytes, at: int) -> Verdict | None:
     """None for a line that was cut short.  Raises UsageError for one that is no verdict."""
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     value = value if isinstance(value, dict) else {}
     texts = {x: value.get(x) or "" for x in ("reason", "note", "reviewer", "time", "enhanced")}

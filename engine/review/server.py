@@ -8,6 +8,7 @@ from the page itself.
 
 import hmac
 import json
+import re
 import secrets
 import sys
 import threading
@@ -17,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from mcdiff_batch.engine.errors import McdiffError, SpaceError, UsageError
 from mcdiff_batch.engine.image.frame import Pixels
@@ -26,7 +27,8 @@ from mcdiff_batch.engine.text import make_printable
 from .session import Refused, Session
 
 HOST = "127.0.0.1"
-NAMES = ("127.0.0.1", "localhost")  # under which a browser may call us, with any port (ssh -L)
+# how a browser may call us, with any port (ssh -L)
+NAMES = re.compile(r"(?:127\.0\.0\.1|localhost)(?::[0-9]{1,5})?")
 FILES = {  # of the page: file, type
     "": ("review.html", "text/html; charset=utf-8"),
     "review.css": ("review.css", "text/css; charset=utf-8"),
@@ -58,6 +60,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True  # the end does not wait for a browser
     block_on_close = False
+    request_queue_size = CONNECTIONS
 
     def __init__(self, session: Session, port: int = 0) -> None:
         """port: 0 chooses a free one.  Raises UsageError where the port is taken."""
@@ -125,14 +128,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _admit(self) -> tuple[str, dict[str, str]] | None:
         """What is asked for, below the token, and its parameters; None: it was refused."""
-        url = urlsplit(self.path)
-        token, _, name = url.path.removeprefix("/").partition("/")
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        path, _, query = self.path.partition("?")
+        token, slash, name = path.removeprefix("/").partition("/")
         known = hmac.compare_digest(token.encode(), self.server.token.encode())
-        if not known or "/" not in url.path[1:] or host not in NAMES or not self._from_page():
+        host = NAMES.fullmatch(self.headers.get("Host", ""))
+        if not (known and slash and host and self._from_page()):
             self.send_error(403)
             return None
-        return name, {k: v[-1] for k, v in parse_qs(url.query).items()}
+        return name, {k: v[-1] for k, v in parse_qs(query).items()}
 
     def _from_page(self) -> bool:
         """Whether the page itself sent a POST; what only reads needs nothing but the token."""

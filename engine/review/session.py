@@ -1,6 +1,5 @@
 """What the page of a review asks for: the list of cases, one case, and a place for a verdict."""
 
-import json
 import math
 import threading
 from collections.abc import Iterator
@@ -241,7 +240,7 @@ class Session:
         Raises Refused, and McdiffError where it could not be stored.
         """
         try:
-            ballot = msgspec.convert(json.loads(data), Ballot, strict=True)
+            ballot = msgspec.json.decode(data, type=Ballot)
         except ValueError as error:
             raise Refused(400, "this is no verdict") from error
         if (ballot.verdict is None) == (ballot.preferred is None):
