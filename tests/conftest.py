@@ -1,11 +1,13 @@
 """What several test files need and is dear to make: phantoms, a toy training, a toy bundle."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from mcdiff_batch.engine.backends.gpus import gpus
+from tests.support.clusters import RayCluster, started_cluster
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -18,6 +20,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [x for x in items if x.get_closest_marker("gpu")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [x for x in items if x not in left_out]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RayCluster]:
+    """A Ray cluster for all tests that need one; each says how many nodes it wants."""
+    with started_cluster() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

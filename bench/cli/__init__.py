@@ -62,6 +62,46 @@ def startup(repeats: int, output: Path | None) -> None:
     _say(startup.measure(repeats), output)
 
 
+@bench.command()
+@click.option("--units", type=click.IntRange(min=8), default=200, show_default=True)
+@click.option(
+    "--pairs", type=click.IntRange(min=1), default=2, show_default=True, help="runs of each way"
+)
+@click.option(
+    "--cases",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(100, 1000, 10_000, 100_000),
+    show_default=True,
+    help="number of cases for the driver's memory; may be repeated",
+)
+@OUTPUT
+def hosts(units: int, pairs: int, cases: tuple[int, ...], output: Path | None) -> None:
+    """Measure what a run over Ray costs beside processes; needs the extra `ray`."""
+    from mcdiff_batch.bench.measures import hosts
+
+    _say(hosts.measure(units, pairs, cases), output)
+
+
+@bench.command()
+@click.option(
+    "--play",
+    "plays",
+    type=(click.IntRange(min=1), click.IntRange(min=1)),
+    metavar="HOSTS CASES",
+    multiple=True,
+    default=((1000, 10_000), (1000, 100_000), (1000, 1_000_000)),
+    show_default=True,
+    help="may be repeated",
+)
+@OUTPUT
+def scale(plays: tuple[tuple[int, int], ...], output: Path | None) -> None:
+    """Measure whether a driver keeps up with very many hosts and cases, all simulated."""
+    from mcdiff_batch.bench.measures import scale
+
+    _say(scale.measure(plays), output)
+
+
 def _say(document: dict[str, object], output: Path | None) -> None:
     """Prints one line per row for a person, then the document."""
     rows = document["runs"]

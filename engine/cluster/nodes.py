@@ -1,5 +1,7 @@
-"""The hosts of a Ray cluster.  They have numbers, in the order in which they are first seen, and
-no names: a name may say too much."""
+"""The hosts of a Ray cluster that have what a run needs.
+
+They have numbers, in the order in which they are first seen, and no names: a name may say too much.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,8 +70,9 @@ class Nodes:
         self.surveyed = monotonic()
         rows = {row["NodeID"]: row for row in load_ray().nodes()}
         for key, row in rows.items():
-            if row["Alive"] and key not in self.by_id:
-                self.by_id[key] = _node(len(self.by_id) + 1, row)
+            node = _node(len(self.by_id) + 1, row)
+            if row["Alive"] and key not in self.by_id and self._count(node):
+                self.by_id[key] = node
         for key, node in self.by_id.items():
             node.alive = bool(rows.get(key, {}).get("Alive"))
 

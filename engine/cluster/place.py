@@ -11,7 +11,7 @@ from mcdiff_batch.engine.run.protocol import WorkersMaker
 from mcdiff_batch.engine.text import clean
 
 from .nodes import Nodes
-from .session import joined, load_ray
+from .session import PORT, joined, load_ray, parse_address
 from .workers import RayWorkers
 
 HERE = "processes"
@@ -24,8 +24,10 @@ def check_workplace(on: str) -> None:
     where, sign, address = on.partition("=")
     if where != "ray" or bool(sign) != bool(address):
         raise UsageError(
-            f"--on {clean(on)}: expected {HERE}, ray, or ray=ADDRESS such as ray=10.0.0.5:6379"
+            f"--on {clean(on)}: expected {HERE}, ray, or ray=ADDRESS such as ray=10.0.0.5:{PORT}"
         )
+    if address:
+        parse_address(address)
     load_ray()
 
 
@@ -42,6 +44,7 @@ def workplace(
     if on == HERE:
         yield chosen, Processes
         return
-    with joined(on.partition("=")[2] or None):
+    address = on.partition("=")[2]
+    with joined(parse_address(address) if address else None):
         nodes = Nodes(chosen[0].kind, len(chosen))
         yield nodes.first(), partial(RayWorkers, nodes)

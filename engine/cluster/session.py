@@ -16,12 +16,18 @@ OLDEST = (2, 50)
 PORT = 6379  # of a cluster's head, if the address has none
 ANSWER_TIME = 5.0  # s until the head of a cluster has to answer
 STORE = 80 << 20  # bytes of Ray's object store: Ray's least, since images do not pass through it
+QUIET = {  # Ray reads them when it is imported; it would write between our lines
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change to come
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": "(?!)",  # no line
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",  # every line: they name hosts, and go to stdout
+}
 INSTALL = "pip install 'mcdiff-batch[ray]'"
 
 
 def load_ray() -> Any:
     """The library.  Raises UsageError where it is absent or too old."""
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of a change to come
+    os.environ.update(QUIET)
     try:
         import ray
     except ImportError as error:
@@ -40,14 +46,14 @@ def joined(address: str | None) -> Iterator[None]:
     Raises UsageError, DeviceError.
     """
     ray = load_ray()
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # it would write between our lines
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     folder = None
     if address is None:
         folder = tempfile.mkdtemp(prefix="mcdiff-ray-")
         options |= {"include_dashboard": False, "object_store_memory": STORE, "_temp_dir": folder}
     else:
-        address = _check_address(address)
+        _await_answer(address)
     try:
         with chdir("/"):  # workers import from where Ray is joined: nothing of the user's (P11)
             ray.init(address or "local", **options)
@@ -68,20 +74,25 @@ def _leave(ray: Any, folder: str | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_address(text: str) -> str:
-    """An address with its port.  Raises UsageError, DeviceError if nobody answers there."""
+def parse_address(text: str) -> str:
+    """An address with its port.  Raises UsageError."""
     host, _, port = text.rpartition(":") if ":" in text else (text, ":", str(PORT))
     if "/" in text or not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(
             f"--on ray={clean(text)}: expected the address of a cluster's head node, such as "
             f"10.0.0.5:{PORT}, and the command on a machine of that cluster"
         )
+    return f"{host}:{port}"
+
+
+def _await_answer(address: str) -> None:
+    """Raises DeviceError if nobody answers: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIME).close()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DeviceError(
-            f"--on ray={clean(text)}: no Ray cluster answers there ({reason}); start one with "
+            f"--on ray={address}: no Ray cluster answers there ({reason}); start one with "
             f"`ray start --head --port {port}`, or see `ray status`"
         ) from error
-    return f"{host}:{port}"

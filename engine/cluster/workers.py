@@ -193,7 +193,7 @@ class RayWorkers:
         order = Order(
             recipe=replace(self.recipe, readers=max(self.recipe.readers, min(4, threads // 2))),
             maker=at_home(self.maker, threads, self.recipe.output / runs.PLAN),
-            device=Device(kind=device.kind, index=0),
+            device=replace(device, index=0),
             alone=alone,
             run=self.run,
         )

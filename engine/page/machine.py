@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.report.usage import Gpu, Machine, Series
+from mcdiff_batch.engine.report.usage import Gpu, HostUsage, Machine, Series
+from mcdiff_batch.engine.text import name_device
 
 from . import svg
 from .parts import DASH, figure, html, join, table
 
+MOST_HOSTS = 100  # rows
 SIZE = (340.0, 110.0)  # px of a curve
 
 
@@ -27,6 +29,10 @@ def render(machine: Machine) -> Iterator[Markup]:
     if machine.gpus:
         columns = ("GPU", "mean clock", "energy", "slowed down by", "ECC errors")
         yield table(columns, [_row(gpu) for gpu in machine.gpus])
+    if machine.hosts:
+        yield html("<p>The curves are those of the machine that gave out the work.</p>")
+        titles = ("worker", "CPU, mean (100 % is one core)", "memory, peak", "GPU, mean")
+        yield table(titles, [_host(x) for x in machine.hosts[:MOST_HOSTS]])
     if machine.xids:
         numbers = join((figure(x) for x in machine.xids), " ")
         yield html('<p class="bad"><b>Driver errors (XID):</b> {}</p>', numbers)
@@ -51,6 +57,17 @@ def _panel(title: str, series: Series, unit: str, seconds: float) -> Markup:
         figure(series.mean, f"{series.mean:,.0f} {unit}"),
         figure(series.max, f"{series.max:,.0f} {unit}"),
         svg.curve(series.curve, seconds, label=title, size=SIZE),
+    )
+
+
+def _host(host: HostUsage) -> tuple[object, ...]:
+    cpu, memory = host.mean.get("cpu_percent"), host.peak.get("resident_mib")
+    gpu = host.mean.get("utilisation_percent")
+    return (
+        name_device(host.device),
+        DASH if cpu is None else figure(cpu, f"{cpu:,.0f} %"),
+        DASH if memory is None else figure(memory, f"{memory:,.0f} MiB"),
+        DASH if gpu is None else figure(gpu, f"{gpu:,.0f} %"),
     )
 
 

@@ -129,9 +129,7 @@ def draw_pictures(
     }
 
 
-def open_source(
-    out: Path, run: Run, archive: Archive | Path | None
-) -> tuple[Archive | None, str]:
+def open_source(out: Path, run: Run, archive: Archive | Path | None) -> tuple[Archive | None, str]:
     """The archive of the run if it is readable, and a word on it: "read", "gone" or "changed"."""
     archive = archive or default_archive(out)
     try:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from mcdiff_batch.engine.telemetry.hosts import read_usage
 from mcdiff_batch.engine.telemetry.sampling import GPU_FIELDS, headers, samples
+from mcdiff_batch.engine.text import natural_order
 
-from .usage import Gpu, Machine, Series
+from .usage import Gpu, HostUsage, Machine, Series
 
 BINS = 240
 MOST_NOTES = 20
 Json = dict[str, Any]
+HostFigures = Mapping[str, dict[str, tuple[float, float]]]
 
 
 def collect(
@@ -35,7 +38,17 @@ def collect(
         cpu_percent=_series(times, [x["cpu_percent"] for x in rows], seconds),
         resident_mib=_series(times, [x["resident_mib"] for x in rows], seconds),
         gpus=[_gpu(index, about, rows, times, seconds) for index in indices],
+        hosts=[_host(device, figures) for device, figures in _in_order(read_usage(out))],
     )
+
+
+def _in_order(usage: HostFigures) -> list[tuple[str, dict[str, tuple[float, float]]]]:
+    return sorted(usage.items(), key=lambda x: natural_order(x[0]))
+
+
+def _host(device: str, figures: Mapping[str, tuple[float, float]]) -> HostUsage:
+    mean = {name: x[0] for name, x in figures.items()}
+    return HostUsage(device=device, mean=mean, peak={name: x[1] for name, x in figures.items()})
 
 
 def _gpu(

@@ -1,6 +1,6 @@
 """The part of the schema of `report.json` on what devices did with their time, and the machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,15 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostUsage:
+    """What a worker on a host of a cluster used in the last run; GPU figures only if it has one."""
+
+    device: str
+    mean: dict[str, float]  # by cpu_percent, resident_mib, utilisation_percent, ...
+    peak: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     samples: int
     seconds: float
@@ -80,3 +89,4 @@ class Machine:
     cpu_percent: Series | None  # 100: one core
     resident_mib: Series | None
     gpus: list[Gpu]
+    hosts: list[HostUsage] = field(default_factory=list)  # of a cluster; without their names

@@ -1,7 +1,7 @@
 """What the hosts of a cluster used during a run: means and peaks, a line for each worker."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,11 +40,15 @@ def write_usage(root: Path, began: float, usage: Mapping[str, HostUsage]) -> Non
         append_json(root / HOSTS, {"began": began, "device": device, "figures": used.figures})
 
 
-def read_usage(root: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
-    """Device, and mean and peak by name, of all runs; a damaged line is left out."""
+def read_usage(root: Path) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and peak by name, by device, of the last run that used hosts.  Hosts are numbered anew
+    in each run.  A damaged line is left out."""
+    runs: dict[float, dict[str, dict[str, tuple[float, float]]]] = defaultdict(dict)
     for raw in json_lines(root / HOSTS):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             figures = {
-                clean(k): [float(mean), float(peak)] for k, (mean, peak) in raw["figures"].items()
+                clean(name): (float(mean), float(peak))
+                for name, (mean, peak) in raw["figures"].items()
             }
-            yield clean(raw["device"]), figures
+            runs[float(raw["began"])][clean(raw["device"])] = figures
+    return runs[max(runs)] if runs else {}

@@ -6,18 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.errors import DeviceError, Exit
-from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.canary import find_canary
 from mcdiff_batch.engine.model.plan import Device, Plan
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.job import Job
-from tests.support.fake import FakePlan
+from tests.support.fake import FakePlan, OtherPlan
 from tests.support.running import CONTRACT, archive, bundle, clean, committed, cpus, job
 
 CASES = 6
@@ -94,16 +92,6 @@ def test_an_output_without_a_canary_is_continued_and_gets_none(
     assert run(source, out, model) == Exit.DONE
     assert (out / "run.json").read_bytes() == before
     assert committed(out) == whole
-
-
-@dataclass(slots=True, kw_only=True)
-class OtherPlan(FakePlan):
-    """Differs in the last bit of a pixel, as another CPU may."""
-
-    def step(self, x: Image, *rest: Any) -> tuple[Image, Image]:
-        after, x0 = FakePlan.step(self, x, *rest)
-        after[:, 0, 9, 9] = np.nextafter(after[:, 0, 9, 9], np.float32(2))
-        return after, x0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

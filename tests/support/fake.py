@@ -100,6 +100,16 @@ class FakePlan:
         return ""
 
 
+@dataclass(slots=True, kw_only=True)
+class OtherPlan(FakePlan):
+    """Differs in the last bit of a pixel, as another CPU may."""
+
+    def step(self, x: Image, *rest: Any) -> tuple[Image, Image]:
+        after, x0 = FakePlan.step(self, x, *rest)
+        after[:, 0, 9, 9] = np.nextafter(after[:, 0, 9, 9], np.float32(2))
+        return after, x0
+
+
 def happen(kind: str) -> None:
     match kind:
         case "kill":

@@ -1,0 +1,168 @@
+"""`run --on ray`: hosts that come, go, stop or cannot take part, and what Ray must not show."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mcdiff_batch.engine.cluster.host import check_versions
+from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.output import ledger, runs
+from mcdiff_batch.engine.output.verify import find_damage
+from tests.support.clusters import RayCluster
+from tests.support.many import LIMIT, Night, wait_for, workers_on
+from tests.support.running import archive, bundle, clean, committed
+
+CASES = 16  # in units of 2
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive(tmp_path_factory.mktemp("ray") / "night.zarr", CASES)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path) -> dict[str, str]:
+    return clean(source, source.parent / "clean", unit_size=2)
+
+
+@pytest.fixture
+def night(source: Path, tmp_path: Path, cluster: RayCluster) -> Night:
+    cluster.keep(2)
+    return Night(source=source, output=tmp_path / "out", way="ray", cluster=cluster)
+
+
+def incidents(output: Path) -> list[str]:
+    path = output / ledger.INCIDENTS
+    return [json.loads(x)["kind"] for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def devices(output: Path) -> set[str]:
+    """The devices that did units."""
+    lines = (output / "report/timings.jsonl").read_text().splitlines()
+    return {json.loads(x)["device"] for x in lines}
+
+
+@pytest.mark.slow
+def test_a_node_lost_in_the_middle_of_a_unit_and_a_node_that_comes_change_nothing(
+    night: Night, undisturbed: dict[str, str], cluster: RayCluster
+) -> None:
+    """The first hosts are so slow that the one that comes has to help."""
+    first = ["host1/cpu:0", "host2/cpu:0"]
+    with night.begun(delay=1.0, slow=first) as (command,):
+        wait_for(lambda: len(workers_on()) == 2)
+        cluster.kill()
+        cluster.add()
+        assert command.wait(LIMIT) == Exit.DONE
+    assert committed(night.output) == undisturbed
+    assert incidents(night.output) == ["host"]
+    assert "host3/cpu:0" in devices(night.output) <= {*first, "host3/cpu:0"}
+
+
+@pytest.mark.slow
+def test_an_actor_killed_is_replaced(night: Night, undisturbed: dict[str, str]) -> None:
+    with night.begun() as (command,):
+        workers_on()[0][0].kill()
+        assert command.wait(LIMIT) == Exit.DONE
+    assert committed(night.output) == undisturbed
+    assert incidents(night.output) == ["killed"]
+
+
+@pytest.mark.slow
+def test_a_straggler_that_commits_late_changes_nothing(
+    source: Path, tmp_path: Path, undisturbed: dict[str, str], cluster: RayCluster
+) -> None:
+    """A node that is cut off counts as lost, while its worker works on."""
+    cluster.empty()
+    cluster.keep(1)
+    night = Night(source=source, output=tmp_path / "out", way="ray", cluster=cluster)
+    with night.begun(delay=4.0, slow=["host1/cpu:0"]) as (command,):
+        ((_, straggler),) = workers_on()
+        node = psutil.Process(cluster.pid(0))
+        cluster.add()
+        wait_for(lambda: len(workers_on()) == 2)
+        for process in [node, *(x for x in node.children(recursive=True) if x != straggler)]:
+            process.suspend()
+        assert command.wait(LIMIT) == Exit.DONE
+        assert incidents(night.output) == ["host"]
+        cases = night.counter.stat().st_size
+        wait_for(lambda: night.counter.stat().st_size > cases)  # it has begun its second unit
+    assert committed(night.output) == undisturbed
+    assert list(find_damage(night.output)) == []
+    cluster.empty()
+
+
+@pytest.mark.slow
+def test_the_command_speaks_only_its_own_lines_and_names_no_host(
+    source: Path, tmp_path: Path, cluster: RayCluster
+) -> None:
+    cluster.keep(2)
+    out, model = tmp_path / "out", bundle(tmp_path / "bundle")
+    words = ["run", str(source), "--output", str(out), "--bundle", str(model)]
+    words += ["--unit-size", "2", "--devices", "cpu", "--progress", "json"]
+    code = "from mcdiff_batch.engine.cli import main; main()"
+    command = [sys.executable, "-c", code, *words]
+    on = [*command, "--on", f"ray={cluster.address}"]
+    done = subprocess.run(on, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == Exit.DONE, done.stderr
+    assert [json.loads(x) for x in done.stderr.splitlines()][-1]["state"] == "complete"
+    assert done.stdout.startswith(f"{CASES} of {CASES} cases done")
+    assert len(done.stdout.splitlines()) == 1
+    page = (out / "report/index.html").read_text()
+    assert "CPU of host" in page
+    names = {x for x in (cluster.address.split(":")[0], socket.getfqdn()) if len(x) > 5}
+    files = [x for x in out.rglob("*") if x.is_file()]
+    assert not [x for x in files for name in names if name.encode() in x.read_bytes()]
+    here = [*command, "--output", str(tmp_path / "here")]
+    assert subprocess.run(here, capture_output=True, timeout=LIMIT).returncode == Exit.DONE
+    assert committed(out) == committed(tmp_path / "here")
+
+
+def say(*words: str) -> tuple[int, str]:
+    """Exit code and last line of stderr of `run` on an archive, without Ray if `absent`."""
+    code = "from mcdiff_batch.engine.cli import main; main()"
+    if words[0] == "absent":
+        code, words = f"import sys; sys.modules['ray'] = None; {code}", words[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", *words], capture_output=True, text=True, timeout=LIMIT
+    )
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+def test_without_ray_one_line_says_what_to_install(source: Path) -> None:
+    code, line = say("absent", str(source), "--on", "ray=127.0.0.1:1")
+    assert code == Exit.USAGE
+    assert line.endswith("which is not installed: pip install 'mcdiff-batch[ray]'")
+
+
+@pytest.mark.parametrize("on", ["ray=", "rays", "slurm", "ray=http://a:1", "ray=ray://a:1"])
+def test_a_wrong_place_is_wrong_usage(source: Path, tmp_path: Path, on: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    code, line = say(str(source), "--output", str(tmp_path / "out"), "--on", on)
+    assert code == Exit.USAGE
+    assert "--on" in line
+    assert "expected" in line
+
+
+def test_an_address_where_no_cluster_answers_is_no_usable_device(
+    source: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    model = bundle(tmp_path / "bundle")
+    out = ["--output", str(tmp_path / "out"), "--bundle", str(model)]
+    code, line = say(str(source), *out, "--on", f"ray=127.0.0.1:{port}")
+    assert code == Exit.NO_DEVICE
+    assert f"--on ray=127.0.0.1:{port}: no Ray cluster answers there" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_host_with_another_version_is_told_which() -> None:
+    expected = runs.software_versions() | {"numpy": "1.0"}
+    with pytest.raises(McdiffError, match=r"it has numpy .*, the run was begun with 1\.0"):
+        check_versions(expected)
