@@ -14,7 +14,7 @@ import click
 from mcdiff_batch.engine.errors import Exit, UsageError, VerificationError
 from mcdiff_batch.engine.text import make_printable, pluralise
 
-from .outcome import LISTED, describe_failures
+from .outcome import LISTED, describe_failures, describe_parts
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.output.verify import Damage
@@ -40,7 +40,7 @@ def status(output: Path, as_json: bool, watch: bool) -> int:
     if as_json:
         click.echo(json.dumps(counts))
         return Exit.DONE
-    lines = [describe_status(output, counts), *describe_failures(output)]
+    lines = [describe_status(output, counts), *describe_parts(output), *describe_failures(output)]
     click.echo(make_printable("\n".join(lines)))
     return Exit.DONE
 
@@ -65,9 +65,10 @@ def _follow(output: Path, way: str) -> None:
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """State, cases selected, and counts of the cases in finished units."""
+    """State, cases selected, counts of the cases in finished units, and the parts of the run."""
     from mcdiff_batch.engine.output import ledger, locks, runs
     from mcdiff_batch.engine.output.units import parse_selection
+    from mcdiff_batch.engine.report.parts import read_parts
 
     cases = len(parse_selection(runs.load_existing(output).settings.cases, 1 << 62))
     counts = dict.fromkeys((*ledger.STATUSES, "flagged"), 0)
@@ -76,7 +77,10 @@ def read_status(output: Path) -> dict[str, Any]:
             counts[name] += count
     state = "running" if locks.is_running(output) else "stopped"
     complete = (output / runs.MANIFEST).is_file()
-    return {"state": "complete" if complete else state, "cases": cases, **counts}
+    parts = [
+        {"part": str(x.part), "state": x.state, "units_left": x.left} for x in read_parts(output)
+    ]
+    return {"state": "complete" if complete else state, "cases": cases, **counts, "parts": parts}
 
 
 def describe_status(output: Path, counts: dict[str, Any]) -> str:

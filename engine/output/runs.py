@@ -38,7 +38,8 @@ HINTS = {  # what makes a setting differ
 REMEDIES = {"canary": "continue on a machine like the first"}
 REMEDY = "go back to the first value"
 
-SOFTWARE = ("mcdiff-batch", "numcodecs", "numpy", "onnxruntime", "scipy", "zarr")
+WRITERS = ("mcdiff-batch", "numcodecs", "numpy", "scipy", "zarr")  # make columns and metadata
+SOFTWARE = (*WRITERS, "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

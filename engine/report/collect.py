@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.errors import ArchiveError, Exit
-from mcdiff_batch.engine.files import file_sha256, json_lines
+from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.image.columns import KEYS
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import explain
-from mcdiff_batch.engine.output import ledger, locks, runs
+from mcdiff_batch.engine.output import locks, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN
 from mcdiff_batch.engine.output.places import default_archive
 from mcdiff_batch.engine.output.runs import Run
@@ -47,6 +47,7 @@ from .document import (
     Report,
 )
 from .gallery import Pictures, PictureSource
+from .parts import read_incidents
 
 MOST_NOTES = 40  # lines of a bundle's own words
 MOST_INCIDENTS = 100
@@ -129,9 +130,7 @@ def draw_pictures(
     }
 
 
-def open_source(
-    out: Path, run: Run, archive: Archive | Path | None
-) -> tuple[Archive | None, str]:
+def open_source(out: Path, run: Run, archive: Archive | Path | None) -> tuple[Archive | None, str]:
     """The archive of the run if it is readable, and a word on it: "read", "gone" or "changed"."""
     archive = archive or default_archive(out)
     try:
@@ -186,7 +185,7 @@ def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
     kinds: Counter[str] = Counter()
     rows: deque[IncidentRow] = deque(maxlen=MOST_INCIDENTS)
     causes: dict[Place, str] = {}
-    for raw in json_lines(out / ledger.INCIDENTS):
+    for raw in read_incidents(out):
         words = {key: clean(raw.get(key, "")) for key in ("at", "kind", "detail", "device")}
         unit, case = (x if isinstance(x, int) else None for x in (raw.get("unit"), raw.get("case")))
         kinds[words["kind"]] += 1
