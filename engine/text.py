@@ -5,6 +5,12 @@ import re
 from typing import Any
 
 LONGEST = 300  # characters of a text that came from data
+_shown: dict[str, str] = {}  # paths that stand for something else
+
+
+def show_as(path: str, name: str) -> None:
+    """From now on `make_printable` puts `name` in the place of a path."""
+    _shown[path] = name
 
 
 def make_printable(text: str) -> str:
@@ -12,6 +18,8 @@ def make_printable(text: str) -> str:
 
     Line breaks stay.
     """
+    for path, name in _shown.items():
+        text = text.replace(path, name)
     return "".join(
         x if x.isprintable() or x == "\n" else x.encode("unicode_escape").decode() for x in text
     )

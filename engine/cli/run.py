@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,10 @@ SAME_NAME = (  # options that a Job has under the same name
 )
 @click.option(
     "--output",
-    type=FOLDER,
-    help="Folder for the results (default: archive.enhanced beside archive.zarr).",
+    type=parse_place,
+    metavar="OUTPUT",
+    help="Folder or address (s3://, az://, gs://) for the results (default: archive.enhanced "
+    "beside archive.zarr; in the working directory for an archive at an address).",
 )
 @click.option("--bundle", type=FOLDER, help="Model to use (default: the one that is installed).")
 @click.option(
@@ -170,7 +173,7 @@ SAME_NAME = (  # options that a Job has under the same name
     "exporter's textfile collector reads them.",
 )
 def run(
-    archives: tuple[Place, ...], named: Place | None, output: Path | None, **options: Any
+    archives: tuple[Place, ...], named: Place | None, output: Place | None, **options: Any
 ) -> int:
     """Enhance every case of ARCHIVE, a folder or an address (s3://, gs://, az://, https://).
 
@@ -183,24 +186,31 @@ def run(
     say = _Say(as_json=options["progress"] == "json")
     warn = lambda text: say.note("warning", text)
     metrics = None if options["dry_run"] else options["metrics"]
-    with show_progress(options["progress"]) as show, keep_metrics(metrics, show, warn) as keep:
+    with (
+        show_progress(options["progress"]) as show,
+        keep_metrics(metrics, show, warn) as keep,
+        ExitStack() as at_end,
+    ):
         path = _choose_archive(archives, named if is_typed("named") or not archives else None)
         from mcdiff_batch.engine.cluster.place import check_workplace
 
         check_workplace(options["on"])
         say.step("loading the model ...")
+        from mcdiff_batch.engine.cloud.workspace import open_workspace
         from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
         from mcdiff_batch.engine.output import places, runs
 
         bundle = load_bundle(options["bundle"] or SHIPPED)
-        job = _job(path, output or places.default_output(path), bundle, options)
+        job = _job(path, open_workspace(output or places.default_output(path)), bundle, options)
         places.check_apart(job.output, job.archive.path, bundle.root)
+        _check_hosts(options["on"], output)
         keep.output = job.output
         for text in job.archive.warnings:
             warn(text)
         if options["dry_run"]:
             _preview(job, say, repair=options["repair"])
             return Exit.DONE
+        at_end.callback(_send_journal, job, warn)
         mend = lambda: _repair(job, say) if options["repair"] else 0
         try:
             summary, damaged = _process(job, bundle, options["on"], mend, keep, warn)
@@ -274,6 +284,29 @@ def _describe_rest(job: "Job", options: dict[str, Any]) -> str:
     when = "when all parts are done, finish with" if job.part else "do what is left, then again"
     states = "; ".join(describe_parts(job.output)) or "no part has begun"
     return f"{states}; {when}: {shlex.join([*words, '--finish'])}"
+
+
+def _check_hosts(on: str, output: Place | None) -> None:
+    """Raises UsageError where other hosts could not write to the output."""
+    if on.startswith("ray") and output is not None and not isinstance(output, Path):
+        raise UsageError(
+            f"--on {on}: expected an --output that is a folder of all hosts; for {output} start "
+            "`mcdiff-batch run --part k/n` on each host"
+        )
+
+
+def _send_journal(job: "Job", warn: Callable[[str], None]) -> None:
+    """Sends the report of a run whose output is in an object store, unless another one is there."""
+    from mcdiff_batch.engine.cloud import workspace
+    from mcdiff_batch.engine.output import locks
+
+    root, part = job.output, job.part
+    living = part in locks.find_living(root) if part else locks.is_running(root)
+    if not living:
+        try:
+            workspace.send(locks.part_folder(root, part) if part else root)
+        except OSError as error:
+            warn(f"{root}: the report cannot be sent now ({error.strerror}); the next run sends it")
 
 
 def _resolve(place: Place) -> Place:

@@ -242,3 +242,17 @@ def promised(files: dict[str, bytes]) -> dict[str, str]:
 def environment(address: str, **more: str) -> dict[str, str]:
     """The environment of a command that uses the store at `address`."""
     return {**os.environ, **S3, "AWS_ENDPOINT_URL": address, **more}
+
+
+def serve(words: list[str]) -> int:
+    """`FOLDER --delay SECONDS -- COMMAND...`: runs a command beside s3://bench/FOLDER."""
+    folder, option, delay, dashes, *command = words
+    assert (option, dashes) == ("--delay", "--"), "see bench/measures/stores.py"
+    with moto() as upstream, Proxy(upstream=upstream).running() as proxy:
+        upload(bucket(upstream, "bench"), Path(folder), Path(folder).name)
+        proxy.delay = float(delay)
+        return subprocess.run(command, env=environment(proxy.address)).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:]))
