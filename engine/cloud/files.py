@@ -102,7 +102,7 @@ class StoreFiles:
 
     def remove(self, name: str) -> None:
         url = self.place / name
-        with plain_errors(url):
+        with suppress(FileNotFoundError), plain_errors(url):
             get_obstore().delete(connect(url), url.prefix)
 
     def _put(self, name: str, data: bytes, mode: str | dict[str, str]) -> bool:

@@ -7,6 +7,7 @@ run has ended; a run that was killed leaves them here for the next one.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -19,6 +20,8 @@ from mcdiff_batch.engine.text import show_as
 from .files import StoreFiles
 from .place import Place, Url, parse_place
 
+FOLDER = "outputs"  # of the cache
+SERVER = re.compile("(AWS|AZURE|GOOGLE)_.*(ENDPOINT|ACCOUNT_NAME|BASE_URL).*")  # variables
 ADDRESS = ".store"  # a file with the address
 UNSENT = ".unsent"  # a file that says that a journal holds what the store lacks
 JOURNAL = ("report", "incidents.jsonl")  # of a run, or of a part of one
@@ -38,8 +41,7 @@ def open_workspace(place: Place) -> Path:
         raise UsageError(
             f"{place}: a web server can only be read, expected a folder, s3://, gs:// or az://"
         )
-    name = hashlib.sha256(str(place).encode()).hexdigest()[:16]
-    root = cache_folder("outputs") / name
+    root = cache_folder(FOLDER) / _name(place)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     (root / ADDRESS).write_text(str(place))
     show_as(str(root), str(place))
@@ -47,12 +49,18 @@ def open_workspace(place: Place) -> Path:
     return root
 
 
+def _name(url: Url) -> str:
+    """The same address may mean several stores."""
+    where = sorted((k, v) for k, v in os.environ.items() if SERVER.fullmatch(k))
+    return hashlib.sha256(repr((str(url), where)).encode()).hexdigest()[:16]
+
+
 def find_address(root: Path) -> Url | None:
     """The address for which a folder stands; None for any other folder.
 
     Only folders in the cache stand for one: what lies in a folder of results is not believed.
     """
-    if root.parent != cache_folder("outputs"):
+    if root.parent.name != FOLDER or root.parent != cache_folder(FOLDER):
         return None
     return _read_address(root)
 

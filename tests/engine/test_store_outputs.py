@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -15,7 +18,8 @@ from mcdiff_batch.engine.cloud.place import Url, parse_place
 from mcdiff_batch.engine.cloud.workspace import open_workspace, send
 from mcdiff_batch.engine.errors import Exit, FingerprintError, McdiffError, UsageError
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.output import durable, ledger, runs
+from mcdiff_batch.engine.output import durable, ledger, locks, runs
+from mcdiff_batch.engine.output.units import Part
 from mcdiff_batch.engine.output.verify import find_damage
 from mcdiff_batch.engine.run.enhance import enhance, repair
 from tests.support import stores
@@ -32,26 +36,47 @@ CASES = 9
 WAIT = 60.0  # s
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with stores.moto() as address:
-        yield address
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of store: "s3" unless a test says otherwise."""
+    return str(getattr(request, "param", "s3"))
+
+
+BOTH = pytest.mark.parametrize("kind", ["s3", "az"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def shared_proxy(upstream: str) -> Iterator[Proxy]:
-    with Proxy(upstream=upstream).running() as one:
-        yield one
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Proxy]]:
+    """A proxy before a store of a kind, which is started when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(kind: str) -> Proxy:
+            if kind == "az" and not which(stores.AZURITE):
+                pytest.skip("needs azurite, which plays Azure: npm install azurite")
+            folder = tmp_path_factory.mktemp(kind)
+            server = stores.moto() if kind == "s3" else stores.azurite(folder)
+            upstream = stack.enter_context(server)
+            return stack.enter_context(Proxy(upstream=upstream).running())
+
+        yield start
 
 
 @pytest.fixture
-def proxy(shared_proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
-    """Between this process and moto."""
-    for name, value in stores.environment(shared_proxy.address).items():
+def proxy(
+    kind: str,
+    servers: Callable[[str], Proxy],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Proxy:
+    """Between this process and the store."""
+    one = servers(kind)
+    environment = stores.environment if kind == "s3" else stores.azure_environment
+    for name, value in environment(one.address).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    shared_proxy.clear()
-    return shared_proxy
+    one.clear()
+    return one
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +93,8 @@ def expected(night: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 class Target:
     """An output in a bucket of its own."""
 
-    def __init__(self, store: Any) -> None:
-        self.store = store
-        self.url = Url("s3", store.config["bucket"], "study/out")
+    def __init__(self, kind: str, bucket: str, store: Any) -> None:
+        self.store, self.url = store, Url(kind, bucket, "study/out")
 
     @property
     def root(self) -> Path:
@@ -84,8 +108,10 @@ class Target:
 
 
 @pytest.fixture
-def target(upstream: str, proxy: Proxy, request: pytest.FixtureRequest) -> Target:
-    return Target(stores.bucket(upstream, f"c{abs(hash(request.node.nodeid))}"))
+def target(kind: str, proxy: Proxy, request: pytest.FixtureRequest) -> Target:
+    name = f"c{abs(hash(request.node.nodeid))}"
+    make = stores.bucket if kind == "s3" else stores.container
+    return Target(kind, name, make(proxy.upstream, name))
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +174,7 @@ def test_the_command_line_from_run_to_a_damaged_object(
     assert b'"before": "read"' in target.files()["report/report.json"]
 
 
+@BOTH
 def test_p1_faults_of_the_store_leave_no_trace(
     night: Path, target: Target, proxy: Proxy, expected: dict[str, str]
 ) -> None:
@@ -167,6 +194,7 @@ def test_p1_faults_of_the_store_leave_no_trace(
     assert all(x.times <= 0 for x in proxy.faults)
 
 
+@BOTH
 def test_p1_a_store_that_fails_ends_the_run_and_the_next_one_goes_on(
     night: Path, target: Target, proxy: Proxy, expected: dict[str, str]
 ) -> None:
@@ -212,6 +240,56 @@ def test_p1_a_run_that_is_killed_goes_on_elsewhere(
     assert target.promised() == stores.promised(near)
 
 
+def test_parts_on_several_machines_make_one_output_and_one_report(
+    night: Path,
+    target: Target,
+    expected: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in (2, 1):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine {number}"))
+        part, root = Part(number=number, count=2), target.root
+        inline(job(night, root, part=part))
+        send(locks.part_folder(root, part))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a third machine"))
+    root = target.root
+    assert [str(x) for x in locks.find_parts(root)] == ["1/2", "2/2"]
+    assert enhance(job(night, root, finish=True), None).counts["done"] == CASES
+    assert target.promised() == expected
+
+
+@BOTH
+def test_the_files_of_an_output_are_the_same_in_a_folder_and_in_a_store(
+    target: Target, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    for root in (folder, target.root):
+        files = durable.files(root)
+        assert list(files.list()) == []
+        assert not files.exists("a/b")
+        with pytest.raises(FileNotFoundError):
+            files.read("a/b")
+        with pytest.raises(FileNotFoundError):
+            files.size("a/b")
+        assert files.create("a/b", b"one")
+        assert files.create("a/b", b"one")  # as after a lost answer
+        assert not files.create("a/b", b"two")
+        assert not files.replace("a/b", b"two", b"three")
+        assert files.replace("a/b", b"one", b"three")
+        files.write("a/c", b"line\nrest")
+        assert (files.read("a/b"), files.size("a/c")) == (b"three", 9)
+        assert sorted(files.list("a")) == ["b", "c"]
+        assert [*files.list()] == ["a"] or set(files.list()) == {"a", durable.SCRATCH}
+        names = ["a/c", "a/b"]
+        assert [*files.read_all(names)] == [("a/c", b"line\nrest"), ("a/b", b"three")]
+        assert [line.rstrip() for _, line in files.read_heads(names)] == [b"line", b"three"]
+        files.remove("a/b")
+        files.remove("a/b")
+        assert list(files.list("a")) == ["c"]
+        assert files.try_writing() == ""
+
+
 def test_the_report_knows_the_runs_of_all_machines(
     night: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +302,7 @@ def test_the_report_knows_the_runs_of_all_machines(
     assert len(runs) == 3
 
 
+@BOTH
 def test_two_runs_at_once_waste_work_and_do_no_harm(
     night: Path,
     target: Target,
@@ -266,6 +345,7 @@ def test_a_finished_record_is_never_replaced_by_one_with_open_cases(
     assert target.promised() == expected
 
 
+@BOTH
 def test_an_open_case_is_closed_by_the_next_run(
     night: Path, target: Target, expected: dict[str, str]
 ) -> None:
