@@ -13,6 +13,12 @@ import msgspec
 T = TypeVar("T")
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of the user's own, under XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "mcdiff-batch" / name
+
+
 def from_json(raw: object, kind: type[T]) -> T:
     """A value of `kind`, such as a dataclass, from what `json.loads` returns.
 

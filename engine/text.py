@@ -5,6 +5,12 @@ import re
 from typing import Any
 
 LONGEST = 300  # characters of a text that came from data
+_shown: dict[str, str] = {}  # paths that stand for something else
+
+
+def show_as(path: str, name: str) -> None:
+    """From now on `make_printable` puts `name` in the place of a path."""
+    _shown[path] = name
 
 
 def make_printable(text: str) -> str:
@@ -12,6 +18,8 @@ def make_printable(text: str) -> str:
 
     Line breaks stay.
     """
+    for path, name in _shown.items():
+        text = text.replace(path, name)
     return "".join(
         x if x.isprintable() or x == "\n" else x.encode("unicode_escape").decode() for x in text
     )
@@ -54,9 +62,9 @@ def pluralise(number: int, noun: str) -> str:
 
 def name_device(device: str) -> str:
     """A device as people say it: "CPU" for cpu:0, "CPU worker 2" for cpu:1, "GPU 0" for cuda:0,
-    "GPU 0 of host 2" for host2/cuda:0."""
-    if on_host := re.fullmatch("host([0-9]+)/([^/]+)", device):
-        return f"{name_device(on_host[2])} of host {on_host[1]}"
+    "GPU 0 of host 2" for host2/cuda:0, "CPU of part 3" for part3/cpu:0."""
+    if there := re.fullmatch("(host|part)([0-9]+)/(.+)", device):
+        return f"{name_device(there[3])} of {there[1]} {there[2]}"
     kind, _, index = device.partition(":")
     if kind == "cpu" and index.isdecimal():
         return "CPU" if index == "0" else f"CPU worker {int(index) + 1}"

@@ -1,4 +1,4 @@
-"""Makes a bundle from trained weights: graphs, parity, recommended sampler, contract."""
+"""Makes a bundle from trained weights: graphs, parity, recommended sampler, contract, card."""
 
 import dataclasses
 import shutil
@@ -28,6 +28,7 @@ from mcdiff_batch.train.networks.presets import preset_from
 from mcdiff_batch.train.networks.trio import CLASSES, Networks, to_half
 from mcdiff_batch.train.training.weights import read_weights, start_from
 
+from .card import write_card
 from .onnx import write_conditioner, write_denoiser
 from .parity import half_parity, parity
 from .recommend import describe, published_samplers, recommend, score
@@ -82,6 +83,7 @@ def export_bundle(
         say("checking float16 against float32")
         contract = _with_half(contract, nets, folder, plan, [case for case, _ in cases_with_truth])
         write_contract(contract, folder)
+        write_card(load_bundle(folder))
         folder.rename(output)
     return load_bundle(output)
 
@@ -103,6 +105,7 @@ def add_half(source: Path, output: Path, data: Path, say: Say) -> Bundle:
         say("checking float16 against float32")
         plan = _plan(contract, folder)
         write_contract(_with_half(contract, nets, folder, plan, cases), folder)
+        write_card(load_bundle(folder))
         folder.rename(output)
     return load_bundle(output)
 

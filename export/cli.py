@@ -1,4 +1,4 @@
-"""The commands `export`, `fit-steps` and `gate`; PyTorch is imported inside them."""
+"""The commands `export`, `fit-steps`, `gate` and `card`; PyTorch is imported inside them."""
 
 from pathlib import Path
 
@@ -186,3 +186,25 @@ def fit_steps(
         f"{output}: recommends {sampler.solver} with {sampler.nfe} evaluations, median "
         f"{sampler.psnr_median_db} dB and minimum {sampler.psnr_min_db} dB"
     )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--evaluation",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="what `mcdiff-batch evaluate --json` printed for this bundle; adds its figures",
+)
+def card(bundle: Path, evaluation: Path | None) -> None:
+    """Write the model card of a bundle, card.md and card.html, into its folder.
+
+    It says what the model is for, what it was trained on, how it was measured, where it fails, and
+    what its limits are. `export`, `fit-steps` and `gate` write it too, without an evaluation. The
+    bundle stays the same: runs on it go on.
+    """
+    from mcdiff_batch.engine.model.contract import load_bundle
+
+    from .card import write_card
+
+    for path in write_card(load_bundle(bundle), evaluation):
+        click.echo(path)

@@ -30,6 +30,8 @@ from mcdiff_batch.engine.run import finisher
 from mcdiff_batch.engine.run.finisher import Enhancement
 from mcdiff_batch.engine.run.job import temperature
 
+from .card import write_card
+
 SOUND = "sound"
 BUDGET = 0.05  # largest share of false alarms
 ROOM = 1.0  # gap around a threshold, in standard deviations of sound cases, that is enough
@@ -216,6 +218,7 @@ def calibrate(root: Path, data: Path, count: int, draw_count: int, say: Say) -> 
             say(f"case {result.case + 1} of {len(cases)}")
     gate = choose_gate(results)
     write_contract(replace(contract, gate=gate), root)
+    write_card(load_bundle(root))
     return gate
 
 

@@ -25,6 +25,7 @@ from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import half_log_snr
 from mcdiff_batch.engine.model.solver import FITTED, Rung
 
+from .card import write_card
 from .recommend import describe, published_samplers, recommend, score
 from .references import read_framed, read_with_truth, starting_noise, walk_reference
 from .steps import FitProblem, FittedLadder, fit, grow, walk_fit_case
@@ -149,5 +150,6 @@ def _write(options: Fitting, contract: Contract) -> Bundle:
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".fit-") as name:
         folder = Path(shutil.copytree(options.source, Path(name) / options.output.name))
         write_contract(contract, folder)
+        write_card(load_bundle(folder))
         folder.rename(options.output)
     return load_bundle(options.output)

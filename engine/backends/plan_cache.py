@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from mcdiff_batch.engine.errors import BundleError, DeviceError
-from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.files import cache_folder, file_sha256
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device, Plan
 
@@ -50,8 +50,7 @@ class PlanSet:
 
 def cache_root() -> Path:
     """The user's folder of compiled plans, under XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "mcdiff-batch" / "plans"
+    return cache_folder("plans")
 
 
 def plans(

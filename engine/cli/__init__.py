@@ -87,7 +87,7 @@ def group(
         raise click.UsageError("--json works with --version; a command has a --json of its own")
     if context.invoked_subcommand is None:
         raise click.UsageError("Missing command.")
-    if config is not None:
+    if config is not None and not {"-h", "--help"} & set(sys.argv):  # which a slip may not hide
         context.default_map = read_file(config, context)
     if context.invoked_subcommand in ANSWERS and isinstance(context.obj, Streams):
         context.obj.wait_for_reader()

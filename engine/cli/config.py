@@ -1,6 +1,7 @@
 """Options from the environment and from a file: flag over environment over file over default."""
 
 import copy
+import math
 import os
 import re
 import tomllib
@@ -26,6 +27,7 @@ OTHERS = (  # variables that are no option
 NOT_IN_A_FILE = {  # decisions about one run; a file lasts for years and serves all runs
     "dry-run": "every run would end at once, with exit code 0 and nothing done",
     "repair": "it deletes records, which someone has to decide after looking at the damage",
+    "finish": "every run would only complete its output, and do no case",
     "show-ids": "names of patients appear only where someone asks for them",
     "show-host": "the machine is named only where someone asks for it",
 }
@@ -65,14 +67,26 @@ def _prepared(callback: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(callback)
     def call(*args: Any, **options: Any) -> Any:
         context = click.get_current_context()
-        warn(context)
+        last = context.invoked_subcommand is None  # "bench" before "memory" is not
+        if last:
+            warn(context)
+        _check_numbers(context)
         if not context.find_root().params["show_config"]:
             return callback(*args, **options)
-        if getattr(context, "invoked_subcommand", None) is None:
+        if last:
             click.echo(make_printable(describe(context)))
         return None
 
     return call
+
+
+def _check_numbers(context: click.Context) -> None:
+    """A range does not keep NaN out.  Raises BadParameter."""
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise click.BadParameter(f"{number} is not a finite number.", context, parameter)
 
 
 def spell(option: click.Parameter) -> str:
@@ -215,7 +229,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if len(data) > LARGEST:
         raise UsageError(f"{path}: is larger than 1 MiB, expected a TOML file of a few lines")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UsageError(f"{path}: line {line} is not UTF-8, expected a TOML file") from error
@@ -261,6 +275,8 @@ class _Table:
 
     def _unknown(self, key: str, value: object, tables: list[str], options: list[str]) -> str:
         is_table = isinstance(value, dict) and bool(tables)
+        if key.replace("_", "-") in tables:
+            return f"{self._at(key)}: is {_name(value)}, expected a table such as [run]"
         if not self.path and not is_table:
             return f"{self._at(key)}: is in no table; write it below one such as [run]"
         what = "command" if is_table else "option"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
     from mcdiff_batch.engine.model.plan import Device
     from mcdiff_batch.engine.output.ledger import Entry
+    from mcdiff_batch.engine.output.units import Part
     from mcdiff_batch.engine.run.enhance import Summary
     from mcdiff_batch.engine.run.job import ResolvedJob
 
@@ -21,21 +22,21 @@ UNITS = 5  # units that could not be finished
 def describe_plan(resolved: "ResolvedJob", damaged: Collection[int] = ()) -> str:
     """What a run would do, a line for each setting; for --dry-run.  Raises SpaceError.
 
-    damaged: units that --repair would do again.
+    damaged: units of the part that --repair would do again.
     """
-    from mcdiff_batch.engine.output.units import make_unit
     from mcdiff_batch.engine.run.job import bytes_needed, survey
     from mcdiff_batch.engine.run.preflight import check_space
 
-    settings, selection = resolved.settings, resolved.selection
+    settings, part = resolved.settings, resolved.job.part
     pending = {*survey(resolved).pending, *damaged}
-    units, selected = len(pending), len(selection)
+    units, selected = len(pending), resolved.count_cases()
     check_space(resolved, units)
-    whole = (make_unit(x, resolved.archive.cases, settings.unit_size) for x in pending)
-    left = sum(case in selection for unit in whole for case in unit.cases)
+    left = sum(len(resolved.select_cases(x)) for x in pending)
+    whole = f"{settings.cases} ({len(resolved.selection)} of {resolved.archive.cases})"
     rows = {
         "output": f"{resolved.job.output} ({'begun' if resolved.begun else 'new'})",
-        "cases": f"{settings.cases} ({selected} of {resolved.archive.cases})",
+        "cases": whole,
+        **({"part": f"{part} ({pluralise(selected, 'case')})"} if part else {}),
         "finished": pluralise(selected - left, "case") if resolved.begun else "nothing",
         "to do": f"{pluralise(left, 'case')} in {pluralise(units, 'unit')}" if units else "nothing",
         "unit size": pluralise(settings.unit_size, "case"),
@@ -62,16 +63,19 @@ def name_devices(devices: "tuple[Device, ...]") -> str:
     return f"{names} ({kinds.get(devices[0].index) or 'unknown'})"
 
 
-def describe_failures(output: Path, ids: "Archive | None" = None) -> list[str]:
+def describe_failures(
+    output: Path, ids: "Archive | None" = None, part: "Part | None" = None
+) -> list[str]:
     """A line for each of the first cases that are not done, and for units without a record.
 
     ids: the archive, if its ids are to be shown; otherwise a case has only its index.
+    part: whose cases these are; None: all of them.
     """
     from mcdiff_batch.engine.output.ledger import OPEN
 
-    reasons = _Reasons(output)
+    reasons = _Reasons(output, part)
     lines, more = list[str](), 0
-    for entry in _read_failures(output):
+    for entry in _read_failures(output, part):
         if len(lines) == LISTED:
             more += 1
             continue
@@ -87,13 +91,13 @@ def describe_failures(output: Path, ids: "Archive | None" = None) -> list[str]:
     return [" ".join(line.split()) for line in lines]
 
 
-def _read_failures(output: Path) -> "Iterator[Entry]":
+def _read_failures(output: Path, part: "Part | None") -> "Iterator[Entry]":
     """The entries of failed and open cases; records without any are not read."""
     from mcdiff_batch.engine.output import ledger
     from mcdiff_batch.engine.output.ledger import FAILED, OPEN, DamagedRecord
 
     for head in ledger.read_heads(output):
-        if head.counts[FAILED] or head.counts[OPEN]:
+        if (head.counts[FAILED] or head.counts[OPEN]) and (part is None or head.unit in part):
             with suppress(DamagedRecord):
                 entries = ledger.read(output, head.unit).cases
                 yield from (x for x in entries if x.status in (FAILED, OPEN))
@@ -102,18 +106,18 @@ def _read_failures(output: Path) -> "Iterator[Entry]":
 class _Reasons:
     """The last incident of each case, and of each unit that has no record."""
 
-    def __init__(self, output: Path) -> None:
-        from mcdiff_batch.engine.files import json_lines
+    def __init__(self, output: Path, part: "Part | None") -> None:
         from mcdiff_batch.engine.output import ledger
+        from mcdiff_batch.engine.report.parts import read_incidents
 
         self.cases: dict[int, str] = {}
         self.units: dict[int, str] = {}
         recorded = set(ledger.list_units(output))
-        for row in json_lines(output / ledger.INCIDENTS):
+        for row in read_incidents(output):
             case, unit, text = row.get("case"), row.get("unit"), _describe(row)
             if isinstance(case, int):
                 self.cases[case] = text
-            elif isinstance(unit, int) and unit not in recorded:
+            elif isinstance(unit, int) and unit not in recorded and (not part or unit in part):
                 self.units[unit] = text
 
     def of_case(self, case: int) -> str:
@@ -129,18 +133,38 @@ def _describe(incident: dict[str, Any]) -> str:
 
 
 def describe_summary(summary: "Summary", page: Path | str) -> str:
-    """How a run ended: counts, where the results are, and what to do next."""
-    counts, left = summary.counts, summary.unfinished
+    """How a run or a part of one ended: counts, where the results are, and what to do next."""
+    counts, left, part = summary.counts, summary.unfinished, summary.part
     lines = [
+        f"{f'part {part}: ' if part else ''}"
         f"{counts['done']} of {summary.cases} cases done{_if(counts['failed'], ', {} failed')}"
         f"{_if(left, ', {} left for the next run')} in {format_duration(summary.seconds)}: "
-        f"{summary.output} (report: {page})"
+        f"{summary.output}{'' if part else f' (report: {page})'}"
     ]
+    if part:
+        return lines[0]
     if summary.flagged:
         lines.append(f"{summary.flagged} flagged: look at them first, see report")
     if counts["failed"]:
         lines.append("after you repaired the archive, run again with --retry-failed")
     return "\n".join(lines)
+
+
+def describe_parts(output: Path) -> list[str]:
+    """A line for each number of parts into which the run was divided; none if it was not."""
+    from mcdiff_batch.engine.output.units import join
+    from mcdiff_batch.engine.report.parts import STATES, read_parts
+
+    states = read_parts(output)
+    lines = []
+    for count in sorted({x.part.count for x in states}):
+        words = []
+        for state in STATES:
+            own = [x.part.number for x in states if x.part.count == count and x.state == state]
+            if own:
+                words.append(f"{join(range(x, x + 1) for x in own)} {state}")
+        lines.append(f"parts of {count}: {', '.join(words)}")
+    return lines
 
 
 def _if(number: int, text: str) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcdiff_batch.engine.cloud.place import Place, parse_place
 from mcdiff_batch.engine.errors import Exit, UsageError, VerificationError
 from mcdiff_batch.engine.text import make_printable, pluralise
 
-from .outcome import LISTED, describe_failures
+from .outcome import LISTED, describe_failures, describe_parts
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.output.verify import Damage
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 
 
+def open_output(text: str) -> Path:
+    """The folder of an output, or the one that stands for its address."""
+    from mcdiff_batch.engine.cloud.workspace import open_workspace
+
+    return open_workspace(parse_place(text))
+
+
 @click.command()
-@click.argument("output", type=PATH)
+@click.argument("output", type=open_output, metavar="OUTPUT")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Show the progress of the run until it ends.")
 def status(output: Path, as_json: bool, watch: bool) -> int:
@@ -40,7 +48,7 @@ def status(output: Path, as_json: bool, watch: bool) -> int:
     if as_json:
         click.echo(json.dumps(counts))
         return Exit.DONE
-    lines = [describe_status(output, counts), *describe_failures(output)]
+    lines = [describe_status(output, counts), *describe_parts(output), *describe_failures(output)]
     click.echo(make_printable("\n".join(lines)))
     return Exit.DONE
 
@@ -65,9 +73,10 @@ def _follow(output: Path, way: str) -> None:
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """State, cases selected, and counts of the cases in finished units."""
-    from mcdiff_batch.engine.output import ledger, locks, runs
+    """State, cases selected, counts of the cases in finished units, and the parts of the run."""
+    from mcdiff_batch.engine.output import durable, ledger, locks, runs
     from mcdiff_batch.engine.output.units import parse_selection
+    from mcdiff_batch.engine.report.parts import read_parts
 
     cases = len(parse_selection(runs.load_existing(output).settings.cases, 1 << 62))
     counts = dict.fromkeys((*ledger.STATUSES, "flagged"), 0)
@@ -75,8 +84,11 @@ def read_status(output: Path) -> dict[str, Any]:
         for name, count in {**head.counts, "flagged": head.flagged}.items():
             counts[name] += count
     state = "running" if locks.is_running(output) else "stopped"
-    complete = (output / runs.MANIFEST).is_file()
-    return {"state": "complete" if complete else state, "cases": cases, **counts}
+    complete = durable.files(output).exists(runs.MANIFEST)
+    parts = [
+        {"part": str(x.part), "state": x.state, "units_left": x.left} for x in read_parts(output)
+    ]
+    return {"state": "complete" if complete else state, "cases": cases, **counts, "parts": parts}
 
 
 def describe_status(output: Path, counts: dict[str, Any]) -> str:
@@ -90,7 +102,7 @@ def describe_status(output: Path, counts: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("output", type=PATH)
+@click.argument("output", type=open_output, metavar="OUTPUT")
 @click.option(
     "--subset",
     default="1/1",
@@ -126,11 +138,12 @@ def verify(output: Path, subset: str, as_json: bool) -> int:
 
 
 def _damage_lines(output: Path, found: Sequence["Damage"]) -> Iterator[str]:
+    from mcdiff_batch.engine.output import durable
     from mcdiff_batch.engine.output.ledger import file_name
     from mcdiff_batch.engine.output.runs import MANIFEST
 
     if not found:
-        whole = (output / MANIFEST).is_file()
+        whole = durable.files(output).exists(MANIFEST)
         rest = "" if whole else f"; the run is not complete, see `mcdiff-batch status {output}`"
         yield f"{output}: all files are as they were committed{rest}"
     for damage in found[:LISTED]:
@@ -186,11 +199,12 @@ def _parse_subset(text: str) -> tuple[int, int]:
 
 
 @click.command()
-@click.argument("output", type=PATH)
+@click.argument("output", type=open_output, metavar="OUTPUT")
 @click.option(
     "--input",
     "archive",
-    type=PATH,
+    type=parse_place,
+    metavar="ARCHIVE",
     help="Archive of the run (default: archive.zarr beside archive.enhanced).",
 )
 @click.option("--show-ids", is_flag=True, help="Name cases by id too.")
@@ -198,13 +212,15 @@ def _parse_subset(text: str) -> tuple[int, int]:
 @click.option(
     "--compare",
     "other",
-    type=PATH,
+    type=open_output,
+    metavar="OUTPUT",
     help="Output of another run: write report/comparison.html too, the report and how they differ.",
 )
-def report(output: Path, archive: Path | None, other: Path | None, **shown: bool) -> int:
+def report(output: Path, archive: Place | None, other: Path | None, **shown: bool) -> int:
     """Write the report of a run again."""
     from mcdiff_batch.engine.archive.archive import open_archive
-    from mcdiff_batch.engine.output import runs
+    from mcdiff_batch.engine.cloud import workspace
+    from mcdiff_batch.engine.output import locks, runs
     from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
 
@@ -217,5 +233,9 @@ def report(output: Path, archive: Path | None, other: Path | None, **shown: bool
             f"--input {archive}: is not the archive of {output}, or its metadata were changed; "
             "name the archive that was enhanced"
         )
-    click.echo(write_report(output, archive=opened, other=other, **shown))
+    page = write_report(output, archive=opened, other=other, **shown)
+    if not locks.is_running(output):
+        workspace.mark(output)
+        workspace.send(output)
+    click.echo(make_printable(str(page)))
     return Exit.DONE

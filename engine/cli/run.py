@@ -1,6 +1,10 @@
 """The command `run`."""
 
 import json
+import os
+import shlex
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +16,7 @@ from mcdiff_batch.engine.errors import (
     DeviceError,
     Drained,
     Exit,
+    FingerprintError,
     McdiffError,
     UsageError,
     VerificationError,
@@ -22,16 +27,16 @@ from .config import is_typed
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
-    from mcdiff_batch.engine.backends.backend import Backend
     from mcdiff_batch.engine.model.contract import Bundle
-    from mcdiff_batch.engine.model.plan import Device
+    from mcdiff_batch.engine.run.enhance import Summary
     from mcdiff_batch.engine.run.job import Job
+    from mcdiff_batch.engine.run.tracker import Progress
 
 FOLDER = click.Path(path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
 SAME_NAME = (  # options that a Job has under the same name
     *("batch_size", "unit_size", "steps", "seed", "draws", "temperature"),
-    *("cases", "limit", "grid", "retry_failed"),
+    *("cases", "limit", "grid", "retry_failed", "finish"),
 )
 
 
@@ -46,8 +51,10 @@ SAME_NAME = (  # options that a Job has under the same name
 )
 @click.option(
     "--output",
-    type=FOLDER,
-    help="Folder for the results (default: archive.enhanced beside archive.zarr).",
+    type=parse_place,
+    metavar="OUTPUT",
+    help="Folder or address (s3://, az://, gs://) for the results (default: archive.enhanced "
+    "beside archive.zarr; in the working directory for an archive at an address).",
 )
 @click.option("--bundle", type=FOLDER, help="Model to use (default: the one that is installed).")
 @click.option(
@@ -135,6 +142,13 @@ SAME_NAME = (  # options that a Job has under the same name
     is_flag=True,
     help="First check all files of the output, as `verify` does, and do damaged ones again.",
 )
+@click.option(
+    "--part",
+    metavar="k/n",
+    help="Do part k of n, beside other parts on this machine or others; auto: the part that a "
+    "Slurm array or a Kubernetes Indexed Job names.",
+)
+@click.option("--finish", is_flag=True, help="Complete an output whose parts have all been done.")
 @click.option("--show-ids", is_flag=True, help="Name cases by id too, on screen and in the report.")
 @click.option(
     "--patience",
@@ -159,7 +173,7 @@ SAME_NAME = (  # options that a Job has under the same name
     "exporter's textfile collector reads them.",
 )
 def run(
-    archives: tuple[Place, ...], named: Place | None, output: Path | None, **options: Any
+    archives: tuple[Place, ...], named: Place | None, output: Place | None, **options: Any
 ) -> int:
     """Enhance every case of ARCHIVE, a folder or an address (s3://, gs://, az://, https://).
 
@@ -172,52 +186,127 @@ def run(
     say = _Say(as_json=options["progress"] == "json")
     warn = lambda text: say.note("warning", text)
     metrics = None if options["dry_run"] else options["metrics"]
-    with show_progress(options["progress"]) as show, keep_metrics(metrics, show, warn) as keep:
+    with (
+        show_progress(options["progress"]) as show,
+        keep_metrics(metrics, show, warn) as keep,
+        ExitStack() as at_end,
+    ):
         path = _choose_archive(archives, named if is_typed("named") or not archives else None)
-        from mcdiff_batch.engine.cluster.place import check_workplace, workplace
+        from mcdiff_batch.engine.cluster.place import check_workplace
 
         check_workplace(options["on"])
         say.step("loading the model ...")
-        from mcdiff_batch.engine.backends.devices import backend_for, devices
-        from mcdiff_batch.engine.backends.plan_cache import cache_root
+        from mcdiff_batch.engine.cloud.workspace import open_workspace
         from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
         from mcdiff_batch.engine.output import places, runs
-        from mcdiff_batch.engine.run.enhance import enhance
-        from mcdiff_batch.engine.run.preflight import prepare
 
         bundle = load_bundle(options["bundle"] or SHIPPED)
-        chosen = devices(options["devices"])
-        backend = backend_for(chosen[0])
-        job = _job(path, output or places.default_output(path), bundle, chosen, backend, options)
+        job = _job(path, open_workspace(output or places.default_output(path)), bundle, options)
         places.check_apart(job.output, job.archive.path, bundle.root)
+        _check_hosts(options["on"], output)
         keep.output = job.output
         for text in job.archive.warnings:
             warn(text)
         if options["dry_run"]:
             _preview(job, say, repair=options["repair"])
             return Exit.DONE
-        job, maker = prepare(bundle, job, backend, cache_root())
-        damaged = _repair(job, say) if options["repair"] else 0
+        at_end.callback(_send_journal, job, warn)
+        mend = lambda: _repair(job, say) if options["repair"] else 0
         try:
-            with workplace(options["on"], chosen) as (places_of_work, workers):
-                job = replace(job, devices=places_of_work)
-                summary = enhance(job, maker, keep, workers, warn)
+            summary, damaged = _process(job, bundle, options["on"], mend, keep, warn)
         except (Drained, DeviceError):
-            if runs.load(job.output) is not None:
+            if job.part is None and runs.load(job.output) is not None:
                 _write_report(job.output, job.archive, say, options)
             raise
-        page = _write_report(summary.output, summary.archive, say, options)
-        lines = describe_failures(summary.output, summary.archive if options["show_ids"] else None)
+        page = _write_report(summary.output, summary.archive, say, options) if not job.part else ""
+        ids = summary.archive if options["show_ids"] else None
+        lines = describe_failures(summary.output, ids, job.part)
         most = job.max_failures
         if summary.unfinished and most is not None and summary.counts["failed"] > most:
             lines.append(f"stopped, because more than {pluralise(most, 'case')} failed")
-        click.echo(make_printable("\n".join([*lines, describe_summary(summary, page)])))
+        lines.append(describe_summary(summary, page))
+        if job.part or (job.finish and summary.unfinished):
+            lines.append(_describe_rest(job, options))
+        click.echo(make_printable("\n".join(lines)))
         if damaged:
             raise VerificationError(
                 f"{job.output}: {pluralise(damaged, 'file')} could not be repaired; see "
                 f"`mcdiff-batch verify {job.output}`"
             )
         return summary.exit_code
+
+
+def _process(
+    job: "Job",
+    bundle: "Bundle",
+    on: str,
+    mend: Callable[[], int],
+    progress: "Callable[[Progress], None]",
+    warn: Callable[[str], None],
+) -> "tuple[Summary, int]":
+    """Runs the job.  Returns the number of damaged files too that `mend` could not repair."""
+    from mcdiff_batch.engine.backends.devices import backend_for
+    from mcdiff_batch.engine.backends.plan_cache import cache_root
+    from mcdiff_batch.engine.cluster.place import workplace
+    from mcdiff_batch.engine.output import runs
+    from mcdiff_batch.engine.run.enhance import enhance
+    from mcdiff_batch.engine.run.preflight import prepare
+
+    if job.finish:
+        return enhance(job, None, progress, warn=warn), 0
+    begun = runs.load(job.output) is not None
+    prepare_here = lambda: prepare(bundle, job, backend_for(job.devices[0]), cache_root())
+    ready, maker = prepare_here()
+    damaged = mend()
+    with workplace(on, job.devices) as (devices, workers):
+        ready = replace(ready, devices=devices)
+        try:
+            return enhance(ready, maker, progress, workers, warn), damaged
+        except FingerprintError:
+            if begun or job.part is None:
+                raise
+            ready, maker = prepare_here()  # another part has begun, and its automatic choices hold
+            ready = replace(ready, devices=devices)
+            return enhance(ready, maker, progress, workers, warn), damaged
+
+
+def _describe_rest(job: "Job", options: dict[str, Any]) -> str:
+    """Which parts have been seen, and what finishes the run."""
+    from mcdiff_batch.engine.output import places
+
+    from .outcome import describe_parts
+
+    words = ["mcdiff-batch", "run", str(job.archive.path)]
+    if places.default_output(job.archive.path) != job.output.absolute():
+        words += ["--output", str(job.output)]
+    if options["bundle"]:
+        words += ["--bundle", str(options["bundle"])]
+    when = "when all parts are done, finish with" if job.part else "do what is left, then again"
+    states = "; ".join(describe_parts(job.output)) or "no part has begun"
+    return f"{states}; {when}: {shlex.join([*words, '--finish'])}"
+
+
+def _check_hosts(on: str, output: Place | None) -> None:
+    """Raises UsageError where other hosts could not write to the output."""
+    if on.startswith("ray") and output is not None and not isinstance(output, Path):
+        raise UsageError(
+            f"--on {on}: expected an --output that is a folder of all hosts; for {output} start "
+            "`mcdiff-batch run --part k/n` on each host"
+        )
+
+
+def _send_journal(job: "Job", warn: Callable[[str], None]) -> None:
+    """Sends the report of a run whose output is in an object store, unless another one is there."""
+    from mcdiff_batch.engine.cloud import workspace
+    from mcdiff_batch.engine.output import locks
+
+    root, part = job.output, job.part
+    living = part in locks.find_living(root) if part else locks.is_running(root)
+    if not living:
+        try:
+            workspace.send(locks.part_folder(root, part) if part else root)
+        except OSError as error:
+            warn(f"{root}: the report cannot be sent now ({error.strerror}); the next run sends it")
 
 
 def _resolve(place: Place) -> Place:
@@ -233,6 +322,7 @@ def _preview(job: "Job", say: "_Say", *, repair: bool) -> None:
 
     resolved = resolve(job)
     found = list(find_damage(job.output)) if repair and resolved.begun else []
+    found = [x for x in found if x.unit is None or job.takes(x.unit)]
     for damage in found:
         say.note("damaged", str(damage))
     units = {x.unit for x in found if x.unit is not None}
@@ -311,24 +401,54 @@ def _job(
     archive: Place,
     output: Path,
     bundle: "Bundle",
-    chosen: "tuple[Device, ...]",
-    backend: "Backend",
     options: dict[str, Any],
 ) -> "Job":
     from mcdiff_batch.engine.archive.archive import open_archive
+    from mcdiff_batch.engine.output.units import parse_part
     from mcdiff_batch.engine.run.job import Job
     from mcdiff_batch.engine.run.pool import Limits
 
+    if options["finish"]:
+        _check_finish(options)
+    part = None if options["part"] is None else parse_part(options["part"], os.environ)
     return Job(
         archive=open_archive(archive),
         output=output,
         contract=bundle.contract,
         bundle=bundle.sha256,
-        devices=chosen,
-        plan=backend.name,
-        versions=backend.versions(),
+        part=part,
+        **_choose_devices(output, options),
         solver=options["sampler"],
         max_failures=0 if options["on_error"] == "stop" else options["max_failures"],
         limits=Limits(patience=options["patience"]),
         **{name: options[name] for name in SAME_NAME},
     )
+
+
+def _check_finish(options: dict[str, Any]) -> None:
+    for name in ("part", "repair", "retry_failed"):
+        if options[name]:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--finish --{flag}: --finish processes no case, it only completes an output; "
+                f"leave out one of them (a run without --part and --finish takes what is left)"
+            )
+
+
+def _choose_devices(output: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the Job.  Who only finishes a run need not have the devices that it was done on."""
+    from mcdiff_batch.engine.backends.devices import backend_for, devices
+    from mcdiff_batch.engine.model.plan import Device
+    from mcdiff_batch.engine.output import runs
+
+    stored = runs.load(output) if options["finish"] else None
+    if stored is None:
+        chosen = devices(options["devices"])
+        backend = backend_for(chosen[0])
+        return {"devices": chosen, "plan": backend.name, "versions": backend.versions()}
+    settings = stored.settings
+    return {
+        "devices": (Device(kind=settings.device_kind, index=0),),
+        "plan": settings.plan,
+        "versions": {x: y for x, y in settings.software.items() if x not in runs.WRITERS},
+    }

@@ -6,29 +6,32 @@ addresses with tokens, and whatever a server answers.
 """
 
 import errno
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from mcdiff_batch.engine.errors import UsageError
 
 from .place import Url
 
+T = TypeVar("T")
 RETRIES = 8  # of a request, with pauses that grow from 0.1 to 5 s
 PATIENCE = 60.0  # s after which a request is not tried again
 BUSY = (429, 503)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
+CUT = "the answer was cut short"
 STATUS = re.compile(r"status code: ([1-5][0-9][0-9])\b")
 CLUES = {  # in messages of the library, that have no status
     "builder error": "its endpoint is not https; set AWS_ALLOW_HTTP=true or AZURE_ALLOW_HTTP=true "
     "if that is meant",
     "NotPartial": "the server sends no parts of files (range requests), which are needed",
-    "IncompleteBody": "the answer was cut short",
-    "body error": "the answer was cut short",
+    "IncompleteBody": CUT,
+    "body error": CUT,
     "timed out": "no answer in time",
     "TimedOut": "no answer in time",
     "redential": "no credentials were found in the environment",
@@ -56,29 +59,40 @@ def read_part(url: Url, ahead: int) -> Part | None:
 
     Raises OSError.
     """
-    with plain_errors():
-        try:
-            found = _get_part(url, ahead)
-        except FileNotFoundError as error:
-            _check_bucket(error)
-            return None
-        except Exception as error:
-            if _status(error) != 416:  # an empty object has no part
-                raise
-            return Part(size=0, tag="", start=0, data=b"")
-        size, (start, end), data = found.meta["size"], found.range, bytes(found.bytes())
-        if len(data) != end - start:
-            raise OSError(errno.EREMOTEIO, "the answer was cut short")
-    return Part(size=size, tag=found.meta["e_tag"] or "", start=start, data=data)
+    try:
+        return _ask(url, lambda: _read_part(url, ahead))
+    except FileNotFoundError:
+        return None
+
+
+def _read_part(url: Url, ahead: int) -> Part:
+    try:
+        found = _get_part(url, ahead)
+    except Exception as error:
+        if _status(error) != 416:  # an empty object has no part
+            raise
+        return Part(size=0, tag="", start=0, data=b"")
+    meta, start = found.meta, found.range[0]
+    data = _take(url, found, found.range[1] - start)
+    return Part(size=meta["size"], tag=meta["e_tag"] or "", start=start, data=data)
+
+
+def _take(url: Url, found: Any, length: int) -> bytes:
+    """The body of an answer."""
+    data = bytes(found.bytes())
+    if len(data) != length:
+        raise store_error(url, CUT)
+    return data
 
 
 def _get_part(url: Url, ahead: int) -> Any:
     """One request; two for the end of an object in Azure, which knows no ranges from the end."""
     options: dict[str, Any] = {"range": {"suffix": -ahead} if ahead < 0 else (0, ahead)}
     if ahead < 0 and url.scheme == "az":
-        meta = _obstore().head(connect(url), url.prefix)
-        options = {"range": (max(0, meta["size"] + ahead), meta["size"]), "if_match": meta["e_tag"]}
-    return _obstore().get(connect(url), url.prefix, options=options)
+        meta = get_obstore().head(connect(url), url.prefix)
+        size, tag = meta["size"], meta["e_tag"]
+        options = {"range": (max(0, size + ahead), max(1, size)), "if_match": tag}
+    return get_obstore().get(connect(url), url.prefix, options=options)
 
 
 def read_range(url: Url, offset: int, length: int, tag: str) -> bytes:
@@ -86,11 +100,35 @@ def read_range(url: Url, offset: int, length: int, tag: str) -> bytes:
     options: dict[str, Any] = {"range": (offset, offset + length)}
     if tag:
         options["if_match"] = tag
-    with plain_errors():
-        data = bytes(_obstore().get(connect(url), url.prefix, options=options).bytes())
-        if len(data) != length:
-            raise OSError(errno.EREMOTEIO, "the answer was cut short")
-        return data
+    get = lambda: get_obstore().get(connect(url), url.prefix, options=options)
+    return _ask(url, lambda: _take(url, get(), length))
+
+
+def read_object(url: Url) -> tuple[bytes, dict[str, str]]:
+    """A whole object, and what names this version of it to `put`.
+
+    Raises FileNotFoundError, other OSError.
+    """
+    return _ask(url, lambda: _read_object(url))
+
+
+def _read_object(url: Url) -> tuple[bytes, dict[str, str]]:
+    found = get_obstore().get(connect(url), url.prefix)
+    names = {name: found.meta[name] for name in ("e_tag", "version")}
+    data = _take(url, found, found.meta["size"])
+    return data, {k: v for k, v in names.items() if v is not None}
+
+
+def _ask(url: Url, read: Callable[[], T]) -> T:
+    """Reads; once more where an answer was cut short, which the library does not always do."""
+    try:
+        with plain_errors(url):
+            return read()
+    except OSError as error:
+        if error.strerror != CUT:
+            raise
+    with plain_errors(url):
+        return read()
 
 
 @lru_cache
@@ -101,7 +139,7 @@ def _connect(scheme: str, bucket: str) -> Any:
         "retry_timeout": timedelta(seconds=PATIENCE),
         "backoff": {**pauses, "base": 2},
     }
-    stores = _obstore().store
+    stores = get_obstore().store
     match scheme:
         case "s3":
             return stores.S3Store(bucket, retry_config=retry)
@@ -119,7 +157,7 @@ def connect(url: Url) -> Any:
     return _connect(url.scheme, url.bucket)
 
 
-def _obstore() -> Any:
+def get_obstore() -> Any:
     """Raises UsageError where it is not installed."""
     try:
         import obstore
@@ -132,20 +170,32 @@ def _obstore() -> Any:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turns any error of the library into an OSError, errno EREMOTEIO, that says what it means."""
+def plain_errors(url: Url) -> Iterator[None]:
+    """Turns any error of the library into an OSError, errno EREMOTEIO, that says what it means.
+
+    Raises FileNotFoundError for an object that is absent.
+    """
     try:
         yield
+    except FileNotFoundError as error:
+        if any(x in str(error) for x in NO_BUCKET):
+            raise store_error(url, "the store has no such bucket or container") from None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from None
     except (OSError, UsageError):
         raise
     except Exception as error:
-        raise OSError(errno.EREMOTEIO, _describe(error)) from None
+        raise store_error(url, _describe(error)) from None
 
 
-def _check_bucket(error: FileNotFoundError) -> None:
-    """An object is absent only if its bucket is there.  Raises OSError."""
-    if any(x in str(error) for x in NO_BUCKET):
-        raise OSError(errno.EREMOTEIO, "the store has no such bucket or container") from None
+def store_error(url: Url, text: str) -> OSError:
+    return OSError(errno.EREMOTEIO, text, str(url))
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a store refused a conditional write: the object exists, or is not as expected."""
+    return type(error).__name__ in ("AlreadyExistsError", "PreconditionError") or _status(
+        error
+    ) in (409, 412)
 
 
 def _status(error: Exception) -> int:

@@ -77,7 +77,7 @@ def sort_folder(
     skipped: Counter[str] = Counter()
     for path in paced(paths, len(paths), "headers read", tell):
         try:
-            reason = _reason_to_skip(path)
+            reason = _reason_to_skip(folder, path)
             header = None if reason else read_header(path)
         except (Refusal, OSError) as error:
             texts[path] = say(error)
@@ -115,7 +115,7 @@ def say(error: Refusal | OSError) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Regular files that are not hidden; links to folders are not followed."""
+    """Everything that is no folder; links to folders are not followed."""
 
     def fail(error: OSError) -> None:
         raise ArchiveError(
@@ -123,13 +123,15 @@ def _files(folder: Path) -> Iterator[Path]:
             "permission"
         ) from error
 
-    for root, names, files in os.walk(folder, onerror=fail):
-        names[:] = [x for x in names if not x.startswith(".")]
-        paths = (Path(root, x) for x in files if not x.startswith("."))
-        yield from (x for x in paths if x.is_file())
+    for root, _, files in os.walk(folder, onerror=fail):
+        yield from (Path(root, x) for x in files)
 
 
-def _reason_to_skip(path: Path) -> str:
+def _reason_to_skip(folder: Path, path: Path) -> str:
+    if any(x.startswith(".") for x in path.relative_to(folder).parts):
+        return "hidden files"
+    if not path.is_file():
+        return "pipes, other special files and broken links"
     if not is_dicom(path):
         return "files that are not DICOM"
     return "" if read_media_class(path) in CLASSES else "DICOM objects of other kinds"
@@ -214,7 +216,7 @@ def _in_order(group: Sequence[Header]) -> list[Header]:
             )
         if instance is None or (several and series is None):
             tag = "(0020,0013) InstanceNumber" if instance is None else "(0020,0011) SeriesNumber"
-            text = f"{tag} is absent, expected a number: it orders the depths"
+            text = f"{tag} is absent or no number, expected one: it orders the depths"
             raise _GroupError({header.path: f"{text}; export the scan again"})
         place = (series or 0, instance) if several else (instance,)
         if place in where:

@@ -11,8 +11,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from mcdiff_batch.engine.cloud.files import StoreFiles
+from mcdiff_batch.engine.cloud.place import Place
+from mcdiff_batch.engine.cloud.workspace import find_address
 from mcdiff_batch.engine.errors import explain
 from mcdiff_batch.engine.telemetry.spans import span
 
@@ -28,6 +33,132 @@ WEAKER = (
     "this file system cannot sync folders, so a power cut may take back the last units that were "
     "done (`mcdiff-batch verify` finds that, and the same command does them again)"
 )
+
+
+class Files(Protocol):
+    """The committed files of an output, wherever they are.  Each is complete or absent.
+
+    Any method raises OSError or McdiffError, and FileNotFoundError for a file that is not there.
+    """
+
+    @property
+    def place(self) -> Place: ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Names and contents, in order."""
+        ...
+
+    def read_heads(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Names and first lines, in order."""
+        ...
+
+    def size(self, name: str) -> int:
+        """In bytes."""
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def list(self, folder: str = "") -> Iterable[str]:
+        """Names of the files and folders in a folder, without it; none where there is none."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file unless it exists; returns whether it now has this content."""
+        ...
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replaces a file if it is `old`; returns whether it is now `new`."""
+        ...
+
+    def retire(self, name: str) -> None:
+        """Takes back a record whose shards are about to be replaced."""
+
+    def remove(self, name: str) -> None:
+        """Deletes a file if it exists."""
+
+    def try_writing(self) -> str:
+        """Tries it.  Returns what cannot be promised here, or ""; raises UsageError if that is too
+        little."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """None: nobody knows."""
+        ...
+
+    def open_zarr(self, name: str) -> Any:
+        """A zarr group or array, to be read.  Raises whatever zarr does."""
+        ...
+
+
+def files(root: Path) -> Files:
+    """The committed files of an output: those of its folder, or of the store it stands for."""
+    address = find_address(root)
+    return FolderFiles(root) if address is None else StoreFiles(address)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFiles:
+    """Files of a folder."""
+
+    place: Path
+
+    def read(self, name: str) -> bytes:
+        return (self.place / name).read_bytes()
+
+    def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        return ((name, self.read(name)) for name in names)
+
+    def read_heads(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        for name in names:
+            with (self.place / name).open("rb") as file:
+                yield name, file.readline()
+
+    def size(self, name: str) -> int:
+        return (self.place / name).stat().st_size
+
+    def exists(self, name: str) -> bool:
+        return (self.place / name).is_file()
+
+    def list(self, folder: str = "") -> Iterable[str]:
+        path = self.place / folder
+        return [x.name for x in path.iterdir()] if path.exists() else []
+
+    def write(self, name: str, data: bytes) -> None:
+        write(self.place, name, data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        return create(self.place, name, data)
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        """Who calls this holds a lock."""
+        if self.read(name) != old:
+            return False
+        write(self.place, name, new)
+        return True
+
+    def retire(self, name: str) -> None:
+        remove(self.place, name)
+
+    def remove(self, name: str) -> None:
+        remove(self.place, name)
+
+    def try_writing(self) -> str:
+        return find_weakness(self.place)
+
+    def free_bytes(self) -> int | None:
+        folder = self.place
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def open_zarr(self, name: str) -> Any:
+        import zarr
+
+        return zarr.open(self.place / name, mode="r")
 
 
 def write(root: Path, name: str, data: bytes) -> None:

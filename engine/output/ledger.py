@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def file_name(unit: int) -> str:
     return f"{FOLDER}/{unit:06d}.json"
 
 
+def unit_of(name: str) -> int:
+    """The unit of a record with this name."""
+    return int(name.removeprefix(f"{FOLDER}/").removesuffix(".json"))
+
+
 def _line(value: Any) -> str:
     """JSON with sorted keys and no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -126,24 +132,22 @@ def decode(data: bytes) -> Record:
     )
 
 
-def write(root: Path, record: Record) -> None:
-    durable.write(root, file_name(record.unit), encode(record))
-
-
-def create(root: Path, record: Record) -> bool:
-    """Writes a record unless the unit has one; returns whether it now has this one."""
-    return durable.create(root, file_name(record.unit), encode(record))
-
-
 def read(root: Path, unit: int) -> Record:
     """The record of a unit.  Raises DamagedRecord, FileNotFoundError."""
-    return decode((root / file_name(unit)).read_bytes())
+    return decode(durable.files(root).read(file_name(unit)))
 
 
-def read_head(root: Path, unit: int) -> Head:
-    """The head of a unit's record.  Raises DamagedRecord, FileNotFoundError."""
-    with (root / file_name(unit)).open("rb") as file:
-        line = file.readline()
+def write(root: Path, record: Record) -> None:
+    durable.files(root).write(file_name(record.unit), encode(record))
+
+
+def read_all(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all records, in order."""
+    return durable.files(root).read_all(file_name(x) for x in list_units(root))
+
+
+def decode_head(line: bytes) -> Head:
+    """A head from the first line of a record.  Raises DamagedRecord."""
     try:
         return from_json(json.loads(line.rstrip(b",\n") + b"}"), Head)
     except ValueError as error:
@@ -152,18 +156,17 @@ def read_head(root: Path, unit: int) -> Head:
 
 def list_units(root: Path) -> list[int]:
     """Indices of the units that have a record, in order."""
-    folder = root / FOLDER
-    names = (path.stem for path in folder.glob("*.json")) if folder.is_dir() else ()
-    return sorted(int(stem) for stem in names if stem.isdecimal())
+    names = durable.files(root).list(FOLDER)
+    stems = (x.removesuffix(".json") for x in names if x.endswith(".json"))
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 def read_heads(root: Path) -> Iterator[Head]:
     """The heads of all records, in order; damaged records are skipped."""
-    for unit in list_units(root):
-        try:
-            yield read_head(root, unit)
-        except DamagedRecord:
-            continue
+    names = (file_name(unit) for unit in list_units(root))
+    for _, line in durable.files(root).read_heads(names):
+        with suppress(DamagedRecord):
+            yield decode_head(line)
 
 
 def append_incident(root: Path, incident: Incident) -> None:

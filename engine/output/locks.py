@@ -18,7 +18,7 @@ from typing import Any
 from mcdiff_batch.engine.errors import McdiffError, OutputLockedError, UsageError, explain
 
 from . import durable
-from .units import Part, parse_part
+from .units import Part
 
 LOCK = ".lock"
 UNITS = ".lock.units"
@@ -170,9 +170,9 @@ def find_parts(root: Path) -> list[Part]:
     """All parts that have ever begun, in order."""
     folder = root / PARTS
     names = [x.name for x in folder.iterdir()] if folder.is_dir() else []
-    words = (re.fullmatch(r"(\d{1,9})-of-(\d{1,9})", name) for name in names)
-    found = (parse_part(f"{x[1]}/{x[2]}") for x in words if x)
-    return sorted((x for x in found if x), key=lambda x: (x.count, x.number))
+    words = (re.fullmatch(r"([1-9]\d{0,8})-of-([1-9]\d{0,8})", name) for name in names)
+    found = (Part(number=int(x[1]), count=int(x[2])) for x in words if x)
+    return sorted((x for x in found if x.number <= x.count), key=lambda x: (x.count, x.number))
 
 
 def find_living(root: Path) -> list[Part]:

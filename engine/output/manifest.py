@@ -28,8 +28,8 @@ class Manifest:
 
 def read_entries(root: Path) -> Iterator[Entry]:
     """The entries of all cases, in order.  Raises DamagedRecord."""
-    for unit in ledger.list_units(root):
-        yield from ledger.read(root, unit).cases
+    for _, data in ledger.read_all(root):
+        yield from ledger.decode(data).cases
 
 
 def complete(root: Path, layout: Layout, metadata: Files) -> None:
@@ -38,22 +38,23 @@ def complete(root: Path, layout: Layout, metadata: Files) -> None:
     metadata: of images.zarr; a file that differs from it was damaged, and is written again.
     The hashes of shards come from their records; shards are not read again.
     """
+    files = durable.files(root)
     for name, data in metadata.items():
-        if not (root / name).is_file() or (root / name).read_bytes() != data:
-            durable.write(root, name, data)
+        if not files.exists(name) or files.read(name) != data:
+            files.write(name, data)
     columns = arrays.column_files(layout, read_entries(root))
     for name, data in columns.items():
-        durable.write(root, name, data)
-    files = columns | metadata
+        files.write(name, data)
     units, counts = describe_units(root)
-    manifest = Manifest(cases=counts, files=dict(_hashes(files.items())) | units)
+    hashes = dict(_hashes((columns | metadata).items()))
+    manifest = Manifest(cases=counts, files=hashes | units)
     text = json.dumps(asdict(manifest), indent=0, sort_keys=True) + "\n"
-    durable.write(root, MANIFEST, text.encode())
+    files.write(MANIFEST, text.encode())
 
 
 def read_manifest(root: Path) -> Manifest:
     """Raises ValueError where the file is damaged, FileNotFoundError where there is none."""
-    return from_json(json.loads((root / MANIFEST).read_bytes()), Manifest)
+    return from_json(json.loads(durable.files(root).read(MANIFEST)), Manifest)
 
 
 def describe_units(root: Path) -> tuple[dict[str, str], dict[str, int]]:
@@ -63,10 +64,9 @@ def describe_units(root: Path) -> tuple[dict[str, str], dict[str, int]]:
     """
     files: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for unit in ledger.list_units(root):
-        data = (root / ledger.file_name(unit)).read_bytes()
-        head = ledger.decode(data).head
-        files.update(_hashes([(ledger.file_name(unit), data)]))
+    for name, data in ledger.read_all(root):
+        head, unit = ledger.decode(data).head, ledger.unit_of(name)
+        files.update(_hashes([(name, data)]))
         files.update({shards.shard_name(x, unit): y.sha256 for x, y in head.shards.items()})
         counts.update(head.counts)
     return files, dict(counts)

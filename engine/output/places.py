@@ -6,9 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mcdiff_batch.engine.cloud.place import Place, Url
+from mcdiff_batch.engine.cloud.workspace import find_address
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 
-from . import ledger
+from . import durable, ledger
 from .runs import CONFIG
 
 ENDING = ".enhanced"
@@ -38,6 +39,11 @@ def check_apart(output: Path, archive: Place, bundle: Path | None = None) -> Non
 
     Links are followed.  bundle: folder of the model.
     """
+    there = find_address(output)
+    if isinstance(archive, Url) and there and (archive.holds(there) or there.holds(archive)):
+        raise UsageError(
+            f"{output}: is the archive {archive}, is in it or contains it; choose another --output"
+        )
     real = _resolve(output)
     store = None if isinstance(archive, Url) else _find_store(_resolve(archive))
     advice = f"expected a folder of its own; use --output {default_output(archive)}"
@@ -91,8 +97,10 @@ def default_archive(output: Path) -> Path:
 
 def find_run(path: Path) -> Path:
     """`path` if it holds a run.  Raises UsageError, with a proposal where there is one."""
-    if (path / CONFIG).exists():
+    if durable.files(path).exists(CONFIG):
         return path
+    if find_address(path):
+        raise UsageError(f"{path}: contains no run; expected the --output of `mcdiff-batch run`")
     found = "is an archive, not an output" if _is_archive(path) else "contains no run"
     if not path.exists():
         found = "does not exist"

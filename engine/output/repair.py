@@ -29,9 +29,9 @@ def set_aside(
     keep = {unit for unit, own in units.items() if not all(map(readable, _whole(root, unit, own)))}
     repaired = [x for x in found if x.unit not in keep]
     if repaired:
-        durable.remove(root, MANIFEST)
+        durable.files(root).remove(MANIFEST)
     for unit in sorted(units.keys() - keep):
-        durable.remove(root, ledger.file_name(unit))
+        durable.files(root).remove(ledger.file_name(unit))
     return repaired, [x for x in found if x.unit in keep]
 
 

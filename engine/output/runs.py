@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mcdiff_batch.engine.errors import FingerprintError, UsageError, explain
+from mcdiff_batch.engine.errors import FingerprintError, McdiffError, UsageError, explain
 from mcdiff_batch.engine.telemetry.machine import package_version
 from mcdiff_batch.engine.text import pluralise
 
@@ -37,8 +38,10 @@ HINTS = {  # what makes a setting differ
 }
 REMEDIES = {"canary": "continue on a machine like the first"}
 REMEDY = "go back to the first value"
+TRIES = 8  # to write a record
 
-SOFTWARE = ("mcdiff-batch", "numcodecs", "numpy", "onnxruntime", "scipy", "zarr")
+WRITERS = ("mcdiff-batch", "numcodecs", "numpy", "scipy", "zarr")  # make columns and metadata
+SOFTWARE = (*WRITERS, "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +94,16 @@ def load(root: Path) -> Run | None:
 
 
 def _load(root: Path) -> Run | None:
-    path = root / CONFIG
-    if path.is_file():
+    path, files = root / CONFIG, durable.files(root)
+    if files.exists(CONFIG):
         try:
-            return msgspec.convert(json.loads(path.read_bytes()), Run)
+            return msgspec.convert(json.loads(files.read(CONFIG)), Run)
         except ValueError as error:
             raise UsageError(
                 f"{path}: is damaged ({error}); copy it from a backup, or choose another --output; "
                 f"`mcdiff-batch verify {root}` checks the images"
             ) from error
-    foreign = {x.name for x in root.iterdir()} - OWN_NAMES if root.exists() else set()
-    if foreign:
+    if set(files.list()) - OWN_NAMES:
         raise UsageError(
             f"{root}: contains files that no run has written, expected a new or empty folder or "
             "the output of an earlier run; choose another --output"
@@ -120,10 +122,10 @@ def load_existing(root: Path) -> Run:
 def save(root: Path, run: Run) -> None:
     """Writes run.json, unless another process has just begun this output: what it wrote counts.
 
-    Raises as `durable.create` does.
+    Raises as `Files` of durable.py do.
     """
     text = json.dumps(asdict(run), indent=1, sort_keys=True) + "\n"
-    durable.create(root, CONFIG, text.encode())
+    durable.files(root).create(CONFIG, text.encode())
 
 
 def settle(
@@ -182,9 +184,8 @@ def read_committed(root: Path, unit: int) -> Head | None:
 def _read_committed(root: Path, unit: int) -> Record | None:
     try:
         record = ledger.read(root, unit)  # all of it: a record may end in the middle
-        sizes = {
-            name: (root / shards.shard_name(name, unit)).stat().st_size for name in record.shards
-        }
+        files = durable.files(root)
+        sizes = {name: files.size(shards.shard_name(name, unit)) for name in record.shards}
     except (FileNotFoundError, DamagedRecord):
         return None
     whole = all(sizes[name] == shard.bytes for name, shard in record.shards.items())
@@ -200,17 +201,32 @@ def commit(root: Path, record: Record, images: Mapping[str, bytes | None]) -> He
     Raises SpaceError, McdiffError.
     """
     with durable.explain_errors(root), locks.units_locked(root, record.unit):
+        files, name = durable.files(root), ledger.file_name(record.unit)
         there = _read_committed(root, record.unit)
-        if there is not None and _stands(there, record, (root / MANIFEST).exists()):
+        if there is not None and _stands(there, record, files.exists(MANIFEST)):
             return there.head
-        durable.remove(root, ledger.file_name(record.unit))  # of shards that are replaced now
+        files.retire(name)  # of shards that are replaced now
         shards.write(root, record.unit, images)
-        if not ledger.create(root, record):  # others, on a share, do not see our lock
-            there = _read_committed(root, record.unit)
-            if there is not None and _stands(there, record, complete=False):
+        return _write_record(files, name, record)
+
+
+def _write_record(files: durable.Files, name: str, record: Record) -> Head:
+    """Others, on a share or in a store, do not see our lock and may write it too."""
+    data = ledger.encode(record)
+    for _ in range(TRIES):
+        if files.create(name, data):
+            return record.head
+        try:
+            old = files.read(name)
+        except FileNotFoundError:
+            continue
+        with suppress(DamagedRecord):
+            there = ledger.decode(old)
+            if _stands(there, record, complete=False):
                 return there.head
-            ledger.write(root, record)
-        return record.head
+        if files.replace(name, old, data):
+            return record.head
+    raise McdiffError(f"{name}: others change it all the time; end the other runs on this output")
 
 
 def _stands(there: Record, new: Record, complete: bool) -> bool:

@@ -120,9 +120,10 @@ def describe(shards: Mapping[str, bytes | None]) -> dict[str, Shard]:
 
 
 def write(root: Path, unit: int, shards: Mapping[str, bytes | None]) -> None:
-    """Writes the shards of a unit; None: there is none.  Raises as `durable.write` does."""
+    """Writes the shards of a unit; None: there is none.  Raises as `Files` of durable.py do."""
+    files = durable.files(root)
     for array, data in shards.items():
         if data is None:
-            durable.remove(root, shard_name(array, unit))
+            files.remove(shard_name(array, unit))
         else:
-            durable.write(root, shard_name(array, unit), data)
+            files.write(shard_name(array, unit), data)

@@ -1,7 +1,7 @@
 """Units of consecutive cases, selections of cases, and parts of a run.  Pure arithmetic."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mcdiff_batch.engine.errors import UsageError
@@ -40,13 +40,60 @@ class Part:
         return unit % self.count == self.number - 1
 
 
-def parse_part(text: str) -> Part | None:
-    """Reads a part that is written k/n; None where `text` names none."""
+def parse_part(text: str, environment: Mapping[str, str]) -> Part:
+    """Reads a part that is written k/n; "auto": the one that a scheduler names in `environment`.
+
+    Raises UsageError.
+    """
+    if text == "auto":
+        return _detect_part(environment)
     number, _, count = text.partition("/")
     digits = all(x.isascii() and x.isdecimal() and len(x) < 10 for x in (number, count))
     if not digits or not 1 <= int(number) <= int(count):
-        return None
+        raise UsageError(
+            f"--part {text}: expected k/n with k from 1 to n, for example 1/8; or auto"
+        )
     return Part(number=int(number), count=int(count))
+
+
+def _detect_part(environment: Mapping[str, str]) -> Part:
+    """The part of this task of a Slurm array or of an Indexed Job of Kubernetes."""
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        names = [f"SLURM_ARRAY_TASK_{x}" for x in ("ID", "MIN", "MAX", "STEP", "COUNT")]
+        task, first, last, step, count = (_read_number(environment, x) for x in names)
+        if step < 1 or (last - first) // step + 1 != count or (task - first) % step:
+            raise UsageError(
+                f"--part auto: the {count} tasks of this Slurm array, {first} to {last} by {step}, "
+                "are not evenly spaced, so none of them knows its part; use for example "
+                "--array=1-8, or name the part with --part k/n"
+            )
+        return Part(number=(task - first) // step + 1, count=count)
+    if "JOB_COMPLETION_INDEX" in environment:
+        index = _read_number(environment, "JOB_COMPLETION_INDEX")
+        if "JOB_COMPLETIONS" not in environment:
+            raise UsageError(
+                "--part auto: JOB_COMPLETIONS is not set, and Kubernetes tells a pod its index but "
+                "not how many there are; set it in the manifest to the value of `completions`"
+            )
+        count = _read_number(environment, "JOB_COMPLETIONS")
+        if not 0 <= index < count:
+            raise UsageError(
+                f"--part auto: JOB_COMPLETION_INDEX is {index}, expected 0 to {count - 1}, because "
+                f"JOB_COMPLETIONS is {count}; set it to the value of `completions` of the Job"
+            )
+        return Part(number=index + 1, count=count)
+    raise UsageError(
+        "--part auto: found neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX in the "
+        "environment; write the part, for example --part 1/8"
+    )
+
+
+def _read_number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        found = "is not set" if name not in environment else "is not a number"
+        raise UsageError(f"--part auto: {name} {found}; write the part, for example --part 1/8")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)

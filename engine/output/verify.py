@@ -1,5 +1,6 @@
 """Reads the files of an output again and compares them with its ledger and manifest."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +9,8 @@ from pathlib import Path
 import zarr
 
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.files import file_sha256
 
-from . import ledger, runs, shards
+from . import durable, ledger, runs, shards
 from .ledger import DONE, DamagedRecord, Record
 from .manifest import Manifest, describe_units, read_manifest
 from .runs import CONFIG, MANIFEST, PLAN
@@ -62,7 +62,7 @@ def _find_settings_damage(root: Path) -> Iterator[Damage]:
     try:
         run = runs.load_existing(root)
     except UsageError:
-        what = "cannot be read" if (root / CONFIG).exists() else "is missing"
+        what = "cannot be read" if durable.files(root).exists(CONFIG) else "is missing"
         yield Damage(name=CONFIG, what=what)
         return
     for name, sha256 in run.settings.plan_files.items():
@@ -71,10 +71,11 @@ def _find_settings_damage(root: Path) -> Iterator[Damage]:
 
 def _find_metadata_damage(root: Path) -> Iterator[Damage]:
     """Metadata of images.zarr that nobody can read.  The manifest shows other changes."""
-    folder = root / shards.FOLDER
-    for name in ("", *(x for x in shards.IMAGES if (folder / x).exists())):
+    files = durable.files(root)
+    there = set(files.list(shards.FOLDER))
+    for name in ("", *(x for x in shards.IMAGES if x in there)):
         try:
-            zarr.open(folder / name, mode="r")
+            files.open_zarr(f"{shards.FOLDER}/{name}".rstrip("/"))
         except Exception:  # zarr raises any of many errors
             yield Damage(
                 name=f"{shards.FOLDER}/{name}/zarr.json".replace("//", "/"), what="cannot be read"
@@ -83,7 +84,7 @@ def _find_metadata_damage(root: Path) -> Iterator[Damage]:
 
 def _compare(root: Path, name: str, sha256: str, unit: int | None = None) -> Iterator[Damage]:
     try:
-        if file_sha256(root / name) != sha256:
+        if hashlib.sha256(durable.files(root).read(name)).hexdigest() != sha256:
             yield Damage(name=name, what="was changed", unit=unit)
     except FileNotFoundError:
         yield Damage(name=name, what="is missing", unit=unit)
@@ -94,7 +95,7 @@ def _compare(root: Path, name: str, sha256: str, unit: int | None = None) -> Ite
 def _find_unit_damage(root: Path, unit: int) -> Iterator[Damage]:
     name = ledger.file_name(unit)
     try:
-        data = (root / name).read_bytes()
+        data = durable.files(root).read(name)
         record = ledger.decode(data)
     except OSError as error:
         yield Damage(name=name, what=f"cannot be read ({error.strerror})", unit=unit)
@@ -119,7 +120,7 @@ def _lost_cases(root: Path, record: Record) -> tuple[int, ...]:
 def _hash_case(root: Path, names: Sequence[str], case: int) -> str:
     """SHA-256 of a case's images; "" where one cannot be decoded."""
     try:
-        group = zarr.open_group(root / shards.FOLDER, mode="r")
+        group = durable.files(root).open_zarr(shards.FOLDER)
         images = [_array(group, name)[case] for name in names]
     except Exception:  # zarr and its codecs raise any of many errors
         return ""
@@ -137,7 +138,7 @@ def _find_manifest_damage(root: Path) -> Iterator[Damage]:
 
     The hash of a shard is in its record.
     """
-    if not (root / MANIFEST).exists():
+    if not durable.files(root).exists(MANIFEST):
         return
     try:
         manifest = read_manifest(root)

@@ -51,7 +51,14 @@ class Server:
             host, port = parts.hostname, parts.port
         except ValueError:
             host = port = None
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        plain = url.isascii() and url.isprintable() and " " not in url
+        if (
+            not plain
+            or parts.scheme not in ("http", "https")
+            or not host
+            or parts.query
+            or parts.fragment
+        ):
             raise UsageError(
                 "--dicomweb: is not the address of a DICOMweb service; write for example "
                 "https://pacs.example/dicom-web"

@@ -89,7 +89,8 @@ class Web:
                 continue
             if not self._server.holds(item.StudyInstanceUID, item.SeriesInstanceUID, uid):
                 why = f" (reason {refused[uid]:04X})" if uid in refused else ""
-                raise NotStored(f"the server did not take {_kind(item)}{why}")
+                advice = "look at its log and its free space"
+                raise NotStored(f"the server did not take {_kind(item)}{why}; {advice}")
 
     def close(self) -> None:
         self._server.close()
@@ -120,6 +121,7 @@ class Peer:
             self._entity.add_requested_context(name, syntaxes)
         self._association: Any = None
         self._line: socket.socket | None = None
+        self._reader: Thread | None = None  # of pynetdicom; the process could not end before it
 
     def send(self, case: int, objects: Objects) -> None:
         for item in objects.values():
@@ -159,22 +161,23 @@ class Peer:
             ae_title=self._called,
             evt_handlers=handlers,
         )
+        if getattr(found, "is_established", False):
+            self._association = found
+            return
+        self._cut()
         if getattr(found, "is_rejected", False):
             raise UsageError(
                 f"{self._name}: rejects the association; check --called-aet and --aet with the "
                 "administrator of the PACS"
             )
-        if not getattr(found, "is_established", False):
-            self._cut()
-            raise McdiffError(
-                f"{self._name}: cannot be reached; check host, port and network, then run the same "
-                "command again"
-            )
-        self._association = found
+        raise McdiffError(
+            f"{self._name}: cannot be reached; check host, port and network, then run the same "
+            "command again"
+        )
 
     def _take_line(self, event: Any) -> None:
         """Gives the connection a time limit; pynetdicom gives it none."""
-        self._line = event.assoc.dul.socket.socket
+        self._reader, self._line = event.assoc.dul, event.assoc.dul.socket.socket
         assert self._line is not None
         self._line.settimeout(TIMEOUT)
 
@@ -194,10 +197,13 @@ class Peer:
         return None
 
     def _cut(self) -> None:
-        if self._line is not None:
+        """Closes the connection, after the end of the thread that reads from it."""
+        if self._line is not None and self._reader is not None:
             with suppress(OSError):
                 self._line.shutdown(socket.SHUT_RDWR)
-        self._association = self._line = None
+            self._reader.join(TIMEOUT)
+            self._line.close()
+        self._association = self._line = self._reader = None
 
     @property
     def _name(self) -> str:

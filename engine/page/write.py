@@ -13,6 +13,7 @@ from mcdiff_batch.engine.output.places import default_archive
 from mcdiff_batch.engine.report.collect import collect, draw_pictures
 from mcdiff_batch.engine.report.document import Report, as_json
 from mcdiff_batch.engine.report.gallery import Pictures
+from mcdiff_batch.engine.report.parts import MOST_SHOWN, find_journals
 from mcdiff_batch.engine.telemetry import tracefile
 
 from . import comparison, page
@@ -44,7 +45,8 @@ def write_report(
     report = collect(out, show_ids=show_ids, show_host=show_host, archive=archive)
     pictures = draw_pictures(out, report, archive)
     _write(out, report, pictures, DATA, PAGE)
-    trace = json.dumps(tracefile.export_trace(out), separators=(",", ":"))
+    folders = [(x.prefix, x.folder) for x in find_journals(out)[: 1 + MOST_SHOWN]]
+    trace = json.dumps(tracefile.export_trace(*folders), separators=(",", ":"))
     durable.write(out, TRACE, trace.encode())
     if other is None:
         return out / PAGE

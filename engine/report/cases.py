@@ -92,9 +92,9 @@ class Tally:
 def count_cases(out: Path) -> Tally:
     """Reads one record at a time.  A damaged record is counted, and its cases are open."""
     tally = Tally()
-    for unit in ledger.list_units(out):
+    for _, data in ledger.read_all(out):
         try:
-            record = ledger.read(out, unit)
+            record = ledger.decode(data)
         except DamagedRecord:
             tally.damaged += 1
             continue

@@ -4,6 +4,7 @@ Reads the output directory, whatever state it is in, and the archive for the ima
 Case ids appear only with `show_ids`, paths never (P10).
 """
 
+import hashlib
 import socket
 import time
 from collections import Counter, deque
@@ -15,11 +16,10 @@ from typing import Any, TypeVar
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
 from mcdiff_batch.engine.errors import ArchiveError, Exit
-from mcdiff_batch.engine.files import file_sha256, json_lines
 from mcdiff_batch.engine.image.columns import KEYS
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import explain
-from mcdiff_batch.engine.output import ledger, locks, runs
+from mcdiff_batch.engine.output import durable, locks, runs
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN
 from mcdiff_batch.engine.output.places import default_archive
 from mcdiff_batch.engine.output.runs import Run
@@ -47,6 +47,7 @@ from .document import (
     Report,
 )
 from .gallery import Pictures, PictureSource
+from .parts import read_incidents
 
 MOST_NOTES = 40  # lines of a bundle's own words
 MOST_INCIDENTS = 100
@@ -163,7 +164,7 @@ def _count(run: Run, tally: Tally, source: Archive | None) -> CaseCounts:
 def _outcome(out: Path, counts: CaseCounts, ended: str | None) -> Outcome:
     if locks.is_running(out):
         return Outcome(state="running", exit_code=None, ended=ended)
-    if not counts.open and (out / runs.MANIFEST).is_file():
+    if not counts.open and durable.files(out).exists(runs.MANIFEST):
         code = Exit.FAILED_CASES if counts.failed else Exit.DONE
         state = "failures" if counts.failed else "complete"
         return Outcome(state=state, exit_code=int(code), ended=ended)
@@ -184,7 +185,7 @@ def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
     kinds: Counter[str] = Counter()
     rows: deque[IncidentRow] = deque(maxlen=MOST_INCIDENTS)
     causes: dict[Place, str] = {}
-    for raw in json_lines(out / ledger.INCIDENTS):
+    for raw in read_incidents(out):
         words = {key: clean(raw.get(key, "")) for key in ("at", "kind", "detail", "device")}
         unit, case = (x if isinstance(x, int) else None for x in (raw.get("unit"), raw.get("case")))
         kinds[words["kind"]] += 1
@@ -227,7 +228,7 @@ def _cards(out: Path, run: Run, tally: Tally) -> list[Card]:
 
 
 def _provenance(out: Path, run: Run) -> Provenance:
-    contract = run.contract
+    contract, files = run.contract, durable.files(out)
     names = {key: contract.get(key, "") for key in ("name", "licence")}
     notes = {key: contract.get(key) or {} for key in ("gate", "training", "parity")}
     return Provenance(
@@ -237,7 +238,7 @@ def _provenance(out: Path, run: Run) -> Provenance:
         nfe=len(run.settings.ladder),
         frame=contract["frame"],
         classes=[clean(x) for x in contract["classes"]],
-        sha256={x: file_sha256(out / x) for x in HASHED if (out / x).is_file()},
+        sha256={x: hashlib.sha256(files.read(x)).hexdigest() for x in HASHED if files.exists(x)},
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mcdiff_batch.engine.archive.archive import Archive, Case
 from mcdiff_batch.engine.archive.chunks import ChunkedArray
 from mcdiff_batch.engine.archive.metadata import read_array_spec
-from mcdiff_batch.engine.archive.store import FolderStore
+from mcdiff_batch.engine.archive.store import open_store
 from mcdiff_batch.engine.errors import CaseError
 from mcdiff_batch.engine.image.columns import LUMBAR, THORACIC
 from mcdiff_batch.engine.image.frame import (
@@ -32,7 +32,7 @@ from mcdiff_batch.engine.image.frame import (
 )
 from mcdiff_batch.engine.image.spine import Level, angle_levels, read_spine
 from mcdiff_batch.engine.model.framing import standardise
-from mcdiff_batch.engine.output import shards
+from mcdiff_batch.engine.output import durable, shards
 from mcdiff_batch.engine.output.ledger import Entry
 
 TALLEST = 512  # px of a picture
@@ -146,7 +146,7 @@ class PictureSource:
 
 def read_image(root: Path, name: str, case: int) -> Pixels:
     """A stored image [y, x].  Raises ValueError, OSError where it cannot be read."""
-    store = FolderStore(root.resolve())
+    store = open_store(durable.files(root.parent).place / root.name)
     spec = read_array_spec(store, name)
     if spec is None or not 0 <= case < spec[1].shape[0]:
         raise ValueError(f"no {name} of case {case}")

@@ -1,49 +1,72 @@
 """Summarises the samples of the machine: curves over the working time, means and peaks."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mcdiff_batch.engine.telemetry.hosts import read_usage
 from mcdiff_batch.engine.telemetry.sampling import GPU_FIELDS, headers, samples
-from mcdiff_batch.engine.text import natural_order
+from mcdiff_batch.engine.text import name_device, natural_order
 
+from .parts import Journal
 from .usage import Gpu, HostUsage, Machine, Series
 
 BINS = 240
 MOST_NOTES = 20
+MOST_GPUS = 64
+OF_PARTS = "processor and memory: of one part, the mean of those that were at work"
 Json = dict[str, Any]
-HostFigures = Mapping[str, dict[str, tuple[float, float]]]
+Session = tuple[int, float]  # number of its folder, and when it began
 
 
 def collect(
-    out: Path, offsets: Mapping[float, float], seconds: float, on_gpus: bool = True
+    journals: Sequence[Journal],
+    offsets: Mapping[Session, float],
+    seconds: float,
+    on_gpus: bool = True,
 ) -> Machine:
     """The samples of all sessions, which began at `offsets` of the `seconds` of working time.
 
     on_gpus: whether the run used any; if not, it is no fault that none could be watched.
+    GPUs of parts are numbered one after the other; parts on one machine may count one twice.
     """
-    rows = [x for x in samples(out) if x["began"] in offsets]
-    times = [offsets[x["began"]] + x["at"] for x in rows]
-    about = list(headers(out))
-    indices = sorted({gpu["index"] for x in rows for gpu in x["gpus"]})
+    rows: list[Json] = []
+    times: list[float] = []
+    gpus: list[Gpu] = []
+    notes: set[str] = set()
+    for number, journal in enumerate(journals):
+        own = [x for x in samples(journal.folder) if (number, x["began"]) in offsets]
+        moments = [offsets[number, x["began"]] + x["at"] for x in own]
+        about = list(headers(journal.folder))
+        notes |= {note for x in about for note in x["notes"] if on_gpus}
+        for index in sorted({gpu["index"] for x in own for gpu in x["gpus"]}):
+            gpu = _gpu(index, about, own, moments, seconds)
+            if journal.prefix:
+                name = name_device(f"{journal.prefix}{gpu.name}")
+                gpu = replace(gpu, index=len(gpus), name=name)
+            gpus.append(gpu)
+        rows, times = rows + own, times + moments
+    if len({number for number, _ in offsets}) > 1:
+        notes.add(OF_PARTS)
     return Machine(
         samples=len(rows),
         seconds=round(seconds, 1),
-        notes=sorted({note for x in about for note in x["notes"] if on_gpus})[:MOST_NOTES],
+        notes=sorted(notes)[:MOST_NOTES],
         xids=sorted({xid for x in rows for xid in x["xids"]}),
         cpu_percent=_series(times, [x["cpu_percent"] for x in rows], seconds),
         resident_mib=_series(times, [x["resident_mib"] for x in rows], seconds),
-        gpus=[_gpu(index, about, rows, times, seconds) for index in indices],
-        hosts=[_host(device, figures) for device, figures in _in_order(read_usage(out))],
+        gpus=gpus[:MOST_GPUS],
+        hosts=sorted(_hosts(journals), key=lambda x: natural_order(x.device)),
     )
 
 
-def _in_order(usage: HostFigures) -> list[tuple[str, dict[str, tuple[float, float]]]]:
-    return sorted(usage.items(), key=lambda x: natural_order(x[0]))
+def _hosts(journals: Iterable[Journal]) -> Iterator[HostUsage]:
+    for journal in journals:
+        for device, figures in read_usage(journal.folder).items():
+            yield _host(f"{journal.prefix}{device}", figures)
 
 
 def _host(device: str, figures: Mapping[str, tuple[float, float]]) -> HostUsage:

@@ -1,7 +1,8 @@
 """Summarises when the work was done, from what a run wrote down: sessions, throughput, stages.
 
-For display only (P12).  A session is one start of the run that committed units.  A session that
-was killed has its lines in `timings.jsonl`, but no summary in `run_stats.json`.
+For display only (P12).  A session is one start of the run, or of a part, that committed units.
+Parts that were at work at one time are a shift, which counts as one session.  A session that was
+killed has its lines in `timings.jsonl`, but no summary in `run_stats.json`.
 """
 
 import json
@@ -23,8 +24,9 @@ from mcdiff_batch.engine.text import clean, natural_order
 from . import machine
 from .cases import count_bins
 from .document import Latencies, Latency, Work
+from .parts import MOST_SHOWN, Journal, find_journals
 from .timeline import draw_timeline
-from .unit_lines import UnitLine, read_lines
+from .unit_lines import Session, Shift, UnitLine, find_shifts, read_lines
 from .usage import DeviceTimes, Machine, Throughput, Timeline
 
 BINS = 60
@@ -33,7 +35,7 @@ LEAST_BINS = 4
 PERCENTILES = (50, 90, 95, 99)
 BEYOND = 3  # samples that must lie beyond a percentile
 Json = dict[str, Any]
-Session = Sequence[UnitLine]
+Lines = Sequence[UnitLine]  # of a session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +51,42 @@ class Times:
 
 
 def collect(out: Path) -> Times:
-    runs, sessions = ended_runs(out), split_sessions(read_lines(out))
-    seconds = _seconds(sessions, runs)
-    stages = _stages(sessions)
-    on_gpus = any("cpu:" not in x.device for x in stages)
+    journals = find_journals(out)
+    ended = [ended_runs(x.folder) for x in journals]
+    sessions = [
+        session
+        for number, journal in enumerate(journals)
+        for session in _sessions(number, journal, ended[number])
+    ]
+    shifts = find_shifts(sessions)
+    seconds = [x.seconds for x in shifts]
+    shown = [x.read_lines(1 + MOST_SHOWN) for x in shifts]
+    stages = _stages([x.lines for x in sessions if x.journal <= MOST_SHOWN])
+    on_gpus = any("cpu" not in x.device for x in stages)
     return Times(
-        work=_work(sessions, seconds, runs),
-        throughput=_throughput(sessions, seconds),
+        work=_work(shifts, ended),
+        throughput=_throughput([x.read_lines(len(journals)) for x in shifts], seconds),
         stages=stages,
-        timeline=draw_timeline(sessions, seconds),
-        latency=_latencies([line for session in sessions for line in session]),
-        machine=machine.collect(out, _offsets(sessions, seconds), sum(seconds), on_gpus),
+        timeline=draw_timeline(shown, seconds),
+        latency=_latencies([line for session in sessions for line in session.lines]),
+        machine=machine.collect(
+            journals[: 1 + MOST_SHOWN], _offsets(shifts), sum(seconds), on_gpus
+        ),
     )
+
+
+def _sessions(number: int, journal: Journal, ended: Sequence[Json]) -> list[Session]:
+    """A killed session counts until its last unit."""
+    seconds = {x["began"]: x["seconds"] for x in ended if "began" in x and "seconds" in x}
+    return [
+        Session(
+            journal=number,
+            began=lines[0].began,
+            seconds=float(seconds.get(lines[0].began, lines[-1].at)),
+            lines=lines,
+        )
+        for lines in split_sessions(read_lines(journal.folder, journal.prefix))
+    ]
 
 
 def ended_runs(out: Path) -> list[Json]:
@@ -74,36 +100,53 @@ def split_sessions(lines: Iterable[UnitLine]) -> list[list[UnitLine]]:
     return [list(part) for _, part in groupby(lines, key=lambda line: line.began)]
 
 
-def _seconds(sessions: Sequence[Session], runs: Sequence[Json]) -> list[float]:
-    """How long each session took; a killed one counts until its last unit."""
-    ended = {x["began"]: x["seconds"] for x in runs if "began" in x and "seconds" in x}
-    return [float(ended.get(session[0].began, session[-1].at)) for session in sessions]
+def _offsets(shifts: Sequence[Shift]) -> dict[tuple[int, float], float]:
+    """When the session of a folder that began at some time did so, in seconds of working time."""
+    starts = np.cumsum([0.0, *(x.seconds for x in shifts)]).tolist()
+    return {
+        (session.journal, session.began): start + session.began - shift.began
+        for shift, start in zip(shifts, starts, strict=False)
+        for session in shift.sessions
+    }
 
 
-def _offsets(sessions: Sequence[Session], seconds: Sequence[float]) -> dict[float, float]:
-    """When each session began, in seconds of working time."""
-    starts = np.cumsum([0.0, *seconds]).tolist()
-    return {session[0].began: start for session, start in zip(sessions, starts, strict=False)}
-
-
-def _work(sessions: Sequence[Session], seconds: Sequence[float], runs: Sequence[Json]) -> Work:
-    total, cases = sum(seconds), sum(line.cases for session in sessions for line in session)
+def _work(shifts: Sequence[Shift], ended: Sequence[Sequence[Json]]) -> Work:
+    sessions = [x for shift in shifts for x in shift.sessions]
+    total = sum(x.seconds for x in shifts)
+    cases = sum(line.cases for session in sessions for line in session.lines)
     return Work(
-        sessions=len(sessions),
-        resumed=max(0, len(sessions) - 1),
+        sessions=len(shifts),
+        resumed=max(0, len(shifts) - 1),
         cases=cases,
         seconds=round(total, 1),
         cases_per_hour=round(3600 * cases / total, 1) if total else None,
-        last_ended=clean(runs[-1].get("ended", "")) if runs else None,
-        finished_at=_finished_at(sessions, runs),
-        started_at=_moment(min((x[0].began for x in sessions), default=None)),
+        last_ended=_last_ended(ended),
+        finished_at=_finished_at(shifts, ended),
+        started_at=_moment(min((x.began for x in sessions), default=None)),
     )
 
 
-def _finished_at(sessions: Sequence[Session], runs: Sequence[Json]) -> str | None:
-    """When the last session ended; None where it was killed, so that nobody knows."""
-    ended = {x.get("began"): clean(x.get("finished_at", "")) for x in runs}
-    return ended.get(sessions[-1][0].began) if sessions else None
+def _last_ended(ended: Sequence[Sequence[Json]]) -> str | None:
+    """Why the last session of the run itself ended; else that of the last part to end."""
+    last = [own[-1] for own in ended if own]
+    if not ended[0] and last:
+        last = sorted(last, key=lambda x: _number(x.get("began")) + _number(x.get("seconds")))[-1:]
+    return clean(last[0].get("ended", "")) if last else None
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _finished_at(shifts: Sequence[Shift], ended: Sequence[Sequence[Json]]) -> str | None:
+    """When the last sessions ended; None where one was killed, so that nobody knows."""
+    if not shifts:
+        return None
+    moments = []
+    for session in shifts[-1].sessions:
+        own = {x.get("began"): clean(x.get("finished_at", "")) for x in ended[session.journal]}
+        moments.append((session.began + session.seconds, own.get(session.began)))
+    return None if any(x is None for _, x in moments) else max(moments)[1]
 
 
 def _moment(seconds: float | None) -> str | None:
@@ -114,7 +157,7 @@ def _moment(seconds: float | None) -> str | None:
     return None
 
 
-def _throughput(sessions: Sequence[Session], seconds: Sequence[float]) -> Throughput | None:
+def _throughput(sessions: Sequence[Lines], seconds: Sequence[float]) -> Throughput | None:
     """Cases per hour over the working time; None where there are too few units for a curve."""
     units = sum(map(len, sessions))
     bins = min(BINS, units // UNITS_PER_BIN)
@@ -135,8 +178,8 @@ def _throughput(sessions: Sequence[Session], seconds: Sequence[float]) -> Throug
     )
 
 
-def _stages(sessions: Sequence[Session]) -> list[DeviceTimes]:
-    devices: dict[str, list[Session]] = defaultdict(list)
+def _stages(sessions: Sequence[Lines]) -> list[DeviceTimes]:
+    devices: dict[str, list[Lines]] = defaultdict(list)
     for session in sessions:
         for name in sorted({line.device for line in session}, key=natural_order):
             devices[name].append([line for line in session if line.device == name])
@@ -146,7 +189,7 @@ def _stages(sessions: Sequence[Session]) -> list[DeviceTimes]:
     ]
 
 
-def _device(name: str, sessions: Sequence[Session]) -> DeviceTimes:
+def _device(name: str, sessions: Sequence[Lines]) -> DeviceTimes:
     lanes: dict[str, Counter[str]] = {}
     cases = 0
     for line in (line for session in sessions for line in session):
@@ -174,7 +217,7 @@ def _device(name: str, sessions: Sequence[Session]) -> DeviceTimes:
     )
 
 
-def _latencies(lines: Session) -> Latencies:
+def _latencies(lines: Lines) -> Latencies:
     return Latencies(
         batch=_latency([x for line in lines for x in line.batches]),
         case=_latency([x for line in lines for x in line.latencies]),

@@ -1,9 +1,10 @@
-"""Reads `timings.jsonl`, which has a line for each unit that a run committed."""
+"""Reads `timings.jsonl`, which has a line for each unit that a run committed, and puts sessions
+of several parts in the order of time."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,76 @@ class UnitLine:
         return self.lanes.get(MODEL, {})
 
 
-def read_lines(out: Path) -> Iterator[UnitLine]:
-    """In the order of commits; lines that are torn or foreign are left out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One start of a run, or of a part, that committed units."""
+
+    journal: int  # number of the folder that its lines are in; 0: the run itself
+    began: float
+    seconds: float
+    lines: Sequence[UnitLine]
+
+
+@dataclass(slots=True, kw_only=True)
+class Shift:
+    """Sessions that were at work at one time, on one axis of time; usually one session."""
+
+    sessions: list[Session]
+
+    @property
+    def began(self) -> float:
+        return self.sessions[0].began
+
+    @property
+    def seconds(self) -> float:
+        return max(x.began - self.began + x.seconds for x in self.sessions)
+
+    def read_lines(self, journals: int) -> list[UnitLine]:
+        """The lines of the first `journals` folders, in the order of commits."""
+        found = [
+            _move(line, session.began - self.began)
+            for session in self.sessions
+            if session.journal < journals
+            for line in session.lines
+        ]
+        return found if len(self.sessions) == 1 else sorted(found, key=lambda x: x.at)
+
+
+def _move(line: UnitLine, seconds: float) -> UnitLine:
+    return replace(
+        line,
+        at=line.at + seconds,
+        begin=line.begin + seconds,
+        end=line.end + seconds,
+        gaps=tuple((cause, at + seconds, s) for cause, at, s in line.gaps),
+    )
+
+
+def find_shifts(sessions: Sequence[Session]) -> list[Shift]:
+    """Sessions of one folder follow each other, whatever the clock said; those of several are side
+    by side where the clock says so (P12)."""
+    if len({x.journal for x in sessions}) < 2:
+        return [Shift(sessions=[x]) for x in sessions]
+    shifts: list[Shift] = []
+    for session in sorted(sessions, key=lambda x: x.began):
+        if shifts and session.began < shifts[-1].began + shifts[-1].seconds:
+            shifts[-1].sessions.append(session)
+        else:
+            shifts.append(Shift(sessions=[session]))
+    return shifts
+
+
+def read_lines(out: Path, prefix: str = "") -> Iterator[UnitLine]:
+    """In the order of commits; lines that are torn or foreign are left out.
+
+    prefix: of the names of devices.
+    """
     for raw in json_lines(out / TIMINGS):
         with suppress(KeyError, TypeError, ValueError, AttributeError):
-            yield _line(raw)
+            yield _line(raw, prefix)
 
 
-def _line(raw: Json) -> UnitLine:
+def _line(raw: Json, prefix: str) -> UnitLine:
     lanes = {
         clean(lane): {clean(k): float(v) for k, v in stages.items()}
         for lane, stages in raw["lanes"].items()
@@ -57,7 +120,7 @@ def _line(raw: Json) -> UnitLine:
     return UnitLine(
         began=float(raw["began"]),
         at=float(raw["at"]),
-        device=clean(raw["device"]),
+        device=f"{prefix}{clean(raw['device'])}",
         cases=sum(int(raw["counts"][x]) for x in (DONE, FAILED)),
         lanes=lanes,
         begin=float(raw["from"]),

@@ -467,20 +467,20 @@
     shown = rows.filter((x) => fits(x) || x.case === number);
     at = Math.max(0, shown.findIndex((x) => x.case === number));
   };
-  const go = (index, spoken) => {
+  const go = (index, spoken) => { // does not wait for the picture, so that one can leaf quickly
     const target = shown[Math.min(Math.max(index, 0), shown.length - 1)];
     choose(target && target.case);
-    return show(spoken);
+    show(spoken);
   };
   const step = (by) => {
-    if (shown[at + by]) return go(at + by);
-    return say(by > 0 ? "This is the last case." : "This is the first case.");
+    if (shown[at + by]) go(at + by);
+    else say(by > 0 ? "This is the last case." : "This is the first case.");
   };
   const filter = () => {
     const fits = FILTERS[$("filter").value];
     const row = current();
     choose(row && fits(row) ? row.case : undefined);
-    return show(`${$("filter").selectedOptions[0].textContent}: `);
+    show(`${$("filter").selectedOptions[0].textContent}: `);
   };
 
   // --- verdicts
@@ -497,7 +497,8 @@
     undo.push({ case: row.case, pixels: mine.pixels, blind, at: told.at, old });
     const words = `${nameOf(row)}: ${$("verdict").textContent}. `;
     const keeps = ballot.verdict === (old ? old.verdict : "none") && !ballot.preferred; // a note
-    if (keeps || !$("advance").checked || !shown[at + 1]) return say(shown[at + 1] || keeps ? words : `${words}This is the last case.`);
+    if (keeps || !$("advance").checked) return say(words);
+    if (!shown[at + 1]) return say(`${words}This is the last case.`);
     return go(at + 1, words);
   };
   const send = async (ballot, mine) => {
@@ -542,13 +543,10 @@
     return show(told ? "Undone. " : "");
   };
   const isOpen = () => !blind && scene;
-  const accept = () => {
-    if (isOpen()) vote({ verdict: "accept", note: noteOf() });
-  };
+  const accept = () => (isOpen() ? vote({ verdict: "accept", note: noteOf() }) : waitFor());
+  const waitFor = () => { if (!scene) say("Wait for the picture."); };
   const noteOf = () => (scene.verdict && !scene.verdict.void ? scene.verdict.note : "");
-  const prefer = (side) => {
-    if (blind && scene) vote({ preferred: side, note: noteOf() });
-  };
+  const prefer = (side) => (blind && scene ? vote({ preferred: side, note: noteOf() }) : waitFor());
 
   // --- dialogs: a form that is submitted calls `done`, which returns what is wrong
 
@@ -583,7 +581,7 @@
       const note = $("reject-note").value.trim();
       if (!chosen && !note) return "Choose a reason with its number, or write one.";
       if (chosen && chosen.value === "other" && !note) return "Say in your own words why.";
-      vote({ verdict: "reject", reason: chosen ? chosen.value : "other", note });
+      act(() => vote({ verdict: "reject", reason: chosen ? chosen.value : "other", note }));
       return "";
     });
     (radios.find((x) => x.checked) || radios[0]).focus();
@@ -594,9 +592,9 @@
     openDialog("note", () => {
       const old = scene.verdict && !scene.verdict.void ? scene.verdict : {};
       const note = $("note-text").value.trim();
-      vote(blind
+      act(() => vote(blind
         ? { preferred: old.preferred || "none", note }
-        : { verdict: old.verdict || "none", reason: old.reason || "", note });
+        : { verdict: old.verdict || "none", reason: old.reason || "", note }));
       return "";
     });
     $("note-text").select();
@@ -619,6 +617,7 @@
   const setBlind = async (on) => {
     const row = current();
     blind = on;
+    scene = null;
     version = "";
     [...$("filter").options].forEach((x) => { x.disabled = blind && ["flagged", "rejected"].includes(x.value); });
     if ($("filter").selectedOptions[0].disabled) $("filter").value = "all";
@@ -692,7 +691,7 @@
     b: async () => {
       if (about.locked || about.missing) return;
       await setBlind(!blind);
-      await show(blind ? "Blind. " : "Not blind. ");
+      show(blind ? "Blind. " : "Not blind. ");
     },
     f: () => {
       const options = [...$("filter").options].filter((x) => !x.disabled);
@@ -702,6 +701,12 @@
     },
     g: askCase,
     "?": () => openDialog("help"),
+  };
+
+  // One after the other: a key that comes while a verdict is stored waits for that.
+  let queue = Promise.resolve();
+  const act = (action) => {
+    queue = queue.then(action).catch((error) => alarm(error.message));
   };
 
   const onKey = (event) => {
@@ -725,26 +730,29 @@
     const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action) return;
     event.preventDefault();
-    action();
+    act(action);
   };
   document.addEventListener("keydown", onKey);
   document.querySelectorAll("button[data-key]").forEach((button) => {
     button.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays
-    button.addEventListener("click", () => actions[button.dataset.key]());
+    button.addEventListener("click", () => act(actions[button.dataset.key]));
   });
   $("reject").addEventListener("keydown", (event) => {
     const radio = $("reasons").querySelectorAll("input")[Number(event.key) - 1];
-    if (event.target.type === "radio" && radio) radio.click();
+    if (event.target.type === "radio" && radio) {
+      radio.click();
+      radio.focus();
+    }
     if (event.target.type === "radio" && event.key === "Enter") {
       event.preventDefault();
       $("reject").querySelector("[type=submit]").click();
     }
   });
-  $("filter").addEventListener("change", filter);
+  $("filter").addEventListener("change", () => act(filter));
   $("list").addEventListener("scroll", drawList);
   $("list").addEventListener("click", (event) => {
     const item = event.target.closest(".case");
-    if (item) go(Number(item.dataset.index));
+    if (item) act(() => go(Number(item.dataset.index)));
   });
   $("wiper").addEventListener("input", (event) => wipe(event.target.value / 100));
   ["advance", "letters"].forEach((x) => $(x).addEventListener("click", (event) => {
@@ -799,7 +807,7 @@
       choose(row && row.case);
       showHeader();
       drawList();
-      if (!row || busy) await show();
+      if (!row) show();
       else {
         scenes.delete(`${+blind}/${row.case}`);
         const fresh = await load(row.case);
@@ -840,7 +848,8 @@
     choose(undefined);
     $("stage").focus();
     await show();
-    setInterval(update, POLL);
+    setInterval(() => act(update), POLL);
+    document.addEventListener("visibilitychange", () => act(update)); // back from another tab
   };
   begin().catch((error) => alarm(error.message));
 })();

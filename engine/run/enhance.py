@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +133,9 @@ def enhance(
                     pool.run(_task(resolved, index) for index in todo.pending)
             summary = _complete(resolved, todo, tracker, signals)
             tracker.exit_code = summary.exit_code
-            tracker.whole = not summary.unfinished or (job.output / runs.MANIFEST).is_file()
+            tracker.whole = not summary.unfinished or durable.files(job.output).exists(
+                runs.MANIFEST
+            )
         return summary
 
 
@@ -190,9 +192,9 @@ def _complete(
         if archive.identity != resolved.archive.identity:
             detail = "the archive was changed during the run"
             tracker.record_incident(Incident(kind="input", detail=detail))
-        with locks.units_locked(root):
+        with nullcontext() if resolved.job.part else locks.units_locked(root):
             left = [index for index in todo.pending if runs.read_committed(root, index) is None]
-            if not (left or resolved.job.part or (root / runs.MANIFEST).is_file()):
+            if not (left or resolved.job.part or durable.files(root).exists(runs.MANIFEST)):
                 manifest.complete(root, resolved.layout, metadata_files(resolved))
     summary = _summary(resolved, archive, tracker)
     if left and signals.count:

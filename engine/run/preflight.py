@@ -1,6 +1,5 @@
 """Prepares a run before its first unit: the plan is compiled and tried, and the output begun."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 from mcdiff_batch.engine.backends.backend import BUILD, Backend
 from mcdiff_batch.engine.backends.ort import REFERENCE
 from mcdiff_batch.engine.backends.trial import prepare_plan
+from mcdiff_batch.engine.cloud import workspace
 from mcdiff_batch.engine.errors import DeviceError, SpaceError, explain
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import PlanMaker
@@ -64,11 +64,9 @@ def _advice(backend: Backend) -> str:
 
 def check_space(resolved: ResolvedJob, units: int) -> None:
     """Raises SpaceError if `units` more may not fit on the disk."""
-    folder = resolved.job.output
-    while not folder.exists():
-        folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, bytes_needed(resolved, units)
-    if free < needed:
+    free = durable.files(resolved.job.output).free_bytes()
+    needed = bytes_needed(resolved, units)
+    if free is not None and free < needed:
         raise SpaceError(
             f"{resolved.job.output}: {format_bytes(free)} are free, up to {format_bytes(needed)} "
             "are needed; make room, or use an --output elsewhere"
@@ -82,7 +80,7 @@ def try_output(job: Job, warn: Callable[[str], None]) -> None:
     """
     root = job.output
     try:
-        weakness = durable.find_weakness(root)
+        weakness = durable.files(root).try_writing()
     except OSError as error:
         raise explain(error, root) from error
     if weakness:
@@ -103,7 +101,7 @@ def begin(resolved: ResolvedJob) -> ResolvedJob:
         if there.begun:
             return there
         for name, data in metadata_files(resolved).items():
-            durable.write(root, name, data)
+            durable.files(root).write(name, data)
         for name in resolved.layout.images:
             durable.make_folder(root, root / shards.FOLDER / name / "c")
         durable.make_folder(root, root / ledger.FOLDER)
@@ -116,10 +114,11 @@ def begin(resolved: ResolvedJob) -> ResolvedJob:
 def open_output(resolved: ResolvedJob, todo: Survey) -> None:
     """Makes a begun output ready for units; while they are done there is no manifest."""
     root = resolved.job.output
+    workspace.mark(resolved.journal)
     durable.make_folder(root, resolved.journal / tracefile.FOLDER)
     durable.sync_again(root, [ledger.FOLDER, *shards.folders(resolved.layout, todo.pending)])
     if todo.pending and not resolved.job.finish:
-        durable.remove(root, runs.MANIFEST)
+        durable.files(root).remove(runs.MANIFEST)
 
 
 def copy_plan(job: Job) -> None:
@@ -127,7 +126,8 @@ def copy_plan(job: Job) -> None:
     if job.plan_folder is None:
         return
     for name in (*(job.plan_files or {}), BUILD):
-        durable.write(job.output, f"{runs.PLAN}/{name}", (job.plan_folder / name).read_bytes())
+        data = (job.plan_folder / name).read_bytes()
+        durable.files(job.output).write(f"{runs.PLAN}/{name}", data)
 
 
 def metadata_files(resolved: ResolvedJob) -> arrays.Files:

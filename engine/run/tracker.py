@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ import click
 from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.files import append_json, replace_text
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.output import ledger
+from mcdiff_batch.engine.output import ledger, locks
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
+from mcdiff_batch.engine.output.units import Part
 from mcdiff_batch.engine.telemetry.hosts import HostUsage, write_usage
 from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
@@ -28,6 +29,7 @@ from .protocol import REFUSED, Sample, UnitDone
 
 LIVE = "report/live.json"
 LIVE_PERIOD = 1.0  # s
+MOST_DEVICES = 32  # of parts, that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +242,31 @@ class Tracker:
 
 
 def read_progress(root: Path) -> Progress | None:
-    """Progress of the run that works in `root`; None if there is none to read at this moment."""
+    """Progress of the run that works in `root`, or of its parts that are at work, together; None if
+    there is none to read at this moment."""
+    living = locks.find_living(root)
+    if not living:
+        return _read_progress(root)
+    found = {x: _read_progress(locks.part_folder(root, x)) for x in living}
+    return _add([(part, at) for part, at in found.items() if at is not None])
+
+
+def _add(parts: Sequence[tuple[Part, Progress]]) -> Progress | None:
+    if not parts:
+        return None
+    total = lambda name: sum(getattr(at, name) for _, at in parts)
+    counts = ("cases", "done", "failed", "open", "computed", "incidents", "rate")
+    devices = [
+        replace(x, device=f"part{part.number}/{x.device}") for part, at in parts for x in at.devices
+    ]
+    return Progress(
+        **{name: total(name) for name in counts},
+        elapsed=max(at.elapsed for _, at in parts),
+        devices=tuple(devices[:MOST_DEVICES]),
+    )
+
+
+def _read_progress(root: Path) -> Progress | None:
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         raw = json.loads((root / LIVE).read_bytes())
         counts = ("cases", "done", "failed", "open", "computed", "incidents")

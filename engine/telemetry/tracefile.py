@@ -63,33 +63,34 @@ def _counts(log: SpanLog, epoch: float) -> list[list[object]]:
     return [[x.name, round(x.at - epoch, 6), x.value] for x in log.counts[:MOST]]
 
 
-def export_trace(out: Path) -> Json:
+def export_trace(*folders: tuple[str, Path]) -> Json:
     """The trace in Chrome's JSON format: a process per device, a thread per lane, counter tracks.
 
+    folders: of a run and of its parts, each behind a prefix of the names of its devices.
     https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
     The runs of an output stand at their times of the wall clock.
     """
-    units = list(_units(out))
-    sampled = list(samples(out))
-    start = min((float(x["began"]) for x in [*units, *sampled]), default=0.0)
+    units = [x for prefix, folder in folders for x in _units(folder, prefix)]
+    sampled = [(prefix, x) for prefix, folder in folders for x in samples(folder)]
+    start = min((float(x["began"]) for x in [*units, *(y for _, y in sampled)]), default=0.0)
     names = sorted({x["device"] for x in units}, key=natural_order)
     devices = {name: pid for pid, name in enumerate(names, 1)}
     events = [*_names(devices, units)]
     for unit in units:
         events += _unit_events(unit, devices[unit["device"]], start)
-    for sample in sampled:
-        events += _sample_events(sample, start)
+    for prefix, sample in sampled:
+        events += _sample_events(sample, start, prefix)
     limits = {"units": len(units), "first": FIRST, "last": LAST}
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": limits}
 
 
-def _units(out: Path) -> Iterator[Json]:
+def _units(out: Path, prefix: str) -> Iterator[Json]:
     """Units in the order of time; a line of another kind is left out."""
     for raw in (x for name in _paths() for x in json_lines(out / name)):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             yield {
                 "began": float(raw["began"]),
-                "device": clean(raw["device"]),
+                "device": f"{prefix}{clean(raw['device'])}",
                 "unit": int(raw["unit"]),
                 "spans": [
                     (clean(stage), clean(lane), float(begin), float(end), int(case))
@@ -130,13 +131,13 @@ def _unit_events(unit: Json, pid: int, start: float) -> Iterator[Json]:
         yield _counter(name, pid, at + shift, value)
 
 
-def _sample_events(sample: Mapping[str, Any], start: float) -> Iterator[Json]:
+def _sample_events(sample: Mapping[str, Any], start: float, prefix: str) -> Iterator[Json]:
     at = float(sample["began"]) - start + float(sample["at"])
     for name in ("cpu_percent", "resident_mib"):
-        yield _counter(name, 0, at, sample[name])
+        yield _counter(f"{prefix}{name}", 0, at, sample[name])
     for gpu in sample["gpus"]:
         for name in (x for x in GPU_FIELDS if x in gpu):
-            yield _counter(f"gpu {gpu['index']} {name}", 0, at, gpu[name])
+            yield _counter(f"{prefix}gpu {gpu['index']} {name}", 0, at, gpu[name])
 
 
 def _counter(name: str, pid: int, at: float, value: float) -> Json:

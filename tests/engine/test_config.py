@@ -167,6 +167,8 @@ BAD = {  # a file, and what the message has to say beside its name
     "[run]\nseed = 1\nbatch-size = 1\nbatch_size = 1": "[run] batch_size: is there twice",
     '[run]\noutput = "a\\u0000b"': "[run] output: contains a NUL character",
     '["\\u001b[31m"]': "\\x1b[31m: no command has this name",
+    "run = 3": "run: is an integer, expected a table such as [run]",
+    "[[run]]": "run: is an array, expected a table such as [run]",
     "[run]\nseed == 1": "is not TOML: Invalid value (at line 2, column 7)",
     "[run]\nseed = 1\nseed = 2": "is not TOML",
     "a = " + "[" * 20000: "nested too deeply",
@@ -222,6 +224,28 @@ def test_a_value_is_checked_as_a_flag_is_and_the_message_says_where_it_comes_fro
     assert "from" not in err
 
 
+def test_help_is_there_also_where_the_file_is_wrong(call: Call) -> None:
+    code, out, _ = call("run", "--help", MCDIFF_CONFIG="absent.toml")
+    assert (code, "--unit-size" in out) == (0, True)
+
+
+def test_a_file_of_another_editor_is_read(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf[run]\r\nseed = 0x1F\r\n")
+    _, out, err = call("--config", "c.toml", "--show-config", "run", "a.zarr")
+    assert rows(out)["seed"] == ("31", "c.toml"), err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_number_is_finite_wherever_it_comes_from(call: Call, tmp_path: Path, value: str) -> None:
+    (tmp_path / "c.toml").write_text(f"[run]\npatience = {value}\n")
+    code, _, err = call("--config", "c.toml", "run", "a.zarr")
+    assert (code, "'--patience' (from c.toml)" in err) == (2, True)
+    code, _, err = call("run", "a.zarr", f"--temperature={value}")
+    assert (code, "'--temperature': " in err) == (2, True)
+    code, _, err = call("import", "x", "--output", "y", MCDIFF_IMPORT_INTENSITY_RANGE=f"0 {value}")
+    assert (code, f"{value} is not a finite number" in err) == (2, True)
+
+
 def test_flags_and_options_that_may_be_repeated_come_from_the_environment(call: Call) -> None:
     words = ("--show-config", "bench", "memory")
     _, out, _ = call(*words, MCDIFF_BENCH_MEMORY_CASES="3 40")
@@ -235,6 +259,7 @@ STRANGERS = {
     "MCDIFF_RUN_BATCHSIZE": "did you mean MCDIFF_RUN_BATCH_SIZE?",
     "MCDIFF_RNU_SEED": "did you mean MCDIFF_RUN_SEED?",
     "MCDIFF_DEBUGG": "did you mean MCDIFF_DEBUG?",
+    "MCDIFF_RUN_STEP": "did you mean MCDIFF_RUN_STEPS?",
     "MCDIFF_Q": "see `mcdiff-batch --show-config`",
     "MCDIFF_\x1b[31m": "MCDIFF_\\x1b[31m in the environment",
 }
@@ -248,6 +273,11 @@ def test_a_misspelt_variable_is_named_on_stderr_with_the_nearest_one(call: Call)
     assert len(lines) == len(STRANGERS)
     for name, advice in STRANGERS.items():
         assert any(advice in x for x in lines), name
+
+
+def test_a_misspelt_variable_of_a_command_of_a_command_is_named(call: Call) -> None:
+    _, _, err = call("--show-config", "bench", "memory", MCDIFF_BENCH_MEMORY_CASE="1")
+    assert err.count("did you mean MCDIFF_BENCH_MEMORY_CASES?") == 1
 
 
 def test_a_misspelt_variable_is_named_also_where_an_option_is_missing(call: Call) -> None:

@@ -22,6 +22,7 @@ from mcdiff_batch.engine.output import ledger
 from tests.support.crafting import command, snapshot
 from tests.support.dicom import (
     Change,
+    enhance,
     make_image,
     region,
     save,
@@ -33,14 +34,6 @@ from tests.support.running import image, inline, job
 
 KINDS = {"image", "segmentation", "report"}
 DCIODVFY = shutil.which("dciodvfy")
-
-
-def enhanced(tmp_path: Path, *, grid: str | None = None, **how: Any) -> Path:
-    """The output of a run on a folder of DICOM, which is kept."""
-    write_cases(tmp_path / "in", **how)
-    import_dicom(tmp_path / "in", tmp_path / "a.zarr", Options())
-    inline(job(tmp_path / "a.zarr", tmp_path / "a.enhanced", grid=grid))
-    return tmp_path / "a.enhanced"
 
 
 def written(folder: Path, case: int = 0, kind: str = "image") -> Any:
@@ -116,7 +109,7 @@ def as_capture(source: Any) -> None:
 def test_the_image_is_of_the_class_of_its_source(
     tmp_path: Path, change: Change, monkeypatch
 ) -> None:
-    output = enhanced(tmp_path, cases=1, change=change)
+    output = enhance(tmp_path, cases=1, change=change)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     source = pydicom.dcmread(tmp_path / "in/CANARY 1/IM1.dcm")
     assert written(tmp_path / "out").SOPClassUID == source.SOPClassUID
@@ -205,7 +198,7 @@ def test_the_image_says_what_it_is_and_where_it_comes_from(spine: Path) -> None:
 def test_both_grids_of_a_run_come_back_to_the_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: str
 ) -> None:
-    output = enhanced(tmp_path, grid=grid)
+    output = enhance(tmp_path, grid=grid)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     for case in range(2):
         found = written(tmp_path / "out", case).pixel_array
@@ -231,7 +224,7 @@ def test_the_same_export_has_the_same_bytes_at_another_time(
 def test_other_pixels_or_another_name_of_the_patient_give_other_uids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = enhanced(tmp_path, cases=1)
+    output = enhance(tmp_path, cases=1)
     inline(job(tmp_path / "a.zarr", tmp_path / "b.enhanced", seed=5))
     mapped = tmp_path / "a.zarr.dicom.json"
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "1") == 0
@@ -252,7 +245,7 @@ def test_other_pixels_or_another_name_of_the_patient_give_other_uids(
 def test_cases_that_the_review_rejected_are_held_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = enhanced(tmp_path, cases=4)
+    output = enhance(tmp_path, cases=4)
     pixels = [x.pixels for x in ledger.read(output, 0).cases]
     lines = [
         {"case": 0, "pixels": pixels[0], "verdict": "reject", "reason": "blurred"},
@@ -298,7 +291,7 @@ def test_damaged_pixels_a_lost_source_and_failed_cases_are_not_exported(
 def test_a_map_of_another_archive_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = enhanced(tmp_path, cases=2)
+    output = enhance(tmp_path, cases=2)
     write_cases(tmp_path / "other", cases=3)
     import_dicom(tmp_path / "other", tmp_path / "b.zarr", Options())
     words = ("export-dicom", output, "--to", tmp_path / "out")
@@ -312,7 +305,7 @@ def test_a_map_of_another_archive_is_refused(
 
 
 def test_the_sources_may_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = enhanced(tmp_path, cases=1)
+    output = enhance(tmp_path, cases=1)
     (tmp_path / "in").rename(tmp_path / "moved")
     words = ("export-dicom", output, "--to", tmp_path / "out")
     assert command(monkeypatch, *words) == 3
@@ -323,7 +316,7 @@ def test_the_sources_may_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_another_image_in_the_place_of_the_source_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = enhanced(tmp_path, cases=1)
+    output = enhance(tmp_path, cases=1)
     save(tmp_path / "in/CANARY 1/IM1.dcm", make_image(scan()[0], study=8))
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 3
     assert "another image than at the import" in capsys.readouterr().err
@@ -346,7 +339,7 @@ def test_names_in_every_script_come_back_as_they_were(
         source.SpecificCharacterSet = charset if isinstance(charset, str) else list(charset)
         source.PatientName = NAMES[charset]
 
-    output = enhanced(tmp_path, cases=1, change=rename)
+    output = enhance(tmp_path, cases=1, change=rename)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     for kind in ("image", "segmentation"):
         found = written(tmp_path / "out", kind=kind)
@@ -362,7 +355,7 @@ def test_values_that_break_the_standard_are_passed_on_or_refused_quietly(
         source.PatientID = "CANARY" * 20  # longer than its representation allows
         source.AccessionNumber = "CANARY\x1b[31m" * 3
 
-    output = enhanced(tmp_path, cases=1, change=spoil)
+    output = enhance(tmp_path, cases=1, change=spoil)
     code = command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out")
     printed = "".join(capsys.readouterr())
     assert code in (0, 3)
@@ -374,7 +367,7 @@ def test_values_that_break_the_standard_are_passed_on_or_refused_quietly(
 def test_only_the_objects_and_cases_that_are_asked_for_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = enhanced(tmp_path, cases=3)
+    output = enhance(tmp_path, cases=3)
     words = ("export-dicom", output, "--to", tmp_path / "out")
     assert command(monkeypatch, *words, "--objects", "image", "--cases", "0,2") == 0
     found = {str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*.dcm")}
@@ -389,7 +382,7 @@ def test_only_the_objects_and_cases_that_are_asked_for_are_made(
 def test_p6_p3_an_export_changes_neither_run_nor_archive_nor_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = enhanced(tmp_path)
+    output = enhance(tmp_path)
     before = snapshot(tmp_path)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     shutil.rmtree(tmp_path / "out")
@@ -403,7 +396,7 @@ def test_lossy_compression_of_the_source_is_still_said(
         source.LossyImageCompression, source.LossyImageCompressionRatio = "01", "12"
         source.LossyImageCompressionMethod = "ISO_10918_1"
 
-    output = enhanced(tmp_path, cases=1, change=lossy)
+    output = enhance(tmp_path, cases=1, change=lossy)
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     derived = written(tmp_path / "out")
     assert (derived.LossyImageCompression, derived.LossyImageCompressionRatio) == ("01", 12)

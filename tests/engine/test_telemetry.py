@@ -14,6 +14,7 @@ import pytest
 from mcdiff_batch.engine.page.write import write_report
 from mcdiff_batch.engine.report import machine as load
 from mcdiff_batch.engine.report.collect import collect
+from mcdiff_batch.engine.report.parts import Journal
 from mcdiff_batch.engine.telemetry import tracefile
 from mcdiff_batch.engine.telemetry.gauges import read_processes
 from mcdiff_batch.engine.telemetry.sampling import (
@@ -58,7 +59,7 @@ def test_every_gpu_gives_its_figures(tmp_path: Path) -> None:
 def test_no_driver_is_a_note(tmp_path: Path) -> None:
     (sample,) = watched(tmp_path, FakeNvml(refuses=("nvmlInit",)))
     assert sample["gpus"] == []
-    found = load.collect(tmp_path, {7.0: 0.0}, 1.0)
+    found = load.collect([Journal(folder=tmp_path)], {(0, 7.0): 0.0}, 1.0)
     assert any("no GPU is watched" in note for note in found.notes)
 
 
@@ -67,7 +68,7 @@ def test_what_a_gpu_refuses_is_a_note_and_the_rest_is_sampled(tmp_path: Path) ->
     (sample,) = watched(tmp_path, FakeNvml(refuses=refused))
     assert "power_w" not in sample["gpus"][0]
     assert sample["gpus"][0]["temperature_c"] == 70
-    found = load.collect(tmp_path, {7.0: 0.0}, 1.0)
+    found = load.collect([Journal(folder=tmp_path)], {(0, 7.0): 0.0}, 1.0)
     assert {note.partition(" is not available")[0] for note in found.notes} == {
         "power_w", "xid", "ecc_errors",
     }  # fmt: skip
@@ -144,7 +145,7 @@ def test_gpus_do_not_change_a_byte(tmp_path: Path) -> None:
 
 def test_samples_are_counter_tracks_of_the_trace(tmp_path: Path) -> None:
     watched(tmp_path, FakeNvml())
-    events = tracefile.export_trace(tmp_path)["traceEvents"]
+    events = tracefile.export_trace(("", tmp_path))["traceEvents"]
     names = {x["name"] for x in events if x["ph"] == "C"}
     assert {"resident_mib", "cpu_percent", "gpu 0 power_w", "gpu 1 temperature_c"} <= names
 
@@ -184,7 +185,7 @@ def test_a_curve_covers_the_whole_run(tmp_path: Path, cut: float) -> None:
     (tmp_path / "report").mkdir()
     lines = [sample(10 * cut * k / 9) for k in range(10)]
     (tmp_path / SAMPLES).write_text("".join(json.dumps(x) + "\n" for x in lines))
-    found = load.collect(tmp_path, {7.0: 0.0}, 10.0)
+    found = load.collect([Journal(folder=tmp_path)], {(0, 7.0): 0.0}, 10.0)
     assert found.cpu_percent is not None
     curve = found.cpu_percent.curve
     assert len(curve) == 10

@@ -233,7 +233,7 @@ def assert_nested(spans: list[tuple[float, float]]) -> None:
 def test_queues_are_counter_tracks(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 4)
     enhance(job(source, tmp_path / "out", unit_size=2), FakeMaker())
-    events = tracefile.export_trace(tmp_path / "out")["traceEvents"]
+    events = tracefile.export_trace(("", tmp_path / "out"))["traceEvents"]
     counters = [x for x in events if x["ph"] == "C"]
     assert {"batches framed", "batches computed"} <= {x["name"] for x in counters}
     assert all(x["args"][x["name"]] >= 0 for x in counters)
@@ -248,7 +248,7 @@ def test_a_long_run_keeps_its_first_and_last_units(tmp_path: Path) -> None:
         log = SpanLog([model("step", unit, unit + 1)])
         message = UnitDone(unit=unit, counts=done, incidents=(), log=log)
         tracker.record_unit(Device(kind="cpu", index=0), message)
-    events = tracefile.export_trace(tmp_path)["traceEvents"]
+    events = tracefile.export_trace(("", tmp_path))["traceEvents"]
     units = [x["args"]["unit"] for x in events if x["ph"] == "X"]
     assert units[: tracefile.FIRST] == list(range(tracefile.FIRST))
     later = units[tracefile.FIRST :]
@@ -266,9 +266,9 @@ def test_a_unit_of_very_many_spans_loses_its_steps_first() -> None:
 def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 2)
     inline(job(source, tmp_path / "out", unit_size=2))
-    before = len(tracefile.export_trace(tmp_path / "out")["traceEvents"])
+    before = len(tracefile.export_trace(("", tmp_path / "out"))["traceEvents"])
     for name in (f"{tracefile.FOLDER}/first.jsonl", "report/timings.jsonl"):
         with (tmp_path / "out" / name).open("a") as file:
             file.write('{"began": "x"}\n[]\n{"began": 1, "device": 0, "unit": 1, "spans": [1]}\n{"')
-    assert len(tracefile.export_trace(tmp_path / "out")["traceEvents"]) == before
+    assert len(tracefile.export_trace(("", tmp_path / "out"))["traceEvents"]) == before
     assert collect(tmp_path / "out").work.cases == 2

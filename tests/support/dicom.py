@@ -12,7 +12,11 @@ from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
     UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
 )
+
+from mcdiff_batch.engine.dicom.importer import Options, import_dicom
+from tests.support.running import inline, job
 
 ROOT = "1.2.826.0.1.3680043.8.498."  # of made-up UIDs
 SPACING = 5.0  # mm, so that 40 px are a spine
@@ -113,6 +117,17 @@ def write_cases(
     return folder
 
 
+def enhance(
+    root: Path, *, grid: str | None = None, cases: int = 2, depths: int = 2, **how: Any
+) -> Path:
+    """The output of a run on a folder of DICOM, root/in, which is made if it is not there."""
+    if not (root / "in").exists():
+        write_cases(root / "in", cases, depths, **how)
+    import_dicom(root / "in", root / "a.zarr", Options())
+    inline(job(root / "a.zarr", root / "a.enhanced", grid=grid))
+    return root / "a.enhanced"
+
+
 def compress(path: Path, syntax: Any) -> None:
     """Compresses a file in place with GDCM."""
     reader, change, writer = (
@@ -129,3 +144,31 @@ def compress(path: Path, syntax: Any) -> None:
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
+
+
+def multi_frame(image: Any) -> None:
+    """Makes five depths of an image."""
+    set_pixels(image, scan(0, 5))
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UltrasoundMultiFrameImageStorage
+
+
+def with_class(name: str) -> Change:
+    def change(image: Any) -> None:
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = name
+
+    return change
+
+
+def setting(**values: Any) -> Change:
+    def change(image: Any) -> None:
+        for name, value in values.items():
+            setattr(image, name, value)
+
+    return change
+
+
+def tinted(image: Any) -> None:
+    """Makes an image of colour, in which a single px is not grey."""
+    pixels = np.stack([scan()[0]] * 3, -1)
+    pixels[20, 8, 2] ^= 1
+    set_pixels(image, pixels)

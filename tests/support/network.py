@@ -12,6 +12,8 @@ from typing import Any
 
 from pynetdicom import AE, evt
 
+LEFT_SOCKETS = "ignore::pytest.PytestUnraisableExceptionWarning"  # pynetdicom leaves them to gc
+
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:

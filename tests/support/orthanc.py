@@ -33,6 +33,13 @@ class Orthanc:
             data = answer.read()
         return data if path.endswith("/file") else json.loads(data)
 
+    def clear(self) -> None:
+        for name in self.get("/patients"):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{self.http}/patients/{name}", method="DELETE"
+            )
+            urllib.request.urlopen(request, timeout=30).close()
+
     def put(self, data: bytes) -> None:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http}/instances", data)
         urllib.request.urlopen(request, timeout=30).close()
@@ -49,13 +56,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Orthanc]:
-    """An empty server that keeps its files in `folder`."""
+def running(folder: Path, storage: Path | None = None) -> Iterator[Orthanc]:
+    """An empty server that keeps its index in `folder`, and its files there or in `storage`."""
     assert PROGRAM is not None
     server = Orthanc(free_port(), free_port())
     settings = {
         "Name": "tests",
-        "StorageDirectory": str(folder / "storage"),
+        "StorageDirectory": str(storage or folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
         "HttpPort": server.http,
         "DicomPort": server.dicom,
@@ -77,7 +84,11 @@ def running(folder: Path) -> Iterator[Orthanc]:
             yield server
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _wait(server: Orthanc, process: "subprocess.Popen[bytes]", folder: Path) -> None:

@@ -1,15 +1,18 @@
 """Object stores on loopback: moto as S3, and a proxy in front of it that is slow or faulty."""
 
 import hashlib
+import hmac
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +27,13 @@ S3 = {  # the environment of a user of moto
     "AWS_REGION": "us-east-1",
     "AWS_ALLOW_HTTP": "true",
 }
+AZURE = {  # the environment of a user of azurite; the key is the one that its manual names
+    "AZURE_STORAGE_ACCOUNT_NAME": "devstoreaccount1",
+    "AZURE_STORAGE_ACCOUNT_KEY": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/"
+    "K1SZFPTOtr/KBHBeksoGMGw==",
+    "AZURE_ALLOW_HTTP": "true",
+}
+AZURITE = "azurite-blob"  # a program of the npm package azurite
 HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", "expect")
 CONDITIONS = ("if-match", "if-none-match")
 CONFLICT = (
@@ -69,6 +79,15 @@ def free_port() -> int:
 def moto() -> Iterator[str]:
     port = free_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with server(words, port) as address:
+        yield address
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[str]:
+    port = free_port()
+    words = [AZURITE, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
+    words += ["--location", str(folder), "--skipApiVersionCheck", "--disableTelemetry"]
     with server(words, port) as address:
         yield address
 
@@ -215,6 +234,29 @@ def bucket(address: str, name: str) -> Any:
     )
 
 
+def container(address: str, name: str) -> Any:
+    """A new container of azurite, as obstore's store, past the proxy."""
+    from obstore.store import AzureStore
+
+    account, key = AZURE["AZURE_STORAGE_ACCOUNT_NAME"], AZURE["AZURE_STORAGE_ACCOUNT_KEY"]
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    signed = "".join(f"{k}:{v}\n" for k, v in headers.items())
+    text = f"PUT{12 * chr(10)}{signed}/{account}/{account}/{name}\nrestype:container"
+    digest = hmac.digest(b64decode(key), text.encode(), "sha256")
+    headers["Authorization"] = f"SharedKey {account}:{b64encode(digest).decode()}"
+    host = urlsplit(address)
+    with closing(HTTPConnection(host.hostname or "", host.port)) as connection:
+        connection.request("PUT", f"/{account}/{name}?restype=container", headers=headers)
+        assert connection.getresponse().status == 201
+    return AzureStore(
+        name,
+        account_name=account,
+        account_key=key,
+        endpoint=f"{address}/{account}",
+        client_options={"allow_http": True},
+    )
+
+
 def upload(store: Any, folder: Path, prefix: str) -> None:
     """Copies a folder below a prefix."""
     import obstore
@@ -239,6 +281,26 @@ def promised(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(names)}
 
 
-def environment(address: str, **more: str) -> dict[str, str]:
-    """The environment of a command that uses the store at `address`."""
-    return {**os.environ, **S3, "AWS_ENDPOINT_URL": address, **more}
+def environment(address: str) -> dict[str, str]:
+    """The environment of a command that uses moto at `address`."""
+    return {**os.environ, **S3, "AWS_ENDPOINT_URL": address}
+
+
+def azure_environment(address: str) -> dict[str, str]:
+    """The environment of a command that uses azurite at `address`."""
+    endpoint = f"{address}/{AZURE['AZURE_STORAGE_ACCOUNT_NAME']}"
+    return {**os.environ, **AZURE, "AZURE_STORAGE_ENDPOINT": endpoint}
+
+
+def serve(words: list[str]) -> int:
+    """`FOLDER --delay SECONDS -- COMMAND...`: runs a command beside s3://bench/FOLDER."""
+    folder, option, delay, dashes, *command = words
+    assert (option, dashes) == ("--delay", "--"), "see bench/measures/stores.py"
+    with moto() as upstream, Proxy(upstream=upstream).running() as proxy:
+        upload(bucket(upstream, "bench"), Path(folder), Path(folder).name)
+        proxy.delay = float(delay)
+        return subprocess.run(command, env=environment(proxy.address)).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:]))

@@ -1,0 +1,32 @@
+# mcdiff-batch on CPUs.  From the root of the repository:
+#   docker build -f .container/cpu.Dockerfile -t mcdiff-batch --build-arg COMMIT=$(git rev-parse HEAD) .
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+COPY pyproject.toml README.md /src/
+COPY engine /src/engine
+COPY train /src/train
+COPY export /src/export
+COPY bench /src/bench
+ARG EXTRAS=cloud,dicom
+RUN python3 -m venv /opt/mcdiff && /opt/mcdiff/bin/pip install --no-cache-dir "/src[${EXTRAS}]"
+
+FROM ${BASE}
+COPY --from=build /opt/mcdiff /opt/mcdiff
+RUN useradd --system --uid 10001 --home-dir /cache mcdiff \
+    && install -d -o mcdiff -g mcdiff /archive /output /cache
+ARG COMMIT=
+ENV PATH=/opt/mcdiff/bin:${PATH} \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CACHE_HOME=/cache \
+    MCDIFF_COMMIT=${COMMIT}
+LABEL org.opencontainers.image.title=mcdiff-batch \
+      org.opencontainers.image.revision=${COMMIT}
+VOLUME ["/archive", "/output", "/cache"]
+WORKDIR /output
+USER 10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK NONE
+ENTRYPOINT ["mcdiff-batch"]
+CMD ["--help"]

@@ -1,0 +1,148 @@
+"""The committed files of an output in an object store.
+
+A PUT is complete or absent, so it takes the place of fsync and rename.  There is no lock: what must
+not be written twice is created only if it is absent, or replaced only if it is as it was read.
+After a lost answer the store refuses what it has done already: then what is there is compared.
+"""
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from mcdiff_batch.engine.errors import UsageError
+
+from .objects import connect, get_obstore, is_refusal, plain_errors, read_object, store_error
+from .place import Url
+
+AHEAD = 16  # requests at a time
+TRIES = 6  # of a write that another one gets in the way of
+TRIAL = ".tmp"  # folder of the objects with which a store is tried
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFiles:
+    """Implements `Files` of engine/output/durable.py.  Any method raises OSError."""
+
+    place: Url
+
+    def read(self, name: str) -> bytes:
+        return read_object(self.place / name)[0]
+
+    def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        source = iter(names)
+        with ThreadPoolExecutor(AHEAD) as pool:
+            submit = lambda name: (name, pool.submit(self.read, name))
+            waiting: deque[tuple[str, Future[bytes]]] = deque()
+            waiting.extend(map(submit, islice(source, 2 * AHEAD)))
+            while waiting:
+                name, future = waiting.popleft()
+                waiting.extend(map(submit, islice(source, 1)))
+                with suppress(FileNotFoundError):  # it was there when it was listed
+                    yield name, future.result()
+
+    def read_heads(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        return ((name, data.partition(b"\n")[0]) for name, data in self.read_all(names))
+
+    def size(self, name: str) -> int:
+        url = self.place / name
+        with plain_errors(url):
+            return int(get_obstore().head(connect(url), url.prefix)["size"])
+
+    def exists(self, name: str) -> bool:
+        try:
+            self.size(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def list(self, folder: str = "") -> Iterator[str]:
+        """Names of the files and folders in a folder, without it."""
+        prefix = f"{self.place.prefix}/{folder}".rstrip("/")
+        with plain_errors(self.place):
+            found = get_obstore().list_with_delimiter(connect(self.place), prefix=prefix)
+            paths = [*(x["path"] for x in found["objects"]), *found["common_prefixes"]]
+        yield from (x.removeprefix(f"{prefix}/") for x in paths)
+
+    def write(self, name: str, data: bytes) -> None:
+        self._put(name, data, "overwrite")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file unless it exists; returns whether it now has this content."""
+        for pause in range(TRIES):
+            if self._put(name, data, "create"):
+                return True
+            try:
+                return self.read(name) == data
+            except FileNotFoundError:  # S3 refuses one of two writes at the same moment
+                time.sleep(0.1 * 2**pause)
+        raise store_error(self.place / name, "the store refuses to write what is not there")
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replaces a file if it is `old`; returns whether it is now `new`."""
+        try:
+            data, version = read_object(self.place / name)
+        except FileNotFoundError:
+            return False
+        if data == old and self._put(name, new, version):
+            return True
+        try:
+            return self.read(name) == new
+        except FileNotFoundError:
+            return False
+
+    def retire(self, name: str) -> None:
+        """Nothing: to delete a record could delete that of another run.  While its shards are
+        replaced their sizes do not match it, so it counts as none."""
+
+    def remove(self, name: str) -> None:
+        url = self.place / name
+        with suppress(FileNotFoundError), plain_errors(url):
+            get_obstore().delete(connect(url), url.prefix)
+
+    def _put(self, name: str, data: bytes, mode: str | dict[str, str]) -> bool:
+        """Whether the store did not refuse; it may have done it all the same.  Raises OSError."""
+        url = self.place / name
+        with plain_errors(url):
+            try:
+                get_obstore().put(connect(url), url.prefix, data, mode=mode, use_multipart=False)
+            except Exception as error:
+                if mode == "overwrite" or not is_refusal(error):
+                    raise
+                return False
+        return True
+
+    def try_writing(self) -> str:
+        """Raises UsageError unless the store keeps what must not be overwritten."""
+        name = f"{TRIAL}/{secrets.token_hex(8)}"
+        try:
+            kept = self.create(name, b"first") and not self.create(name, b"second")
+            kept = kept and not self._put(name, b"third", {"e_tag": '"of another version"'})
+            whole = self.read(name) == b"first"
+        finally:
+            self.remove(name)
+        if not (kept and whole):
+            raise UsageError(
+                f"{self.place}: this store overwrites objects that it was asked to keep (it "
+                "ignores If-None-Match or If-Match), so two runs could spoil each other's results; "
+                "choose an --output in Amazon S3, Azure Blob Storage or another store that keeps "
+                "them, or in a folder"
+            )
+        return ""
+
+    def free_bytes(self) -> int | None:
+        """None: nobody knows."""
+        return None
+
+    def open_zarr(self, name: str) -> Any:
+        """A zarr group or array, to be read.  Raises whatever zarr does."""
+        import zarr
+        from zarr.storage import ObjectStore
+
+        store = ObjectStore(connect(self.place), read_only=True)
+        return zarr.open(store, path=(self.place / name).prefix, mode="r")

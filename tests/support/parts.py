@@ -1,0 +1,109 @@
+"""Parts of a run in processes of their own, each with its workers, as on several machines."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from mcdiff_batch.engine.output import ledger, locks
+from mcdiff_batch.engine.output.units import Part
+from tests.support.running import FakeMaker, Fault, enhance, job
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0  # s
+
+
+def part(number: int, count: int) -> Part:
+    return Part(number=number, count=count)
+
+
+@contextmanager
+def started(
+    source: Path, output: Path, words: str, *, delay: float = 0.0, fault: str = ""
+) -> Iterator[subprocess.Popen[str]]:
+    """A part ("1/2") or a whole run ("") of units of 2, until the end of the block.
+
+    delay: s per step of the plan.  fault: what happens to every case, see `Fault`.
+    """
+    command = [sys.executable, "-m", __name__, str(source), str(output), words, str(delay), fault]
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Ends a process and its workers, as a lost machine does."""
+    family = find_family(process)
+    process.kill()
+    process.wait()
+    for one in family:
+        if one.is_running():
+            one.kill()
+    psutil.wait_procs(family, timeout=PATIENCE)
+
+
+def find_family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes below one."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def wait_until_running(output: Path, one: Part) -> None:
+    """Waits until a part has its lock."""
+    _wait(lambda: one in locks.find_living(output))
+
+
+def wait_for_units(output: Path, count: int) -> None:
+    """Waits until so many units are committed."""
+    _wait(lambda: len(ledger.list_units(output)) >= count)
+
+
+def _wait(what: object) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def lose_locks(output: Path) -> None:
+    """Nobody sees the locks of those that are running, as if their machine had been given up."""
+    for path in (output / locks.LOCK, output / locks.UNITS):
+        path.unlink()
+    for one in locks.find_parts(output):
+        (locks.part_folder(output, one) / locks.LOCK).unlink()
+
+
+def main() -> int:
+    from mcdiff_batch.engine.errors import McdiffError
+    from mcdiff_batch.engine.output.units import parse_part
+
+    source, output, words, delay, fault = sys.argv[1:]
+    chosen = parse_part(words, os.environ) if words else None
+    asked = job(Path(source), Path(output), unit_size=2, part=chosen)
+    faults = (Fault(kind=fault),) if fault else ()
+    try:
+        return int(enhance(asked, FakeMaker(delay=float(delay), faults=faults)).exit_code)
+    except McdiffError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
