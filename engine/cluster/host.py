@@ -130,10 +130,10 @@ class Host:
 def check_versions(expected: Mapping[str, str]) -> None:
     """Raises McdiffError where another version is installed here."""
     for name, version in runs.software_versions().items():
-        if expected[name] != version:
+        if expected.get(name) != version:
             raise McdiffError(
-                f"it has {name} {version}, the run was begun with {expected[name]}; install the "
-                "same versions on every host"
+                f"it has {name} {version}, expected {expected.get(name)} as where the command is; "
+                "install the same versions on every host"
             )
 
 

@@ -68,7 +68,10 @@ class Nodes:
 
     def survey(self) -> None:
         self.surveyed = monotonic()
-        rows = {row["NodeID"]: row for row in load_ray().nodes()}
+        try:
+            rows = {row["NodeID"]: row for row in load_ray().nodes()}
+        except Exception:  # the head does not answer now, so nothing new is known
+            return
         for key, row in rows.items():
             node = _node(len(self.by_id) + 1, row)
             if row["Alive"] and key not in self.by_id and self._count(node):

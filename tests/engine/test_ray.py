@@ -1,21 +1,30 @@
 """`run --on ray`: hosts that come, go, stop or cannot take part, and what Ray must not show."""
 
+import hashlib
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from mcdiff_batch.engine.cluster.host import check_versions
+from mcdiff_batch.engine.cluster.host import Order, check_places, check_versions
 from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.verify import find_damage
+from mcdiff_batch.engine.run.enhance import enhance
+from mcdiff_batch.engine.run.protocol import Recipe
 from tests.support.clusters import RayCluster
+from tests.support.fake import FakeMaker, InlineWorkers
 from tests.support.many import LIMIT, Night, wait_for, workers_on
-from tests.support.running import archive, bundle, clean, committed
+from tests.support.running import archive, bundle, clean, committed, job
 
 CASES = 16  # in units of 2
 
@@ -59,7 +68,7 @@ def test_a_node_lost_in_the_middle_of_a_unit_and_a_node_that_comes_change_nothin
         cluster.add()
         assert command.wait(LIMIT) == Exit.DONE
     assert committed(night.output) == undisturbed
-    assert incidents(night.output) == ["host"]
+    assert incidents(night.output).count("host") == 1
     assert "host3/cpu:0" in devices(night.output) <= {*first, "host3/cpu:0"}
 
 
@@ -72,6 +81,20 @@ def test_an_actor_killed_is_replaced(night: Night, undisturbed: dict[str, str]) 
     assert incidents(night.output) == ["killed"]
 
 
+@contextmanager
+def suspended(node: psutil.Process, spared: psutil.Process) -> Iterator[None]:
+    """Stops a node and all its processes but one until the end of the block."""
+    family = [node, *(x for x in node.children(recursive=True) if x != spared)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
 @pytest.mark.slow
 def test_a_straggler_that_commits_late_changes_nothing(
     source: Path, tmp_path: Path, undisturbed: dict[str, str], cluster: RayCluster
@@ -80,17 +103,18 @@ def test_a_straggler_that_commits_late_changes_nothing(
     cluster.empty()
     cluster.keep(1)
     night = Night(source=source, output=tmp_path / "out", way="ray", cluster=cluster)
-    with night.begun(delay=4.0, slow=["host1/cpu:0"]) as (command,):
+    release = tmp_path / "release"
+    with night.begun(held=["host1/cpu:0"], release=str(release)) as (command,):
         ((_, straggler),) = workers_on()
-        node = psutil.Process(cluster.pid(0))
         cluster.add()
         wait_for(lambda: len(workers_on()) == 2)
-        for process in [node, *(x for x in node.children(recursive=True) if x != straggler)]:
-            process.suspend()
-        assert command.wait(LIMIT) == Exit.DONE
-        assert incidents(night.output) == ["host"]
-        cases = night.counter.stat().st_size
-        wait_for(lambda: night.counter.stat().st_size > cases)  # it has begun its second unit
+        with suspended(psutil.Process(cluster.pid(0)), straggler):
+            assert command.wait(LIMIT) == Exit.DONE
+            assert incidents(night.output) == ["host"]
+            reads = straggler.io_counters().read_count
+            release.touch()
+            wait_for(lambda: straggler.io_counters().read_count > reads)  # it reads the record
+            wait_for(lambda: straggler.status() == psutil.STATUS_SLEEPING)
     assert committed(night.output) == undisturbed
     assert list(find_damage(night.output)) == []
     cluster.empty()
@@ -164,5 +188,42 @@ def test_an_address_where_no_cluster_answers_is_no_usable_device(
 
 def test_a_host_with_another_version_is_told_which() -> None:
     expected = runs.software_versions() | {"numpy": "1.0"}
-    with pytest.raises(McdiffError, match=r"it has numpy .*, the run was begun with 1\.0"):
+    with pytest.raises(McdiffError, match=r"it has numpy .*, expected 1\.0 as where the command"):
         check_versions(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, ""),
+        ({"archive": Path("/absent")}, "it cannot read the archive"),
+        ({"identity": "other"}, "it sees another archive"),
+        ({"output": Path("/absent")}, "it cannot write to the output"),
+        ({"run": "other"}, "it sees another output"),
+    ],
+)
+def test_a_host_without_the_shared_folders_is_told_what_it_misses(
+    source: Path, tmp_path: Path, change: dict[str, Any], line: str
+) -> None:
+    seen: list[Recipe] = []
+
+    def peek(recipe: Recipe, *rest: Any) -> InlineWorkers:
+        seen.append(recipe)
+        return InlineWorkers(recipe, *rest)
+
+    enhance(job(source, tmp_path / "out", unit_size=2), FakeMaker(), workers=peek)
+    document = (tmp_path / "out/run.json").read_bytes()
+    order = Order(
+        recipe=replace(seen[0], **{k: x for k, x in change.items() if k != "run"}),
+        maker=FakeMaker(),
+        device=Device(kind="cpu", index=0),
+        alone=False,
+        run=change.get("run", hashlib.sha256(document).hexdigest()),
+    )
+    if not line:
+        check_places(order)
+        return
+    with pytest.raises(McdiffError, match=f"^{line}.*same paths$") as refused:
+        check_places(order)
+    assert str(tmp_path) not in str(refused.value)
+    assert "/absent" not in str(refused.value)

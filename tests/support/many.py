@@ -20,10 +20,12 @@ import psutil
 
 from mcdiff_batch.engine.cluster.place import workplace
 from mcdiff_batch.engine.errors import McdiffError
+from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.canary import find_canary
+from mcdiff_batch.engine.model.ladder import recommended_rungs
 from mcdiff_batch.engine.model.plan import Device, Plan
 from mcdiff_batch.engine.output import locks
-from mcdiff_batch.engine.output.units import parse_part
+from mcdiff_batch.engine.output.units import Part
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.pool import Limits
 from tests.support.clusters import RayCluster, import_path
@@ -39,6 +41,20 @@ if __name__ == "__main__":
 LIMIT = 120.0  # s that anything here may take on a loaded machine
 
 
+@dataclass(slots=True, kw_only=True)
+class HeldPlan(FakePlan):
+    """Stops in the middle of its second batch; the first is the canary."""
+
+    release: Path
+    steps: int = 0
+
+    def step(self, *inputs: Any) -> tuple[Image, Image]:
+        self.steps += 1
+        if self.steps > len(recommended_rungs(CONTRACT)):
+            wait_for(self.release.exists)
+        return FakePlan.step(self, *inputs)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMaker:
     """A PlanMaker whose devices are slow, have other bits, or wait."""
@@ -46,6 +62,8 @@ class HostMaker:
     delay: float = 0.0  # s of a step
     slow: Sequence[str] = ()  # the devices with that delay; none: all
     other: Sequence[str] = ()  # devices with other bits
+    held: Sequence[str] = ()  # devices that stop at a step until the file `release` exists
+    release: str = ""
     after: str = ""  # a file that has to exist before any other device begins
     counter: str = ""  # a file that gets a byte for every case that a worker begins
 
@@ -53,11 +71,21 @@ class HostMaker:
         name = str(device)
         if self.after and name not in self.other:
             wait_for(Path(self.after).exists)
+        if name in self.held:
+            return HeldPlan(batch=batch, faults=self._count(), release=Path(self.release))
         return (OtherPlan if name in self.other else FakePlan)(
             batch=batch,
             delay=self.delay if not self.slow or name in self.slow else 0.0,
-            faults=(Fault(kind="nothing", counter=Path(self.counter)),) if self.counter else (),
+            faults=self._count(),
         )
+
+    def _count(self) -> tuple[Fault, ...]:
+        return (Fault(kind="nothing", counter=Path(self.counter)),) if self.counter else ()
+
+
+def read_part(text: str) -> Part | None:
+    number, sign, count = text.partition("/")
+    return Part(number=int(number), count=int(count)) if sign else None
 
 
 def main() -> None:
@@ -72,7 +100,7 @@ def main() -> None:
         devices=cpus(count),
         limits=Limits(patience=asked["patience"]),
         canary=CANARY,
-        part=parse_part(asked["part"]),
+        part=read_part(asked["part"]),
         finish=asked["part"] == "finish",
     )
     maker = HostMaker(**asked["maker"])
@@ -103,7 +131,7 @@ class Night:
     @property
     def journals(self) -> list[Path]:
         """Where the commands keep their incidents."""
-        parts = [x for x in map(parse_part, self.commands) if x]
+        parts = [x for x in map(read_part, self.commands) if x]
         return [locks.part_folder(self.output, x) for x in parts] or [self.output]
 
     @property
