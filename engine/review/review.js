@@ -33,6 +33,7 @@
   let blind = false;
   let scene = null; // of the case that is drawn; null while it is loaded
   let busy = false; // a verdict is being stored
+  let since = 0; // ms: when the key was pressed that is being obeyed
   const undo = [];
   const scenes = new Map(); // promises, by mode and case
   const view = {
@@ -102,37 +103,37 @@
 
   // --- images
 
-  const paint = (from, colour) => {
-    const canvas = make("canvas");
-    [canvas.width, canvas.height] = [from.width, from.height];
-    const image = new ImageData(from.width, from.height);
-    colour(image.data);
-    canvas.getContext("2d").putImageData(image, 0, 0);
-    return canvas;
+  const palettes = {}; // the colour of each of 256 levels
+  const rgba = (red, green, blue, alpha = 255) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  const makePalettes = () => {
+    const each = (colour) => Uint32Array.from({ length: 256 }, (_, level) => colour(level));
+    const [cold, warm, hot] = about.heat;
+    palettes.grey = each((level) => rgba(level, level, level));
+    palettes.heat = each((level) => {
+      const part = 2 * Math.min(1, level / about.brightest);
+      const [low, high, t] = part < 1 ? [cold, warm, part] : [warm, hot, part - 1];
+      return rgba(...[0, 1, 2].map((c) => low[c] + t * (high[c] - low[c])));
+    });
+    palettes.label = each((label) => {
+      const [red, green, blue] = [1, 3, 5].map((k) => parseInt(colourOf(label || 1).slice(k, k + 2), 16));
+      return label ? rgba(red, green, blue, 90) : 0;
+    });
   };
+  const colourOf = (label) => about.classes[(label - 1) % about.classes.length].colour;
   const once = (from, name, draw) => {
     from.drawn[name] ??= draw();
     return from.drawn[name];
   };
-  const grey = (from, name) => once(from, name, () => paint(from, (out) => {
-    from.px[name].forEach((level, k) => out.set([level, level, level, 255], 4 * k));
-  }));
-  const heat = (from) => once(from, "heat", () => paint(from, (out) => {
-    const [cold, warm, hot] = about.heat;
-    from.px.spread.forEach((level, k) => {
-      const part = 2 * Math.min(1, level / about.brightest);
-      const [low, high, t] = part < 1 ? [cold, warm, part] : [warm, hot, part - 1];
-      out.set([0, 1, 2].map((c) => low[c] + t * (high[c] - low[c])), 4 * k);
-      out[4 * k + 3] = 255;
-    });
-  }));
-  const colourOf = (label) => about.classes[(label - 1) % about.classes.length].colour;
-  const fill = (from) => once(from, "fill", () => paint(from, (out) => {
-    const colours = about.classes.map((x) => [1, 3, 5].map((k) => parseInt(x.colour.slice(k, k + 2), 16)));
-    from.px.label.forEach((label, k) => {
-      if (label) out.set([...colours[(label - 1) % colours.length], 90], 4 * k);
-    });
-  }));
+  const paint = (from, name, palette) => once(from, `${name} ${palette}`, () => {
+    const canvas = make("canvas");
+    [canvas.width, canvas.height] = [from.width, from.height];
+    const image = new ImageData(from.width, from.height);
+    const out = new Uint32Array(image.data.buffer);
+    const colours = palettes[palette];
+    from.px[name].forEach((level, k) => { out[k] = colours[level]; });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  });
   const outline = (from) => once(from, "outline", () => { // a path for each label
     const { width, height, px: { label } } = from;
     const paths = new Map();
@@ -230,14 +231,14 @@
     const pen = canvas.getContext("2d");
     pen.setTransform(scale * dots, 0, 0, scale * stretch * dots, left * dots, top * dots);
     pen.imageSmoothingQuality = "high"; // as viewers of radiology magnify
-    pen.drawImage(pane.name === "spread" ? heat(scene) : grey(scene, pane.name), 0, 0);
+    pen.drawImage(paint(scene, pane.name, pane.name === "spread" ? "heat" : "grey"), 0, 0);
     if (pane.over) {
       const edge = (view.wipe * width - left) / scale; // image px
       pen.save();
       pen.beginPath();
       pen.rect(edge, 0, scene.width, scene.height);
       pen.clip();
-      pen.drawImage(grey(scene, pane.over), 0, 0);
+      pen.drawImage(paint(scene, pane.over, "grey"), 0, 0);
       pen.restore();
     }
     if (view.labels && !blind && pane.name !== "spread") drawLabels(pen, scale);
@@ -249,7 +250,7 @@
   const drawLabels = (pen, scale) => {
     if (view.labels === 2) {
       pen.imageSmoothingEnabled = false;
-      pen.drawImage(fill(scene), 0, 0);
+      pen.drawImage(paint(scene, "label", "label"), 0, 0);
     }
     pen.lineCap = "square";
     outline(scene).forEach((path, label) => {
@@ -303,7 +304,7 @@
 
   const show = async (spoken = "") => {
     const row = current();
-    const began = performance.now();
+    const began = since;
     scene = null;
     delete $("stage").dataset.case;
     showHeader();
@@ -454,7 +455,7 @@
       item.setAttribute("aria-setsize", shown.length);
       item.setAttribute("aria-posinset", here + 1);
       item.append(make("span", row.id === null || row.id === undefined ? row.case : `${row.case} · ${row.id}`, "number"));
-      if (row.flagged) item.append(make("span", "⚑ flagged", "flag"));
+      if (row.flagged) item.append(make("span", "⚑", "flag"), make("span", "flagged", "unseen"));
       item.append(make("span", STATES[row.state], `state state-${row.state}`));
       return item;
     }));
@@ -605,8 +606,10 @@
       const text = $("goto-text").value.trim();
       const found = rows.find((x) => String(x.case) === text) || rows.find((x) => x.id && x.id === text);
       if (!found) return `There is no case ${text} here.`;
-      choose(found.case);
-      show();
+      act(() => {
+        choose(found.case);
+        show();
+      });
       return "";
     });
     $("goto-text").select();
@@ -706,7 +709,11 @@
   // One after the other: a key that comes while a verdict is stored waits for that.
   let queue = Promise.resolve();
   const act = (action) => {
-    queue = queue.then(action).catch((error) => alarm(error.message));
+    const pressedAt = performance.now();
+    queue = queue.then(() => {
+      since = pressedAt;
+      return action();
+    }).catch((error) => alarm(error.message));
   };
 
   const onKey = (event) => {
@@ -825,6 +832,7 @@
   };
   const begin = async () => {
     about = await askJson("session");
+    makePalettes();
     blind = about.locked;
     about.reasons.forEach((reason, k) => {
       const label = make("label");
