@@ -87,14 +87,15 @@ def repeat_archive(source: Path, target: Path, cases: int) -> None:
     """An archive of `cases` cases, whose images are those of `source` again and again."""
     old = zarr.open_group(source, mode="r")
     new = zarr.create_group(target, attributes=dict(old.attrs))
-    rows = np.arange(cases) % REAL
-    for name in COLUMNS:
+    real = open_archive(source).cases
+    rows = np.arange(cases) % real
+    for name in (x for x in COLUMNS if x in old):
         values = np.asarray(old[name])[rows]
         new.create_array(name, data=values, chunks=values.shape)
     (target / "depths").mkdir()
     _resize(source / "depths/zarr.json", target / "depths/zarr.json", cases)
     for case in range(cases):
-        for file in (source / f"depths/c/{case % REAL}").rglob("*"):
+        for file in (source / f"depths/c/{case % real}").rglob("*"):
             if file.is_file():
                 other = target / f"depths/c/{case}" / Path(*file.relative_to(source).parts[3:])
                 other.parent.mkdir(parents=True)
@@ -107,20 +108,20 @@ def repeat_run(source: Path, target: Path, archive: Path, cases: int) -> None:
         other = target / file.relative_to(source)
         other.parent.mkdir(parents=True, exist_ok=True)
         _resize(file, other, cases)
+    run = runs.load_existing(source)
+    size = run.settings.unit_size
     records = [ledger.read(source, unit) for unit in ledger.list_units(source)]
-    for unit in range(cases // UNIT):
+    for unit in range(cases // size):
         record = records[unit % len(records)]
-        first = unit * UNIT
+        first = unit * size
         entries = tuple(replace(x, case=first + k) for k, x in enumerate(record.cases))
         ledger.write(target, replace(record, unit=unit, first=first, cases=entries))
         for name in record.shards:
             other = target / shards.shard_name(name, unit)
             other.parent.mkdir(parents=True)
             other.hardlink_to(source / shards.shard_name(name, record.unit))
-    run = runs.load_existing(source)
-    settings = replace(
-        run.settings, archive=open_archive(archive).identity, cases=f"0-{cases // UNIT * UNIT - 1}"
-    )
+    chosen = f"0-{cases // size * size - 1}"
+    settings = replace(run.settings, archive=open_archive(archive).identity, cases=chosen)
     runs.save(target, replace(run, settings=settings))
 
 

@@ -47,8 +47,8 @@
       method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
     };
     let answer;
-    try {
-      answer = await fetch(path, options);
+    try { // a second time, because an idle connection may just be closed; a verdict twice is one
+      answer = await fetch(path, options).catch(() => fetch(path, options));
     } catch {
       throw Object.assign(new Error("The review has ended. Start it again and open its new address."), { gone: true });
     }
@@ -459,7 +459,7 @@
       item.append(make("span", STATES[row.state], `state state-${row.state}`));
       return item;
     }));
-    if (shown.length) list.setAttribute("aria-activedescendant", `row-${at}`);
+    if ($(`row-${at}`)) list.setAttribute("aria-activedescendant", `row-${at}`);
     else list.removeAttribute("aria-activedescendant");
   };
 
@@ -573,6 +573,7 @@
 
   const askReason = () => {
     if (!isOpen()) return;
+    const { pixels } = scene; // that the reader looks at now
     const radios = [...$("reasons").querySelectorAll("input")];
     const told = scene.verdict && scene.verdict.verdict === "reject" ? scene.verdict.reason : "";
     radios.forEach((x) => { x.checked = x.value === told; });
@@ -582,20 +583,21 @@
       const note = $("reject-note").value.trim();
       if (!chosen && !note) return "Choose a reason with its number, or write one.";
       if (chosen && chosen.value === "other" && !note) return "Say in your own words why.";
-      act(() => vote({ verdict: "reject", reason: chosen ? chosen.value : "other", note }));
+      act(() => vote({ pixels, verdict: "reject", reason: chosen ? chosen.value : "other", note }));
       return "";
     });
     (radios.find((x) => x.checked) || radios[0]).focus();
   };
   const askNote = () => {
     if (!scene || !scene.planes) return;
+    const { pixels } = scene;
     $("note-text").value = noteOf();
     openDialog("note", () => {
       const old = scene.verdict && !scene.verdict.void ? scene.verdict : {};
       const note = $("note-text").value.trim();
       act(() => vote(blind
-        ? { preferred: old.preferred || "none", note }
-        : { verdict: old.verdict || "none", reason: old.reason || "", note }));
+        ? { pixels, preferred: old.preferred || "none", note }
+        : { pixels, verdict: old.verdict || "none", reason: old.reason || "", note }));
       return "";
     });
     $("note-text").select();
@@ -853,7 +855,8 @@
     $("caution").textContent = about.caution;
     if (blind) await setBlind(true);
     else await refresh();
-    choose(undefined);
+    const next = rows.find(FILTERS.open); // where an earlier review stopped
+    choose(next && next.case);
     $("stage").focus();
     await show();
     setInterval(() => act(update), POLL);
