@@ -1,3 +1,5 @@
+export const $ = (id) => document.getElementById(id);
+
 // An element with a text, which is never taken for HTML.
 export const make = (tag, text = "", name = "") => {
   const element = document.createElement(tag);

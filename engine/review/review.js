@@ -2,14 +2,13 @@
 // All that comes from the server is put into the page as text, never as HTML.
 import { draw, setColours } from "./images.js";
 import { ask, askJson, unpack } from "./server.js";
-import { make } from "./element.js";
+import { $, make } from "./element.js";
+import { showCase, tellVerdict } from "./case.js";
+import { ACCEPTED, List, OPEN, RATED, REJECTED, VOID, title } from "./list.js";
 
-const ROW = 34; // px of a line of the list
 const KEPT = 8; // cases in memory
 const POLL = 10000; // ms between two looks for new results
 const MOST = 16; // zoom
-const STATES = ["", "✓ accepted", "✕ rejected", "↻ changed since", "● answered"];
-const [OPEN, ACCEPTED, REJECTED, VOID, RATED] = STATES.keys();
 const LABELS = ["off", "outline", "filled"];
 const FILTERS = {
   all: () => true,
@@ -17,8 +16,8 @@ const FILTERS = {
   open: (x) => x.state === OPEN || x.state === VOID,
   rejected: (x) => x.state === REJECTED,
 };
-const $ = (id) => document.getElementById(id);
 
+const list = new List((index) => act(() => go(index)));
 let about = {};
 let rows = []; // all cases, in the order of the server
 let shown = []; // those that pass the filter
@@ -26,7 +25,6 @@ let at = 0; // in shown
 let version = "";
 let blind = false;
 let scene = null; // of the case that is drawn; null while it is loaded
-let busy = false; // a verdict is being stored
 let place = null; // where the images are that were drawn last
 let since = 0; // ms: when the key was pressed that is being obeyed
 const undo = [];
@@ -114,7 +112,7 @@ const drawAll = () => {
 // --- one case
 
 const current = () => shown[at];
-const nameOf = (row) => (row.id === null || row.id === undefined ? `Case ${row.case}` : `Case ${row.case} · ${row.id}`);
+const nameOf = (row) => `Case ${title(row)}`;
 
 const show = async (spoken = "") => {
   const row = current();
@@ -122,7 +120,7 @@ const show = async (spoken = "") => {
   scene = null;
   delete $("stage").dataset.case;
   showHeader();
-  showList();
+  list.show(shown, at);
   if (!row) return showNothing();
   try {
     const found = await load(row.case);
@@ -134,9 +132,9 @@ const show = async (spoken = "") => {
     return undefined;
   }
   drawAll();
-  showCase();
+  showCase(scene, blind);
   const flagged = scene.flags && scene.flags.length ? ` Flagged: ${scene.flags.map((x) => x.why).join("; ")}.` : "";
-  say(`${spoken}${nameOf(row)}, ${at + 1} of ${shown.length}.${flagged} ${tellVerdict()}`);
+  say(`${spoken}${nameOf(row)}, ${at + 1} of ${shown.length}.${flagged} ${tellVerdict(scene.verdict)}`);
   requestAnimationFrame(() => setTimeout(() => {
     if (current() !== row) return;
     $("stage").dataset.ms = (performance.now() - began).toFixed(1);
@@ -166,42 +164,6 @@ const showNothing = (words) => {
   $("verdict").textContent = "";
   say(text);
   showTools();
-};
-
-const tellVerdict = () => {
-  const told = scene && scene.verdict;
-  if (!told) return "";
-  const words = {
-    accept: "Accepted", reject: "Rejected", none: "", left: "You preferred left",
-    equal: "You saw no difference", right: "You preferred right",
-  }[told.preferred || told.verdict];
-  const parts = [[words, told.reason].filter(Boolean).join(": ")];
-  if (told.void) return `${parts[0] || "It was looked at"} earlier, but the image changed since. Look again.`;
-  if (told.note) parts.push(`Note: ${told.note}`);
-  const who = [told.reviewer, told.time.slice(0, 16).replace("T", " ")].filter(Boolean).join(", ");
-  return parts.some(Boolean) ? `${parts.filter(Boolean).join(". ")} (${who})` : "";
-};
-
-const showCase = () => {
-  const told = scene.verdict;
-  $("verdict").textContent = tellVerdict() || (blind ? "Not answered yet" : "Not yet reviewed");
-  $("verdict").className = told && !told.void ? told.verdict || "accept" : "";
-  const list = make("ul");
-  (scene.flags || []).forEach((flag) => {
-    const item = make("li");
-    item.append(make("b", flag.why), make("p", `${flag.means} ${flag.todo}`));
-    list.append(item);
-  });
-  $("why").replaceChildren(...(list.children.length ? [make("h2", "Flagged"), list] : []));
-  const table = make("table");
-  const head = table.createTHead().insertRow();
-  ["", "before", "enhanced"].forEach((x) => head.append(x ? Object.assign(make("th", x), { scope: "col" }) : make("td")));
-  const body = table.createTBody();
-  (scene.numbers || []).forEach(([title, ...values]) => {
-    const line = body.insertRow();
-    line.append(Object.assign(make("th", title), { scope: "row" }), ...values.map((x) => make("td", x)));
-  });
-  $("figures").replaceChildren(...(body.rows.length ? [table] : []));
 };
 
 const showHeader = () => {
@@ -245,38 +207,6 @@ const showTools = () => {
 
 // --- the list
 
-const showList = () => {
-  const list = $("list");
-  const top = at * ROW;
-  if (top < list.scrollTop || top + ROW > list.scrollTop + list.clientHeight) {
-    list.scrollTop = top - list.clientHeight / 2;
-  }
-  drawList();
-};
-const drawList = () => {
-  const list = $("list");
-  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
-  const last = Math.min(shown.length, first + Math.ceil(list.clientHeight / ROW) + 10);
-  $("rows").style.height = `${shown.length * ROW}px`;
-  $("rows").replaceChildren(...shown.slice(first, last).map((row, k) => {
-    const item = make("div", "", "case");
-    const here = first + k;
-    item.id = `row-${here}`;
-    item.dataset.index = here;
-    item.style.top = `${here * ROW}px`;
-    item.setAttribute("role", "option");
-    item.setAttribute("aria-selected", String(here === at));
-    item.setAttribute("aria-setsize", shown.length);
-    item.setAttribute("aria-posinset", here + 1);
-    item.append(make("span", row.id === null || row.id === undefined ? row.case : `${row.case} · ${row.id}`, "number"));
-    if (row.flagged) item.append(make("span", "⚑", "flag"), make("span", "flagged", "unseen"));
-    item.append(make("span", STATES[row.state], `state state-${row.state}`));
-    return item;
-  }));
-  if ($(`row-${at}`)) list.setAttribute("aria-activedescendant", `row-${at}`);
-  else list.removeAttribute("aria-activedescendant");
-};
-
 const choose = (number) => { // applies the filter, and keeps a case that is looked at
   const fits = FILTERS[$("filter").value];
   shown = rows.filter((x) => fits(x) || x.case === number);
@@ -300,10 +230,10 @@ const filter = () => {
 
 // --- verdicts
 
-const vote = async (ballot) => {
+const vote = async (ballot, stays = false) => {
   const row = current();
   const mine = scene;
-  if (busy || !mine || !row || $("stage").dataset.case !== String(row.case)) {
+  if (!mine || !row || $("stage").dataset.case !== String(row.case)) {
     return say("Wait for the picture.");
   }
   const old = mine.verdict && !mine.verdict.void ? mine.verdict : null;
@@ -311,13 +241,11 @@ const vote = async (ballot) => {
   if (!told) return undefined;
   undo.push({ case: row.case, pixels: mine.pixels, blind, at: told.at, old });
   const words = `${nameOf(row)}: ${$("verdict").textContent}. `;
-  const keeps = ballot.verdict === (old ? old.verdict : "none") && !ballot.preferred; // a note
-  if (keeps || !$("advance").checked) return say(words);
+  if (stays || !$("advance").checked) return say(words);
   if (!shown[at + 1]) return say(`${words}This is the last case.`);
   return go(at + 1, words);
 };
 const send = async (ballot, mine) => {
-  busy = true;
   try {
     const told = await askJson("verdict", ballot);
     alarm("");
@@ -329,8 +257,8 @@ const send = async (ballot, mine) => {
         : { accept: ACCEPTED, reject: REJECTED, none: OPEN }[ballot.verdict];
     }
     showHeader();
-    drawList();
-    if (mine && mine === scene) showCase();
+    list.draw(shown, at);
+    if (mine && mine === scene) showCase(scene, blind);
     return told;
   } catch (error) {
     alarm(`Not stored: ${error.message}`);
@@ -340,8 +268,6 @@ const send = async (ballot, mine) => {
       await update();
     }
     return null;
-  } finally {
-    busy = false;
   }
 };
 const takeBack = async () => {
@@ -411,7 +337,7 @@ const askNote = () => {
     const note = $("note-text").value.trim();
     act(() => vote(blind
       ? { pixels, preferred: old.preferred || "none", note }
-      : { pixels, verdict: old.verdict || "none", reason: old.reason || "", note }));
+      : { pixels, verdict: old.verdict || "none", reason: old.reason || "", note }, true));
     return "";
   });
   $("note-text").select();
@@ -572,11 +498,6 @@ $("reject").addEventListener("keydown", (event) => {
   }
 });
 $("filter").addEventListener("change", () => act(filter));
-$("list").addEventListener("scroll", drawList);
-$("list").addEventListener("click", (event) => {
-  const item = event.target.closest(".case");
-  if (item) act(() => go(Number(item.dataset.index)));
-});
 $("wiper").addEventListener("input", (event) => wipe(event.target.value / 100));
 ["advance", "letters"].forEach((x) => $(x).addEventListener("click", (event) => {
   if (event.detail && x === "advance") $("stage").focus(); // by the mouse
@@ -619,7 +540,10 @@ $("stage").addEventListener("wheel", (event) => {
   zoom(event.deltaY < 0 ? 1.25 : 0.8, x, y);
 }, { passive: false });
 $("stage").addEventListener("dblclick", () => zoom(0));
-new ResizeObserver(() => { drawAll(); drawList(); }).observe($("stage"));
+new ResizeObserver(() => {
+  drawAll();
+  list.draw(shown, at);
+}).observe($("stage"));
 
 // --- the beginning
 
@@ -629,7 +553,7 @@ const update = async () => { // looks for new results and for verdicts of others
     if (!(await refresh())) return;
     choose(row && row.case);
     showHeader();
-    drawList();
+    list.draw(shown, at);
     if (!row) show();
     else {
       scenes.delete(`${+blind}/${row.case}`);
@@ -638,7 +562,7 @@ const update = async () => { // looks for new results and for verdicts of others
         fresh.angles = fresh.pixels === scene.pixels ? scene.angles : undefined;
         scene = fresh;
         drawAll();
-        showCase();
+        showCase(scene, blind);
       }
     }
     alarm("");
