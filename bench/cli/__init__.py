@@ -68,9 +68,9 @@ def startup(repeats: int, output: Path | None) -> None:
 @OUTPUT
 def review(cases: int, repeats: int, output: Path | None) -> None:
     """Measure how long a reader waits for pictures of `review`, in chromium."""
-    from mcdiff_batch.bench.measures import review
+    from mcdiff_batch.bench.review.waiting import measure
 
-    _say(review.measure(cases, repeats), output)
+    _say(measure(cases, repeats), output)
 
 
 @bench.command()

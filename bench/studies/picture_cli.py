@@ -101,7 +101,7 @@ def conditions(output: Path, **options: Any) -> None:
 )
 def review(output: Path) -> None:
     """Draw the page of `review`, with phantoms that it makes and enhances. Needs chromium."""
-    from mcdiff_batch.bench.measures.review_pictures import draw
+    from mcdiff_batch.bench.review.pictures import draw
 
     for file in draw(output):
         click.echo(file)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcdiff_batch.bench.measures.review import repeat_archive, repeat_run
+from mcdiff_batch.bench.review.waiting import repeat_archive, repeat_run
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.output.verify import find_damage
 from mcdiff_batch.engine.review.session import Session

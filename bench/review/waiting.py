@@ -21,6 +21,7 @@ import zarr
 
 from mcdiff_batch.bench.common.browser import Browser, chromium
 from mcdiff_batch.bench.common.mean_plan import contract, make_mean_plan
+from mcdiff_batch.bench.measures.startup import CLI
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.plan import Device
@@ -28,8 +29,6 @@ from mcdiff_batch.engine.output import ledger, runs, shards
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.job import Job
 from mcdiff_batch.engine.telemetry.machine import machine
-
-from .startup import CLI
 
 FRAME = Frame(height=512, width=128)
 REAL, UNIT = 64, 32  # cases with files of their own, and cases of a unit

@@ -12,11 +12,11 @@ import zarr
 from PIL import Image
 
 from mcdiff_batch.bench.common.browser import Browser, chromium
+from mcdiff_batch.bench.measures.startup import CLI
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.verdicts import ACCEPT, REJECT, Verdict, append
 
-from .review import SHOWN, serving
-from .startup import CLI
+from .waiting import SHOWN, serving
 
 CASES, SEED = 24, 19
 CUT = (5, 11, 17)  # cases of which the last depth shows only the upper part, so they are flagged
