@@ -77,7 +77,7 @@ def replace_text(path: Path, text: str) -> None:
     """
     spare = path.with_suffix(".tmp")
     try:
-        spare.write_text(text)
+        spare.write_text(text, encoding="utf-8")
         spare.replace(path)
     except OSError:
         with suppress(OSError):

@@ -27,7 +27,8 @@ ORDER = (  # a package imports only from those above it
     ),
     "train.evaluation",
     "export",
-    *("bench", "bench.common", "bench.measures", "bench.acceptance", "bench.studies", "bench.gpu"),
+    *("bench", "bench.common", "bench.measures", "bench.review"),
+    *("bench.acceptance", "bench.studies", "bench.gpu"),
     "bench.cli",
 )
 MODULES = 12  # at most, in a package

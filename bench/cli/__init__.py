@@ -63,6 +63,17 @@ def startup(repeats: int, output: Path | None) -> None:
 
 
 @bench.command()
+@click.option("--cases", type=click.IntRange(min=64), default=10_000, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=100, show_default=True)
+@OUTPUT
+def review(cases: int, repeats: int, output: Path | None) -> None:
+    """Measure how long a reader waits for pictures of `review`, in chromium."""
+    from mcdiff_batch.bench.review.waiting import measure
+
+    _say(measure(cases, repeats), output)
+
+
+@bench.command()
 @click.option("--units", type=click.IntRange(min=8), default=200, show_default=True)
 @click.option(
     "--pairs", type=click.IntRange(min=1), default=2, show_default=True, help="runs of each way"

@@ -63,7 +63,7 @@ class Browser:
         features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        size = {"width": round(width / zoom), "height": round(height / zoom)}
+        size: dict[str, float] = {"width": round(width / zoom), "height": round(height / zoom)}
         size |= {"deviceScaleFactor": zoom, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.events.clear()

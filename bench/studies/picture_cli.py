@@ -92,6 +92,21 @@ def conditions(output: Path, **options: Any) -> None:
     _say(output, conditions(path=output, **options))
 
 
+@picture.command()
+@click.option(
+    "--output",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="folder for review.png and review_dark.png",
+)
+def review(output: Path) -> None:
+    """Draw the page of `review`, with phantoms that it makes and enhances. Needs chromium."""
+    from mcdiff_batch.bench.review.pictures import draw
+
+    for file in draw(output):
+        click.echo(file)
+
+
 def _say(output: Path, lines: list[str]) -> None:
     for words in lines:
         click.echo(words)

@@ -81,6 +81,8 @@ def review(
 
     find_run(output)
     opened = _open_archive(output, archive)
+    if show_ids and opened is None:
+        raise UsageError("--show-ids: the archive of the run is not found; name it with --input")
     if kind is not None:
         return _export(output, opened if show_ids else None, file)
     if file is not None:
@@ -106,8 +108,8 @@ def review(
         click.echo(f"{server.url}\nCtrl-C ends the review.")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
-    where = output / verdicts.FILE
-    click.echo(f"{pluralise(session.stored, 'line')} added to {where}" if session.stored else "")
+    if session.stored:
+        click.echo(f"{pluralise(session.stored, 'line')} added to {output / verdicts.FILE}")
     return Exit.DONE
 
 
@@ -118,12 +120,15 @@ def _open_archive(output: Path, named: Path | None) -> "Archive | None":
     from mcdiff_batch.engine.output import runs
     from mcdiff_batch.engine.output.places import default_archive
 
-    if named is None:
-        with suppress(ArchiveError):  # the page says that it is gone
-            return open_archive(default_archive(output))
-        return None
-    opened = open_archive(named)
+    try:
+        opened = open_archive(named or default_archive(output))
+    except ArchiveError:
+        if named is not None:
+            raise
+        return None  # the page says that it is gone
     if opened.identity != runs.load_existing(output).settings.archive:
+        if named is None:
+            return None  # the page says that it has changed
         raise UsageError(
             f"--input {named}: is not the archive of {output}, or its metadata were changed; "
             "name the archive that was enhanced"

@@ -17,7 +17,15 @@ from typing import Any
 
 from mcdiff_batch.engine.errors import UsageError
 
-from .objects import connect, get_obstore, is_refusal, plain_errors, read_object, store_error
+from .objects import (
+    OF_OUTPUT,
+    connect,
+    get_obstore,
+    is_refusal,
+    plain_errors,
+    read_object,
+    store_error,
+)
 from .place import Url
 
 AHEAD = 16  # requests at a time
@@ -52,7 +60,7 @@ class StoreFiles:
     def size(self, name: str) -> int:
         url = self.place / name
         with plain_errors(url):
-            return int(get_obstore().head(connect(url), url.prefix)["size"])
+            return int(get_obstore().head(connect(url, OF_OUTPUT), url.prefix)["size"])
 
     def exists(self, name: str) -> bool:
         try:
@@ -65,7 +73,7 @@ class StoreFiles:
         """Names of the files and folders in a folder, without it."""
         prefix = f"{self.place.prefix}/{folder}".rstrip("/")
         with plain_errors(self.place):
-            found = get_obstore().list_with_delimiter(connect(self.place), prefix=prefix)
+            found = get_obstore().list_with_delimiter(connect(self.place, OF_OUTPUT), prefix=prefix)
             paths = [*(x["path"] for x in found["objects"]), *found["common_prefixes"]]
         yield from (x.removeprefix(f"{prefix}/") for x in paths)
 
@@ -103,14 +111,15 @@ class StoreFiles:
     def remove(self, name: str) -> None:
         url = self.place / name
         with suppress(FileNotFoundError), plain_errors(url):
-            get_obstore().delete(connect(url), url.prefix)
+            get_obstore().delete(connect(url, OF_OUTPUT), url.prefix)
 
     def _put(self, name: str, data: bytes, mode: str | dict[str, str]) -> bool:
         """Whether the store did not refuse; it may have done it all the same.  Raises OSError."""
         url = self.place / name
         with plain_errors(url):
             try:
-                get_obstore().put(connect(url), url.prefix, data, mode=mode, use_multipart=False)
+                store = connect(url, OF_OUTPUT)
+                get_obstore().put(store, url.prefix, data, mode=mode, use_multipart=False)
             except Exception as error:
                 if mode == "overwrite" or not is_refusal(error):
                     raise
@@ -144,5 +153,5 @@ class StoreFiles:
         import zarr
         from zarr.storage import ObjectStore
 
-        store = ObjectStore(connect(self.place), read_only=True)
+        store = ObjectStore(connect(self.place, OF_OUTPUT), read_only=True)
         return zarr.open(store, path=(self.place / name).prefix, mode="r")

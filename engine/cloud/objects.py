@@ -13,15 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mcdiff_batch.engine.errors import UsageError
 
 from .place import Url
 
 T = TypeVar("T")
-RETRIES = 8  # of a request, with pauses that grow from 0.1 to 5 s
-PATIENCE = 60.0  # s after which a request is not tried again
+PATIENCE = 120.0  # s after which a request is not tried again
 BUSY = (429, 503)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
 CUT = "the answer was cut short"
@@ -39,6 +38,17 @@ CLUES = {  # in messages of the library, that have no status
     "dns error": "the name of the server is unknown",
     "onnect": "the server cannot be reached",
 }
+
+
+class Retries(NamedTuple):
+    """How often a request is tried again, and by how much the pauses grow, chance aside."""
+
+    most: int
+    base: float
+
+
+OF_INPUT = Retries(8, 3)  # some seconds: the case stays open
+OF_OUTPUT = Retries(12, 4)  # about a minute: then the run ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +99,10 @@ def _get_part(url: Url, ahead: int) -> Any:
     """One request; two for the end of an object in Azure, which knows no ranges from the end."""
     options: dict[str, Any] = {"range": {"suffix": -ahead} if ahead < 0 else (0, ahead)}
     if ahead < 0 and url.scheme == "az":
-        meta = get_obstore().head(connect(url), url.prefix)
+        meta = get_obstore().head(connect(url, OF_INPUT), url.prefix)
         size, tag = meta["size"], meta["e_tag"]
         options = {"range": (max(0, size + ahead), max(1, size)), "if_match": tag}
-    return get_obstore().get(connect(url), url.prefix, options=options)
+    return get_obstore().get(connect(url, OF_INPUT), url.prefix, options=options)
 
 
 def read_range(url: Url, offset: int, length: int, tag: str) -> bytes:
@@ -100,7 +110,7 @@ def read_range(url: Url, offset: int, length: int, tag: str) -> bytes:
     options: dict[str, Any] = {"range": (offset, offset + length)}
     if tag:
         options["if_match"] = tag
-    get = lambda: get_obstore().get(connect(url), url.prefix, options=options)
+    get = lambda: get_obstore().get(connect(url, OF_INPUT), url.prefix, options=options)
     return _ask(url, lambda: _take(url, get(), length))
 
 
@@ -113,7 +123,7 @@ def read_object(url: Url) -> tuple[bytes, dict[str, str]]:
 
 
 def _read_object(url: Url) -> tuple[bytes, dict[str, str]]:
-    found = get_obstore().get(connect(url), url.prefix)
+    found = get_obstore().get(connect(url, OF_OUTPUT), url.prefix)
     names = {name: found.meta[name] for name in ("e_tag", "version")}
     data = _take(url, found, found.meta["size"])
     return data, {k: v for k, v in names.items() if v is not None}
@@ -132,13 +142,14 @@ def _ask(url: Url, read: Callable[[], T]) -> T:
 
 
 @lru_cache
-def _connect(scheme: str, bucket: str) -> Any:
-    pauses = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5)}
-    retry = {
-        "max_retries": RETRIES,
-        "retry_timeout": timedelta(seconds=PATIENCE),
-        "backoff": {**pauses, "base": 2},
+def _connect(scheme: str, bucket: str, retries: Retries) -> Any:
+    pauses = {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=15),
+        "base": retries.base,
     }
+    limit = timedelta(seconds=PATIENCE)
+    retry = {"max_retries": retries.most, "retry_timeout": limit, "backoff": pauses}
     stores = get_obstore().store
     match scheme:
         case "s3":
@@ -152,9 +163,9 @@ def _connect(scheme: str, bucket: str) -> Any:
     return stores.HTTPStore.from_url(address, client_options=options, retry_config=retry)
 
 
-def connect(url: Url) -> Any:
+def connect(url: Url, retries: Retries) -> Any:
     """The store of `url`, one in a process; no request is made."""
-    return _connect(url.scheme, url.bucket)
+    return _connect(url.scheme, url.bucket, retries)
 
 
 def get_obstore() -> Any:

@@ -156,7 +156,7 @@ def _group(
     name: str, title: str, image: FileDataset, subject: Subject, results: Results, about: Provenance
 ) -> MeasurementsAndQualitativeEvaluations:
     values = {
-        ("UCA", f"Ultrasound curve angle, {title.removesuffix(' angle')}", codes.UCUM.Degree): (
+        ("UCA", "Ultrasound curve angle", codes.UCUM.Degree): (  # of the finding site
             results.quality.get(f"{name}_after")
         ),
         ("UCA_CONFIDENCE", "Confidence in the curve angles, 0 to 1", codes.UCUM.NoUnits): (

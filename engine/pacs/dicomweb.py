@@ -24,6 +24,7 @@ from mcdiff_batch.engine.errors import McdiffError, SpaceError, UsageError
 
 JSON_LIMIT = 64 << 20  # bytes of an answer in JSON
 PIECE = 1 << 20  # bytes, read at once
+WILD = "*?"  # wild cards of a query; Orthanc does not know them in percent encoding
 PAGE = 500  # results per query
 TRIES = 3
 WAIT = 1.0  # s before the second try; twice that before the third
@@ -84,7 +85,7 @@ class Server:
         seen: set[str] = set()
         offset = 0
         while True:
-            words = urlencode({**matches, "limit": PAGE, "offset": offset})
+            words = urlencode({**matches, "limit": PAGE, "offset": offset}, safe=WILD)
             status, _, body = self._ask("GET", f"{path}?{words}", PLAIN_JSON, JSON_LIMIT)
             page = _results(body) if status == 200 else []
             fresh = {text: x for x in page if (text := json.dumps(x)) not in seen}

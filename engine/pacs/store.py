@@ -139,6 +139,8 @@ class Peer:
         for _ in range(TRIES):
             if self._association is None or not self._association.is_established:
                 self._connect()
+            if self._association is None:
+                continue
             self._association.dimse_timeout = patience
             answer = self._call(patience + TIMEOUT, self._association.send_c_store, item)
             if isinstance(answer, ValueError):
@@ -149,10 +151,12 @@ class Peer:
                 return int(answer.Status)
             self._cut()
         raise McdiffError(
-            f"{self._name}: the connection broke {TRIES} times; run the same command again"
+            f"{self._name}: cannot be reached or breaks the connection, {TRIES} times; check host, "
+            "port and network, then run the same command again"
         )
 
     def _connect(self) -> None:
+        """Opens the association, if that is possible now."""
         host, port = self._address
         handlers = [(evt.EVT_CONN_OPEN, self._take_line)]
         found = self._call(
@@ -170,10 +174,6 @@ class Peer:
                 f"{self._name}: rejects the association; check --called-aet and --aet with the "
                 "administrator of the PACS"
             )
-        raise McdiffError(
-            f"{self._name}: cannot be reached; check host, port and network, then run the same "
-            "command again"
-        )
 
     def _take_line(self, event: Any) -> None:
         """Gives the connection a time limit; pynetdicom gives it none."""

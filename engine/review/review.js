@@ -1,855 +1,603 @@
 // The page of a review: shows one case after the other, and sends verdicts to be stored.
 // All that comes from the server is put into the page as text, never as HTML.
-"use strict";
-(() => {
-  const ROW = 34; // px of a line of the list
-  const GAP = 10; // px between images
-  const NARROW = 124; // px: a caption needs them
-  const KEPT = 8; // cases in memory
-  const POLL = 10000; // ms between two looks for new results
-  const MOST = 16; // zoom
-  const STATES = ["", "✓ accepted", "✕ rejected", "↻ changed since", "● answered"];
-  const [OPEN, ACCEPTED, REJECTED, VOID, RATED] = STATES.keys();
-  const LABELS = ["off", "outline", "filled"];
-  const FILTERS = {
-    all: () => true,
-    flagged: (x) => x.flagged,
-    open: (x) => x.state === OPEN || x.state === VOID,
-    rejected: (x) => x.state === REJECTED,
-  };
-  const $ = (id) => document.getElementById(id);
-  const make = (tag, text = "", name = "") => {
-    const element = document.createElement(tag);
-    element.textContent = text;
-    if (name) element.className = name;
-    return element;
-  };
+import { draw, setColours } from "./images.js";
+import { ask, askJson, unpack } from "./server.js";
+import { $, make } from "./element.js";
+import { showCase, tellVerdict } from "./case.js";
+import { ACCEPTED, List, OPEN, RATED, REJECTED, VOID, title } from "./list.js";
 
-  let about = {};
-  let rows = []; // all cases, in the order of the server
-  let shown = []; // those that pass the filter
-  let at = 0; // in shown
-  let version = "";
-  let blind = false;
-  let scene = null; // of the case that is drawn; null while it is loaded
-  let busy = false; // a verdict is being stored
-  const undo = [];
-  const scenes = new Map(); // promises, by mode and case
-  const view = {
-    mode: "pair", which: 1, labels: 0, spread: false, depths: false, wipe: 0.5, zoom: 1, x: 0.5, y: 0.5,
-  };
+const KEPT = 8; // cases in memory
+const POLL = 10000; // ms between two looks for new results
+const MOST = 16; // zoom
+const LABELS = ["off", "outline", "filled"];
+const FILTERS = {
+  all: () => true,
+  flagged: (x) => x.flagged,
+  open: (x) => x.state === OPEN || x.state === VOID,
+  rejected: (x) => x.state === REJECTED,
+};
 
-  // --- the server
+const list = new List((index) => act(() => go(index)));
+let about = {};
+let rows = []; // all cases, in the order of the server
+let shown = []; // those that pass the filter
+let at = 0; // in shown
+let version = "";
+let blind = false;
+let scene = null; // of the case that is drawn; null while it is loaded
+let place = null; // where the images are that were drawn last
+let since = 0; // ms: when the key was pressed that is being obeyed
+const undo = [];
+const scenes = new Map(); // promises, by mode and case
+const view = {
+  mode: "pair", which: 1, labels: 0, spread: false, depths: false, wipe: 0.5, zoom: 1, x: 0.5, y: 0.5,
+};
 
-  const ask = async (path, body) => {
-    const options = body && {
-      method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
-    };
-    let answer;
-    try {
-      answer = await fetch(path, options);
-    } catch {
-      throw Object.assign(new Error("The review has ended. Start it again and open its new address."), { gone: true });
-    }
-    if (answer.ok) return answer;
-    const { error } = await answer.json().catch(() => ({ error: `answer ${answer.status}` }));
-    throw Object.assign(new Error(error), { code: answer.status });
-  };
-  const askJson = async (path, body) => (await ask(path, body)).json();
-  const alarm = (text) => {
-    $("alarm").textContent = text;
-    $("alarm").hidden = !text;
-  };
-  const say = (text) => { $("said").textContent = text; };
+// --- the server
 
-  const refresh = async () => {
-    const found = await askJson(`cases?blind=${+blind}&known=${version}`);
-    if (found.version === null) return false;
-    const results = (x) => x.split(".")[0];
-    if (results(version) !== results(found.version)) scenes.clear();
-    version = found.version;
-    rows = found.cases.map((number, k) => ({
-      case: number,
-      id: found.ids && found.ids[k],
-      flagged: found.flagged[k] === "1",
-      state: Number(found.states[k]),
-    }));
-    about.left = found;
-    return true;
-  };
+const alarm = (text) => {
+  $("alarm").textContent = text;
+  $("alarm").hidden = !text;
+};
+const say = (text) => { $("said").textContent = text; };
 
-  const load = (number) => {
-    const key = `${+blind}/${number}`;
-    if (!scenes.has(key)) {
-      const found = ask(`case/${number}?blind=${+blind}`).then((x) => x.arrayBuffer()).then(unpack);
-      found.catch(() => scenes.delete(key));
-      scenes.set(key, found);
-      if (scenes.size > KEPT) scenes.delete(scenes.keys().next().value);
-    }
-    return scenes.get(key);
-  };
-
-  const unpack = (buffer) => {
-    const size = new DataView(buffer).getUint32(0, true);
-    const found = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
-    const px = found.width * found.height;
-    found.px = Object.fromEntries(found.planes.map(
-      (name, k) => [name, new Uint8Array(buffer, 4 + size + k * px, px)],
-    ));
-    found.drawn = {};
-    return found;
-  };
-
-  // --- images
-
-  const paint = (from, colour) => {
-    const canvas = make("canvas");
-    [canvas.width, canvas.height] = [from.width, from.height];
-    const image = new ImageData(from.width, from.height);
-    colour(image.data);
-    canvas.getContext("2d").putImageData(image, 0, 0);
-    return canvas;
-  };
-  const once = (from, name, draw) => {
-    from.drawn[name] ??= draw();
-    return from.drawn[name];
-  };
-  const grey = (from, name) => once(from, name, () => paint(from, (out) => {
-    from.px[name].forEach((level, k) => out.set([level, level, level, 255], 4 * k));
+const refresh = async () => {
+  const found = await askJson(`cases?blind=${+blind}&known=${version}`);
+  if (found.version === null) return false;
+  scenes.clear(); // an image or a verdict may be another
+  version = found.version;
+  rows = found.cases.map((number, k) => ({
+    case: number,
+    id: found.ids && found.ids[k],
+    flagged: found.flagged[k] === "1",
+    state: Number(found.states[k]),
   }));
-  const heat = (from) => once(from, "heat", () => paint(from, (out) => {
-    const [cold, warm, hot] = about.heat;
-    from.px.spread.forEach((level, k) => {
-      const part = 2 * Math.min(1, level / about.brightest);
-      const [low, high, t] = part < 1 ? [cold, warm, part] : [warm, hot, part - 1];
-      out.set([0, 1, 2].map((c) => low[c] + t * (high[c] - low[c])), 4 * k);
-      out[4 * k + 3] = 255;
+  about.left = found;
+  return true;
+};
+
+const load = (number) => {
+  const key = `${+blind}/${number}`;
+  if (!scenes.has(key)) {
+    const found = ask(`case/${number}?blind=${+blind}`).then((x) => x.arrayBuffer()).then(unpack);
+    found.catch(() => scenes.delete(key));
+    scenes.set(key, found);
+    if (scenes.size > KEPT) scenes.delete(scenes.keys().next().value);
+  }
+  return scenes.get(key);
+};
+
+// --- images
+
+const before = () => (scene.optimal === null ? "" : `depth ${scene.optimal}`);
+const panes = () => { // what is drawn side by side: title, image, and one that the wipe uncovers
+  if (blind) {
+    const [left, right] = [{ title: "Left", name: "left" }, { title: "Right", name: "right" }];
+    if (view.mode === "wipe") return [{ title: "Left | Right", name: "left", over: "right" }];
+    return view.mode === "pair" ? [left, right] : [view.which ? right : left];
+  }
+  const enhanced = { title: "Enhanced", name: "enhanced" };
+  const old = before() && {
+    title: scene.depths > 1 ? `Before (depth ${scene.optimal + 1})` : "Before",
+    name: before(),
+  };
+  let found;
+  if (view.depths && old) {
+    found = scene.planes.filter((x) => x.startsWith("depth ")).map((name) => {
+      const word = name === before() ? "Before:" : "Depth";
+      return { title: `${word} ${Number(name.slice(6)) + 1}`, name };
     });
-  }));
-  const colourOf = (label) => about.classes[(label - 1) % about.classes.length].colour;
-  const fill = (from) => once(from, "fill", () => paint(from, (out) => {
-    const colours = about.classes.map((x) => [1, 3, 5].map((k) => parseInt(x.colour.slice(k, k + 2), 16)));
-    from.px.label.forEach((label, k) => {
-      if (label) out.set([...colours[(label - 1) % colours.length], 90], 4 * k);
-    });
-  }));
-  const outline = (from) => once(from, "outline", () => { // a path for each label
-    const { width, height, px: { label } } = from;
-    const paths = new Map();
-    const add = (one, other, x1, y1, x2, y2) => {
-      [one, other].filter((x) => x && one !== other).forEach((x) => {
-        if (!paths.has(x)) paths.set(x, new Path2D());
-        paths.get(x).moveTo(x1, y1);
-        paths.get(x).lineTo(x2, y2);
-      });
-    };
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) {
-        const here = label[y * width + x];
-        if (x + 1 < width) add(here, label[y * width + x + 1], x + 1, y, x + 1, y + 1);
-        if (y + 1 < height) add(here, label[(y + 1) * width + x], x, y + 1, x + 1, y + 1);
-      }
-    }
-    return paths;
-  });
+    found.push(enhanced);
+  } else if (!old) found = [enhanced];
+  else if (view.mode === "wipe") found = [{ title: "Before | Enhanced", name: old.name, over: "enhanced" }];
+  else found = view.mode === "pair" ? [old, enhanced] : [view.which ? enhanced : old];
+  if (view.spread && scene.px.spread) {
+    found.push({ title: `Spread, ${about.draws} draws`, name: "spread" });
+  }
+  return found;
+};
 
-  const before = () => (scene.optimal === null ? "" : `depth ${scene.optimal}`);
-  const panes = () => { // what is drawn side by side: title, image, and one that the wipe uncovers
-    if (blind) {
-      const [left, right] = [{ title: "Left", name: "left" }, { title: "Right", name: "right" }];
-      if (view.mode === "wipe") return [{ title: "Left | Right", name: "left", over: "right" }];
-      return view.mode === "pair" ? [left, right] : [view.which ? right : left];
-    }
-    const enhanced = { title: "Enhanced", name: "enhanced" };
-    const old = before() && {
-      title: scene.depths > 1 ? `Before (depth ${scene.optimal + 1})` : "Before",
-      name: before(),
-    };
-    let found;
-    if (view.depths && old) {
-      found = scene.planes.filter((x) => x.startsWith("depth ")).map((name) => {
-        const word = name === before() ? "Before:" : "Depth";
-        return { title: `${word} ${Number(name.slice(6)) + 1}`, name };
-      });
-      found.push(enhanced);
-    } else if (!old) found = [enhanced];
-    else if (view.mode === "wipe") found = [{ title: "Before | Enhanced", name: old.name, over: "enhanced" }];
-    else found = view.mode === "pair" ? [old, enhanced] : [view.which ? enhanced : old];
-    if (view.spread && scene.px.spread) {
-      found.push({ title: `Spread, ${about.draws} draws`, name: "spread" });
-    }
-    return found;
-  };
+const drawAll = () => {
+  if (!scene) return;
+  const wanted = panes();
+  const stage = $("stage");
+  place = draw(stage, scene, wanted, blind ? { ...view, labels: 0 } : view);
+  [view.x, view.y] = [place.x, place.y];
+  stage.setAttribute("aria-label", `case ${scene.case}: ${wanted.map((x) => x.title).join(", ")}`);
+  stage.classList.toggle("zoomed", view.zoom > 1);
+  stage.classList.toggle("many", wanted.length > 3);
+  showTools();
+};
 
-  let place = { scale: 1 }; // of the images that were drawn last
-  const fit = (n) => { // css px of a pane, of one image px, and where the image is in the pane
-    const stage = $("stage");
-    const style = getComputedStyle(stage);
-    const inner = (stage.clientWidth - 2 * parseFloat(style.paddingLeft) - GAP * (n - 1)) / n;
-    const tall = stage.clientHeight - parseFloat(style.paddingTop) - 44; // a caption has two lines
-    const stretch = scene.mm ? scene.mm[0] / scene.mm[1] : 1;
-    const [w, h] = [scene.width, scene.height * stretch];
-    const scale = Math.min(inner / w, tall / h) * view.zoom;
-    const width = Math.min(inner, Math.max(NARROW, w * scale));
-    const height = Math.min(tall, h * scale);
-    const inside = (x, half) => (half < 0.5 ? Math.min(Math.max(x, half), 1 - half) : 0.5);
-    view.x = inside(view.x, width / (2 * w * scale));
-    view.y = inside(view.y, height / (2 * h * scale));
-    place = { scale, stretch, width, height, left: width / 2 - view.x * w * scale, top: height / 2 - view.y * h * scale };
-    return place;
-  };
+// --- one case
 
-  const drawAll = () => {
-    if (!scene) return;
-    const wanted = panes();
-    const stage = $("stage");
-    while (stage.children.length > wanted.length) stage.lastChild.remove();
-    while (stage.children.length < wanted.length) {
-      const figure = make("figure");
-      const caption = make("figcaption");
-      caption.append(make("b"), make("span", "image left"), make("span", "image right"));
-      figure.append(make("canvas"), caption);
-      stage.append(figure);
-    }
-    fit(wanted.length);
-    wanted.forEach((pane, k) => drawPane(stage.children[k], pane));
-    stage.setAttribute("aria-label", `case ${scene.case}: ${wanted.map((x) => x.title).join(", ")}`);
-    stage.classList.toggle("zoomed", view.zoom > 1);
-    stage.classList.toggle("many", wanted.length > 3);
-    showTools();
-  };
+const current = () => shown[at];
+const nameOf = (row) => `Case ${title(row)}`;
 
-  const drawPane = (figure, pane) => {
-    const canvas = figure.firstChild;
-    const dots = window.devicePixelRatio || 1;
-    const { scale, stretch, width, height, left, top } = place;
-    figure.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    [canvas.width, canvas.height] = [Math.round(width * dots), Math.round(height * dots)];
-    figure.querySelector("b").textContent = pane.title;
-    const pen = canvas.getContext("2d");
-    pen.setTransform(scale * dots, 0, 0, scale * stretch * dots, left * dots, top * dots);
-    pen.imageSmoothingQuality = "high"; // as viewers of radiology magnify
-    pen.drawImage(pane.name === "spread" ? heat(scene) : grey(scene, pane.name), 0, 0);
-    if (pane.over) {
-      const edge = (view.wipe * width - left) / scale; // image px
-      pen.save();
-      pen.beginPath();
-      pen.rect(edge, 0, scene.width, scene.height);
-      pen.clip();
-      pen.drawImage(grey(scene, pane.over), 0, 0);
-      pen.restore();
-    }
-    if (view.labels && !blind && pane.name !== "spread") drawLabels(pen, scale);
-    pen.setTransform(dots, 0, 0, dots, 0, 0);
-    if (pane.over) drawLine(pen, [view.wipe * width, 0, view.wipe * width, height], 1);
-    drawScaleBar(pen);
-  };
-
-  const drawLabels = (pen, scale) => {
-    if (view.labels === 2) {
-      pen.imageSmoothingEnabled = false;
-      pen.drawImage(fill(scene), 0, 0);
-    }
-    pen.lineCap = "square";
-    outline(scene).forEach((path, label) => {
-      pen.strokeStyle = colourOf(label);
-      pen.lineWidth = 1.3 / scale;
-      pen.stroke(path);
-    });
-    (scene.angles || []).forEach((angle) => {
-      const lines = [...angle.lines].sort((a, b) => a.y1 + a.y2 - b.y1 - b.y2);
-      lines.forEach((x) => drawLine(pen, [x.x1, x.y1, x.x2, x.y2], 1.6 / scale));
-      const y = lines.reduce((sum, x) => sum + x.y1 + x.y2, 0) / 4;
-      const right = Math.max(...lines.map((x) => x.x1)) <= scene.width - Math.max(...lines.map((x) => x.x2));
-      pen.textAlign = right ? "right" : "left";
-      write(pen, `${angle.degrees.toFixed(1)}°`, (right ? 0.98 : 0.02) * scene.width, y, 13 / scale);
-      pen.textAlign = "left";
-    });
-  };
-  const drawLine = (pen, [x1, y1, x2, y2], wide) => { // white on black, so that it shows everywhere
-    [["#000", 2.5 * wide], ["#fff", wide]].forEach(([colour, width]) => {
-      pen.strokeStyle = colour;
-      pen.lineWidth = width;
-      pen.beginPath();
-      pen.moveTo(x1, y1);
-      pen.lineTo(x2, y2);
-      pen.stroke();
-    });
-  };
-  const write = (pen, text, x, y, size) => {
-    pen.font = `600 ${size}px system-ui, sans-serif`;
-    pen.lineJoin = "round";
-    pen.lineWidth = size / 4;
-    pen.strokeStyle = "#000";
-    pen.fillStyle = "#fff";
-    pen.strokeText(text, x, y);
-    pen.fillText(text, x, y);
-  };
-  const drawScaleBar = (pen) => {
-    const [unit, step] = scene.mm ? ["mm", scene.mm[1] / place.scale] : ["px", 1 / place.scale];
-    const room = 0.45 * place.width * step;
-    const power = 10 ** Math.floor(Math.log10(room));
-    const length = Math.max(...[1, 2, 5].map((x) => x * power).filter((x) => x <= room));
-    const y = place.height - 10;
-    drawLine(pen, [8, y, 8 + length / step, y], 2.5);
-    write(pen, `${Number(length.toPrecision(2))} ${unit}`, 8, y - 7, 12);
-  };
-
-  // --- one case
-
-  const current = () => shown[at];
-  const nameOf = (row) => (row.id === null || row.id === undefined ? `Case ${row.case}` : `Case ${row.case} · ${row.id}`);
-
-  const show = async (spoken = "") => {
-    const row = current();
-    const began = performance.now();
-    scene = null;
-    delete $("stage").dataset.case;
-    showHeader();
-    showList();
-    if (!row) return showNothing();
-    try {
-      const found = await load(row.case);
-      if (current() !== row) return undefined; // the reader has gone on
-      scene = found;
-    } catch (error) {
-      if (current() === row) showNothing(error.message);
-      if (error.gone) alarm(error.message);
-      return undefined;
-    }
-    drawAll();
-    showCase();
-    const flagged = scene.flags && scene.flags.length ? ` Flagged: ${scene.flags.map((x) => x.why).join("; ")}.` : "";
-    say(`${spoken}${nameOf(row)}, ${at + 1} of ${shown.length}.${flagged} ${tellVerdict()}`);
-    requestAnimationFrame(() => setTimeout(() => {
-      if (current() !== row) return;
-      $("stage").dataset.ms = (performance.now() - began).toFixed(1);
-      $("stage").dataset.case = row.case;
-      [at + 1, at - 1].filter((k) => shown[k]).forEach((k) => load(shown[k].case).catch(() => {}));
-    }));
-    if (view.labels) await addAngles();
+const show = async (spoken = "") => {
+  const row = current();
+  const began = since;
+  scene = null;
+  delete $("stage").dataset.case;
+  showHeader();
+  list.show(shown, at);
+  if (!row) return showNothing();
+  try {
+    const found = await load(row.case);
+    if (current() !== row) return undefined; // the reader has gone on
+    scene = found;
+  } catch (error) {
+    if (current() === row) showNothing(error.message);
+    if (error.gone) alarm(error.message);
     return undefined;
-  };
+  }
+  drawAll();
+  showCase(scene, blind);
+  const flagged = scene.flags && scene.flags.length ? ` Flagged: ${scene.flags.map((x) => x.why).join("; ")}.` : "";
+  say(`${spoken}${nameOf(row)}, ${at + 1} of ${shown.length}.${flagged} ${tellVerdict(scene.verdict)}`);
+  requestAnimationFrame(() => setTimeout(() => {
+    if (current() !== row) return;
+    $("stage").dataset.ms = (performance.now() - began).toFixed(1);
+    $("stage").dataset.case = row.case;
+    [at + 1, at - 1].filter((k) => shown[k]).forEach((k) => load(shown[k].case).catch(() => {}));
+  }));
+  if (view.labels) await addAngles();
+  return undefined;
+};
 
-  const addAngles = async () => {
-    const mine = scene;
-    if (!mine || blind || mine.angles) return;
-    try {
-      mine.angles = (await askJson(`marks/${mine.case}`)).angles;
-    } catch {
-      mine.angles = []; // the labels are there without them
-    }
-    if (mine === scene) drawAll();
-  };
+const addAngles = async () => {
+  const mine = scene;
+  if (!mine || blind || mine.angles) return;
+  try {
+    mine.angles = (await askJson(`marks/${mine.case}`)).angles;
+  } catch {
+    mine.angles = []; // the labels are there without them
+  }
+  if (mine === scene) drawAll();
+};
 
-  const showNothing = (words) => {
-    const filter = $("filter").selectedOptions[0].textContent;
-    const text = words || (rows.length ? `No case is here: ${filter}.` : "No case is done yet.");
-    $("stage").replaceChildren(make("p", text, "empty"));
-    ["why", "figures"].forEach((x) => $(x).replaceChildren());
-    $("verdict").textContent = "";
-    say(text);
-    showTools();
-  };
+const showNothing = (words) => {
+  const filter = $("filter").selectedOptions[0].textContent;
+  const text = words || (rows.length ? `No case is here: ${filter}.` : "No case is done yet.");
+  $("stage").replaceChildren(make("p", text, "empty"));
+  ["why", "figures"].forEach((x) => $(x).replaceChildren());
+  $("verdict").textContent = "";
+  say(text);
+  showTools();
+};
 
-  const tellVerdict = () => {
-    const told = scene && scene.verdict;
-    if (!told) return "";
-    const words = {
-      accept: "Accepted", reject: "Rejected", none: "", left: "You preferred left",
-      equal: "You saw no difference", right: "You preferred right",
-    }[told.preferred || told.verdict];
-    const parts = [[words, told.reason].filter(Boolean).join(": ")];
-    if (told.void) return `${parts[0] || "It was looked at"} earlier, but the image changed since. Look again.`;
-    if (told.note) parts.push(`Note: ${told.note}`);
-    const who = [told.reviewer, told.time.slice(0, 16).replace("T", " ")].filter(Boolean).join(", ");
-    return parts.some(Boolean) ? `${parts.filter(Boolean).join(". ")} (${who})` : "";
-  };
+const showHeader = () => {
+  const row = current();
+  $("position").textContent = row ? `${at + 1} of ${shown.length}` : `0 of ${shown.length}`;
+  $("name").textContent = row ? `${nameOf(row)}${row.flagged ? " ⚑ flagged" : ""}` : "";
+  const number = (state) => rows.filter((x) => x.state === state).length;
+  const parts = blind
+    ? [`${number(RATED)} of ${rows.length} answered`]
+    : [`${number(ACCEPTED)} accepted`, `${number(REJECTED)} rejected`, `${number(OPEN) + number(VOID)} to review`];
+  if (about.left.failed) parts.push(`${about.left.failed} failed, not shown`);
+  if (about.left.running) parts.push("the run goes on");
+  if (about.reviewer) parts.push(about.reviewer);
+  $("progress").textContent = parts.join(" · ");
+  document.title = `${$("position").textContent} · Review`;
+  document.body.classList.toggle("blind", blind);
+};
 
-  const showCase = () => {
-    const told = scene.verdict;
-    $("verdict").textContent = tellVerdict() || (blind ? "Not answered yet" : "Not yet reviewed");
-    $("verdict").className = told && !told.void ? told.verdict || "accept" : "";
-    const list = make("ul");
-    (scene.flags || []).forEach((flag) => {
-      const item = make("li");
-      item.append(make("b", flag.why), make("p", `${flag.means} ${flag.todo}`));
-      list.append(item);
-    });
-    $("why").replaceChildren(...(list.children.length ? [make("h2", "Flagged"), list] : []));
-    const table = make("table");
-    const head = table.createTHead().insertRow();
-    ["", "before", "enhanced"].forEach((x) => head.append(x ? Object.assign(make("th", x), { scope: "col" }) : make("td")));
-    const body = table.createTBody();
-    (scene.numbers || []).forEach(([title, ...values]) => {
-      const line = body.insertRow();
-      line.append(Object.assign(make("th", title), { scope: "row" }), ...values.map((x) => make("td", x)));
-    });
-    $("figures").replaceChildren(...(body.rows.length ? [table] : []));
+const pressed = (key, on) => document.querySelector(`button[data-key="${key}"]`).setAttribute("aria-pressed", String(on));
+const showTools = () => {
+  const able = Boolean(scene) && (blind || before());
+  pressed("c", view.mode === "pair" && !view.depths);
+  pressed("w", view.mode === "wipe" && !view.depths);
+  pressed("d", view.depths && !blind);
+  pressed("l", view.labels > 0 && !blind);
+  pressed("s", view.spread && !blind);
+  pressed("b", blind);
+  const off = {
+    " ": !able, c: !able, w: !able, d: blind || !able || !(scene.depths > 1), l: blind,
+    s: blind || !(about.draws > 1), b: about.locked || Boolean(about.missing),
   };
-
-  const showHeader = () => {
-    const row = current();
-    $("position").textContent = row ? `${at + 1} of ${shown.length}` : `0 of ${shown.length}`;
-    $("name").textContent = row ? `${nameOf(row)}${row.flagged ? " ⚑ flagged" : ""}` : "";
-    const number = (state) => rows.filter((x) => x.state === state).length;
-    const parts = blind
-      ? [`${number(RATED)} of ${rows.length} answered`]
-      : [`${number(ACCEPTED)} accepted`, `${number(REJECTED)} rejected`, `${number(OPEN) + number(VOID)} to review`];
-    if (about.left.failed) parts.push(`${about.left.failed} failed, not shown`);
-    if (about.left.running) parts.push("the run goes on");
-    if (about.reviewer) parts.push(about.reviewer);
-    $("progress").textContent = parts.join(" · ");
-    document.title = `${$("position").textContent} · Review`;
-    document.body.classList.toggle("blind", blind);
-  };
-
-  const pressed = (key, on) => document.querySelector(`button[data-key="${key}"]`).setAttribute("aria-pressed", String(on));
-  const showTools = () => {
-    const able = Boolean(scene) && (blind || before());
-    pressed("c", view.mode === "pair" && !view.depths);
-    pressed("w", view.mode === "wipe" && !view.depths);
-    pressed("d", view.depths && !blind);
-    pressed("l", view.labels > 0 && !blind);
-    pressed("s", view.spread && !blind);
-    pressed("b", blind);
-    const off = {
-      " ": !able, c: !able, w: !able, d: blind || !able || !(scene.depths > 1), l: blind,
-      s: blind || !(about.draws > 1), b: about.locked || Boolean(about.missing),
-    };
-    Object.entries(off).forEach(([key, x]) => {
-      document.querySelector(`button[data-key="${key}"]`).disabled = x;
-    });
-    $("wiper").disabled = !able || view.mode !== "wipe" || view.depths;
-    $("wiper").value = 100 * view.wipe;
-    $("legend").hidden = !view.labels || blind;
-    $("open-votes").hidden = blind;
-    $("blind-votes").hidden = !blind;
-  };
-
-  // --- the list
-
-  const showList = () => {
-    const list = $("list");
-    const top = at * ROW;
-    if (top < list.scrollTop || top + ROW > list.scrollTop + list.clientHeight) {
-      list.scrollTop = top - list.clientHeight / 2;
-    }
-    drawList();
-  };
-  const drawList = () => {
-    const list = $("list");
-    const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
-    const last = Math.min(shown.length, first + Math.ceil(list.clientHeight / ROW) + 10);
-    $("rows").style.height = `${shown.length * ROW}px`;
-    $("rows").replaceChildren(...shown.slice(first, last).map((row, k) => {
-      const item = make("div", "", "case");
-      const here = first + k;
-      item.id = `row-${here}`;
-      item.dataset.index = here;
-      item.style.top = `${here * ROW}px`;
-      item.setAttribute("role", "option");
-      item.setAttribute("aria-selected", String(here === at));
-      item.setAttribute("aria-setsize", shown.length);
-      item.setAttribute("aria-posinset", here + 1);
-      item.append(make("span", row.id === null || row.id === undefined ? row.case : `${row.case} · ${row.id}`, "number"));
-      if (row.flagged) item.append(make("span", "⚑ flagged", "flag"));
-      item.append(make("span", STATES[row.state], `state state-${row.state}`));
-      return item;
-    }));
-    if (shown.length) list.setAttribute("aria-activedescendant", `row-${at}`);
-    else list.removeAttribute("aria-activedescendant");
-  };
-
-  const choose = (number) => { // applies the filter, and keeps a case that is looked at
-    const fits = FILTERS[$("filter").value];
-    shown = rows.filter((x) => fits(x) || x.case === number);
-    at = Math.max(0, shown.findIndex((x) => x.case === number));
-  };
-  const go = (index, spoken) => { // does not wait for the picture, so that one can leaf quickly
-    const target = shown[Math.min(Math.max(index, 0), shown.length - 1)];
-    choose(target && target.case);
-    show(spoken);
-  };
-  const step = (by) => {
-    if (shown[at + by]) go(at + by);
-    else say(by > 0 ? "This is the last case." : "This is the first case.");
-  };
-  const filter = () => {
-    const fits = FILTERS[$("filter").value];
-    const row = current();
-    choose(row && fits(row) ? row.case : undefined);
-    show(`${$("filter").selectedOptions[0].textContent}: `);
-  };
-
-  // --- verdicts
-
-  const vote = async (ballot) => {
-    const row = current();
-    const mine = scene;
-    if (busy || !mine || !row || $("stage").dataset.case !== String(row.case)) {
-      return say("Wait for the picture.");
-    }
-    const old = mine.verdict && !mine.verdict.void ? mine.verdict : null;
-    const told = await send({ case: row.case, pixels: mine.pixels, ...ballot }, mine);
-    if (!told) return undefined;
-    undo.push({ case: row.case, pixels: mine.pixels, blind, at: told.at, old });
-    const words = `${nameOf(row)}: ${$("verdict").textContent}. `;
-    const keeps = ballot.verdict === (old ? old.verdict : "none") && !ballot.preferred; // a note
-    if (keeps || !$("advance").checked) return say(words);
-    if (!shown[at + 1]) return say(`${words}This is the last case.`);
-    return go(at + 1, words);
-  };
-  const send = async (ballot, mine) => {
-    busy = true;
-    try {
-      const told = await askJson("verdict", ballot);
-      alarm("");
-      if (mine) mine.verdict = told;
-      const row = rows.find((x) => x.case === ballot.case);
-      if (row) {
-        row.state = ballot.preferred
-          ? (ballot.preferred === "none" ? OPEN : RATED)
-          : { accept: ACCEPTED, reject: REJECTED, none: OPEN }[ballot.verdict];
-      }
-      showHeader();
-      drawList();
-      if (mine && mine === scene) showCase();
-      return told;
-    } catch (error) {
-      alarm(`Not stored: ${error.message}`);
-      if (error.code === 409) {
-        scenes.clear();
-        version = "";
-        await update();
-      }
-      return null;
-    } finally {
-      busy = false;
-    }
-  };
-  const takeBack = async () => {
-    const last = undo.pop();
-    if (!last) return say("There is nothing to undo.");
-    if (last.blind !== blind) await setBlind(last.blind);
-    const old = last.old || {};
-    const ballot = { case: last.case, pixels: last.pixels, note: old.note || "", instead_of: last.at };
-    if (blind) ballot.preferred = old.preferred || "none";
-    else Object.assign(ballot, { verdict: old.verdict || "none", reason: old.reason || "" });
-    const told = await send(ballot, null);
-    scenes.delete(`${+blind}/${last.case}`);
-    choose(last.case);
-    return show(told ? "Undone. " : "");
-  };
-  const isOpen = () => !blind && scene;
-  const accept = () => (isOpen() ? vote({ verdict: "accept", note: noteOf() }) : waitFor());
-  const waitFor = () => { if (!scene) say("Wait for the picture."); };
-  const noteOf = () => (scene.verdict && !scene.verdict.void ? scene.verdict.note : "");
-  const prefer = (side) => (blind && scene ? vote({ preferred: side, note: noteOf() }) : waitFor());
-
-  // --- dialogs: a form that is submitted calls `done`, which returns what is wrong
-
-  const openDialog = (name, done) => {
-    const dialog = $(name);
-    const form = dialog.querySelector("form");
-    if (form) {
-      form.onsubmit = (event) => {
-        const wrong = done();
-        if (!wrong) return;
-        event.preventDefault();
-        $(`${name}-wrong`).textContent = wrong;
-      };
-    }
-    const wrong = $(`${name}-wrong`);
-    if (wrong) wrong.textContent = "";
-    dialog.showModal();
-  };
-  document.querySelectorAll("dialog").forEach((dialog) => {
-    dialog.querySelector(".closer").addEventListener("click", () => dialog.close());
-    dialog.addEventListener("close", () => $("stage").focus());
+  Object.entries(off).forEach(([key, x]) => {
+    document.querySelector(`button[data-key="${key}"]`).disabled = x;
   });
+  $("wiper").disabled = !able || view.mode !== "wipe" || view.depths;
+  $("wiper").value = 100 * view.wipe;
+  $("legend").hidden = !view.labels || blind;
+  $("open-votes").hidden = blind;
+  $("blind-votes").hidden = !blind;
+};
 
-  const askReason = () => {
-    if (!isOpen()) return;
-    const radios = [...$("reasons").querySelectorAll("input")];
-    const told = scene.verdict && scene.verdict.verdict === "reject" ? scene.verdict.reason : "";
-    radios.forEach((x) => { x.checked = x.value === told; });
-    $("reject-note").value = noteOf();
-    openDialog("reject", () => {
-      const chosen = radios.find((x) => x.checked);
-      const note = $("reject-note").value.trim();
-      if (!chosen && !note) return "Choose a reason with its number, or write one.";
-      if (chosen && chosen.value === "other" && !note) return "Say in your own words why.";
-      act(() => vote({ verdict: "reject", reason: chosen ? chosen.value : "other", note }));
-      return "";
-    });
-    (radios.find((x) => x.checked) || radios[0]).focus();
-  };
-  const askNote = () => {
-    if (!scene || !scene.planes) return;
-    $("note-text").value = noteOf();
-    openDialog("note", () => {
-      const old = scene.verdict && !scene.verdict.void ? scene.verdict : {};
-      const note = $("note-text").value.trim();
-      act(() => vote(blind
-        ? { preferred: old.preferred || "none", note }
-        : { verdict: old.verdict || "none", reason: old.reason || "", note }));
-      return "";
-    });
-    $("note-text").select();
-  };
-  const askCase = () => {
-    $("goto-label").textContent = about.ids ? "Number or id" : "Number of the case";
-    openDialog("goto", () => {
-      const text = $("goto-text").value.trim();
-      const found = rows.find((x) => String(x.case) === text) || rows.find((x) => x.id && x.id === text);
-      if (!found) return `There is no case ${text} here.`;
+// --- the list
+
+const choose = (number) => { // applies the filter, and keeps a case that is looked at
+  const fits = FILTERS[$("filter").value];
+  shown = rows.filter((x) => fits(x) || x.case === number);
+  at = Math.max(0, shown.findIndex((x) => x.case === number));
+};
+const go = (index, spoken) => { // does not wait for the picture, so that one can leaf quickly
+  const target = shown[Math.min(Math.max(index, 0), shown.length - 1)];
+  choose(target && target.case);
+  show(spoken);
+};
+const step = (by) => {
+  if (shown[at + by]) go(at + by);
+  else say(by > 0 ? "This is the last case." : "This is the first case.");
+};
+const filter = () => {
+  const fits = FILTERS[$("filter").value];
+  const row = current();
+  choose(row && fits(row) ? row.case : undefined);
+  show(`${$("filter").selectedOptions[0].textContent}: `);
+};
+
+// --- verdicts
+
+const vote = async (ballot, stays = false) => {
+  const row = current();
+  const mine = scene;
+  if (!mine || !row || $("stage").dataset.case !== String(row.case)) {
+    return say("Wait for the picture.");
+  }
+  const old = mine.verdict && !mine.verdict.void ? mine.verdict : null;
+  const told = await send({ case: row.case, pixels: mine.pixels, ...ballot }, mine);
+  if (!told) return undefined;
+  undo.push({ case: row.case, pixels: mine.pixels, blind, at: told.at, old });
+  const words = `${nameOf(row)}: ${$("verdict").textContent}. `;
+  if (stays || !$("advance").checked) return say(words);
+  if (!shown[at + 1]) return say(`${words}This is the last case.`);
+  return go(at + 1, words);
+};
+const send = async (ballot, mine) => {
+  try {
+    const told = await askJson("verdict", ballot);
+    alarm("");
+    if (mine) mine.verdict = told;
+    const row = rows.find((x) => x.case === ballot.case);
+    if (row) {
+      row.state = ballot.preferred
+        ? (ballot.preferred === "none" ? OPEN : RATED)
+        : { accept: ACCEPTED, reject: REJECTED, none: OPEN }[ballot.verdict];
+    }
+    showHeader();
+    list.draw(shown, at);
+    if (mine && mine === scene) showCase(scene, blind);
+    return told;
+  } catch (error) {
+    alarm(`Not stored: ${error.message}`);
+    if (error.code === 409) {
+      scenes.clear();
+      version = "";
+      await update();
+    }
+    return null;
+  }
+};
+const takeBack = async () => {
+  const last = undo.pop();
+  if (!last) return say("There is nothing to undo.");
+  if (last.blind !== blind) await setBlind(last.blind);
+  const old = last.old || {};
+  const ballot = { case: last.case, pixels: last.pixels, note: old.note || "", instead_of: last.at };
+  if (blind) ballot.preferred = old.preferred || "none";
+  else Object.assign(ballot, { verdict: old.verdict || "none", reason: old.reason || "" });
+  const told = await send(ballot, null);
+  scenes.delete(`${+blind}/${last.case}`);
+  choose(last.case);
+  return show(told ? "Undone. " : "");
+};
+const isOpen = () => !blind && scene;
+const accept = () => (isOpen() ? vote({ verdict: "accept", note: noteOf() }) : waitFor());
+const waitFor = () => { if (!scene) say("Wait for the picture."); };
+const noteOf = () => (scene.verdict && !scene.verdict.void ? scene.verdict.note : "");
+const prefer = (side) => (blind && scene ? vote({ preferred: side, note: noteOf() }) : waitFor());
+
+// --- dialogs: a form that is submitted calls `done`, which returns what is wrong
+
+const openDialog = (name, done) => {
+  const dialog = $(name);
+  const form = dialog.querySelector("form");
+  if (form) {
+    form.onsubmit = (event) => {
+      const wrong = done();
+      if (!wrong) return;
+      event.preventDefault();
+      $(`${name}-wrong`).textContent = wrong;
+    };
+  }
+  const wrong = $(`${name}-wrong`);
+  if (wrong) wrong.textContent = "";
+  dialog.showModal();
+};
+document.querySelectorAll("dialog").forEach((dialog) => {
+  dialog.querySelector(".closer").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => $("stage").focus());
+});
+
+const askReason = () => {
+  if (!isOpen()) return;
+  const { pixels } = scene; // that the reader looks at now
+  const radios = [...$("reasons").querySelectorAll("input")];
+  const told = scene.verdict && scene.verdict.verdict === "reject" ? scene.verdict.reason : "";
+  radios.forEach((x) => { x.checked = x.value === told; });
+  $("reject-note").value = noteOf();
+  openDialog("reject", () => {
+    const chosen = radios.find((x) => x.checked);
+    const note = $("reject-note").value.trim();
+    if (!chosen && !note) return "Choose a reason with its number, or write one.";
+    if (chosen && chosen.value === "other" && !note) return "Say in your own words why.";
+    act(() => vote({ pixels, verdict: "reject", reason: chosen ? chosen.value : "other", note }));
+    return "";
+  });
+  (radios.find((x) => x.checked) || radios[0]).focus();
+};
+const askNote = () => {
+  if (!scene || !scene.planes) return;
+  const { pixels } = scene;
+  $("note-text").value = noteOf();
+  openDialog("note", () => {
+    const old = scene.verdict && !scene.verdict.void ? scene.verdict : {};
+    const note = $("note-text").value.trim();
+    act(() => vote(blind
+      ? { pixels, preferred: old.preferred || "none", note }
+      : { pixels, verdict: old.verdict || "none", reason: old.reason || "", note }, true));
+    return "";
+  });
+  $("note-text").select();
+};
+const askCase = () => {
+  $("goto-label").textContent = about.ids ? "Number or id" : "Number of the case";
+  openDialog("goto", () => {
+    const text = $("goto-text").value.trim();
+    const found = rows.find((x) => String(x.case) === text) || rows.find((x) => x.id && x.id === text);
+    if (!found) return `There is no case ${text} here.`;
+    act(() => {
       choose(found.case);
       show();
-      return "";
     });
-    $("goto-text").select();
-  };
+    return "";
+  });
+  $("goto-text").select();
+};
 
-  // --- what keys and buttons do
+// --- what keys and buttons do
 
-  const setBlind = async (on) => {
-    const row = current();
-    blind = on;
-    scene = null;
-    version = "";
-    [...$("filter").options].forEach((x) => { x.disabled = blind && ["flagged", "rejected"].includes(x.value); });
-    if ($("filter").selectedOptions[0].disabled) $("filter").value = "all";
-    await refresh();
-    choose(row && row.case);
-  };
-  const setMode = (mode) => {
-    view.mode = mode;
-    view.depths = false;
-    drawAll();
-    say(mode === "pair" ? "side by side" : mode === "wipe" ? "wipe" : "");
-  };
-  const blink = () => {
-    view.which = view.mode === "one" && !view.depths ? 1 - view.which : 0;
-    view.mode = "one";
-    view.depths = false;
-    drawAll();
-    if (scene) say(panes()[0].title);
-  };
-  const toggle = (name) => {
+const setBlind = async (on) => {
+  const row = current();
+  blind = on;
+  scene = null;
+  version = "";
+  [...$("filter").options].forEach((x) => { x.disabled = blind && ["flagged", "rejected"].includes(x.value); });
+  if ($("filter").selectedOptions[0].disabled) $("filter").value = "all";
+  await refresh();
+  choose(row && row.case);
+};
+const setMode = (mode) => {
+  view.mode = mode;
+  view.depths = false;
+  drawAll();
+  say(mode === "pair" ? "side by side" : mode === "wipe" ? "wipe" : "");
+};
+const blink = () => {
+  view.which = view.mode === "one" && !view.depths ? 1 - view.which : 0;
+  view.mode = "one";
+  view.depths = false;
+  drawAll();
+  if (scene) say(panes()[0].title);
+};
+const toggle = (name) => {
+  if (blind) return;
+  view[name] = !view[name];
+  drawAll();
+};
+const zoom = (by, x = view.x, y = view.y) => {
+  const next = by ? Math.min(MOST, Math.max(1, view.zoom * by)) : 1;
+  view.x = x + (view.x - x) * view.zoom / next;
+  view.y = y + (view.y - y) * view.zoom / next;
+  view.zoom = next;
+  drawAll();
+};
+const move = (x, y) => {
+  view.x += x;
+  view.y += y;
+  drawAll();
+};
+const wipe = (to) => {
+  view.wipe = Math.min(1, Math.max(0, to));
+  drawAll();
+};
+const actions = {
+  ArrowLeft: () => step(-1),
+  ArrowRight: () => step(1),
+  ArrowUp: () => move(0, -0.1 / view.zoom),
+  ArrowDown: () => move(0, 0.1 / view.zoom),
+  Home: () => go(0),
+  End: () => go(shown.length - 1),
+  " ": blink,
+  c: () => setMode("pair"),
+  w: () => setMode(view.mode === "wipe" && !view.depths ? "pair" : "wipe"),
+  d: () => toggle("depths"),
+  l: () => {
     if (blind) return;
-    view[name] = !view[name];
+    view.labels = (view.labels + 1) % LABELS.length;
     drawAll();
-  };
-  const zoom = (by, x = view.x, y = view.y) => {
-    const next = by ? Math.min(MOST, Math.max(1, view.zoom * by)) : 1;
-    view.x = x + (view.x - x) * view.zoom / next;
-    view.y = y + (view.y - y) * view.zoom / next;
-    view.zoom = next;
-    drawAll();
-  };
-  const move = (x, y) => {
-    view.x += x;
-    view.y += y;
-    drawAll();
-  };
-  const wipe = (to) => {
-    view.wipe = Math.min(1, Math.max(0, to));
-    drawAll();
-  };
-  const actions = {
-    ArrowLeft: () => step(-1),
-    ArrowRight: () => step(1),
-    ArrowUp: () => move(0, -0.1 / view.zoom),
-    ArrowDown: () => move(0, 0.1 / view.zoom),
-    Home: () => go(0),
-    End: () => go(shown.length - 1),
-    " ": blink,
-    c: () => setMode("pair"),
-    w: () => setMode(view.mode === "wipe" && !view.depths ? "pair" : "wipe"),
-    d: () => toggle("depths"),
-    l: () => {
-      if (blind) return;
-      view.labels = (view.labels + 1) % LABELS.length;
-      drawAll();
-      say(`labels: ${LABELS[view.labels]}`);
-      if (view.labels) addAngles();
-    },
-    s: () => { if (about.draws > 1) toggle("spread"); },
-    "+": () => zoom(1.25),
-    "=": () => zoom(1.25),
-    "-": () => zoom(0.8),
-    0: () => zoom(0),
-    a: accept,
-    r: askReason,
-    n: askNote,
-    u: takeBack,
-    1: () => prefer("left"),
-    2: () => prefer("equal"),
-    3: () => prefer("right"),
-    b: async () => {
-      if (about.locked || about.missing) return;
-      await setBlind(!blind);
-      show(blind ? "Blind. " : "Not blind. ");
-    },
-    f: () => {
-      const options = [...$("filter").options].filter((x) => !x.disabled);
-      const next = options[(options.indexOf($("filter").selectedOptions[0]) + 1) % options.length];
-      $("filter").value = next.value;
-      filter();
-    },
-    g: askCase,
-    "?": () => openDialog("help"),
-  };
+    say(`labels: ${LABELS[view.labels]}`);
+    if (view.labels) addAngles();
+  },
+  s: () => { if (about.draws > 1) toggle("spread"); },
+  "+": () => zoom(1.25),
+  "=": () => zoom(1.25),
+  "-": () => zoom(0.8),
+  0: () => zoom(0),
+  a: accept,
+  r: askReason,
+  n: askNote,
+  u: takeBack,
+  1: () => prefer("left"),
+  2: () => prefer("equal"),
+  3: () => prefer("right"),
+  b: async () => {
+    if (about.locked || about.missing) return;
+    await setBlind(!blind);
+    show(blind ? "Blind. " : "Not blind. ");
+  },
+  f: () => {
+    const options = [...$("filter").options].filter((x) => !x.disabled);
+    const next = options[(options.indexOf($("filter").selectedOptions[0]) + 1) % options.length];
+    $("filter").value = next.value;
+    filter();
+  },
+  g: askCase,
+  "?": () => openDialog("help"),
+};
 
-  // One after the other: a key that comes while a verdict is stored waits for that.
-  let queue = Promise.resolve();
-  const act = (action) => {
-    queue = queue.then(action).catch((error) => alarm(error.message));
-  };
+// One after the other: a key that comes while a verdict is stored waits for that.
+let queue = Promise.resolve();
+const act = (action) => {
+  const pressedAt = performance.now();
+  queue = queue.then(() => {
+    since = pressedAt;
+    return action();
+  }).catch((error) => alarm(error.message));
+};
 
-  const onKey = (event) => {
-    const target = event.target;
-    if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
-    const typing = target.matches("select, input:not([type=checkbox])");
-    const own = target.matches("button, input") && [" ", "Enter"].includes(event.key);
-    if (typing || own || (event.key.length === 1 && !$("letters").checked)) return;
-    if (target === $("list") && ["ArrowUp", "ArrowDown"].includes(event.key)) {
-      event.preventDefault();
-      step(event.key === "ArrowUp" ? -1 : 1);
-      return;
-    }
-    const side = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
-    if (event.shiftKey && side && view.mode === "wipe") {
-      event.preventDefault();
-      wipe(view.wipe + side);
-      return;
-    }
-    if (event.key.startsWith("Arrow") && ["ArrowUp", "ArrowDown"].includes(event.key) && view.zoom === 1) return;
-    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!action) return;
+const onKey = (event) => {
+  const target = event.target;
+  if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  const typing = target.matches("select, input:not([type=checkbox])");
+  const own = target.matches("button, input") && [" ", "Enter"].includes(event.key);
+  if (typing || own || (event.key.length === 1 && !$("letters").checked)) return;
+  if (target === $("list") && ["ArrowUp", "ArrowDown"].includes(event.key)) {
     event.preventDefault();
-    act(action);
-  };
-  document.addEventListener("keydown", onKey);
-  document.querySelectorAll("button[data-key]").forEach((button) => {
-    button.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays
-    button.addEventListener("click", () => act(actions[button.dataset.key]));
-  });
-  $("reject").addEventListener("keydown", (event) => {
-    const radio = $("reasons").querySelectorAll("input")[Number(event.key) - 1];
-    if (event.target.type === "radio" && radio) {
-      radio.click();
-      radio.focus();
-    }
-    if (event.target.type === "radio" && event.key === "Enter") {
-      event.preventDefault();
-      $("reject").querySelector("[type=submit]").click();
-    }
-  });
-  $("filter").addEventListener("change", () => act(filter));
-  $("list").addEventListener("scroll", drawList);
-  $("list").addEventListener("click", (event) => {
-    const item = event.target.closest(".case");
-    if (item) act(() => go(Number(item.dataset.index)));
-  });
-  $("wiper").addEventListener("input", (event) => wipe(event.target.value / 100));
-  ["advance", "letters"].forEach((x) => $(x).addEventListener("click", (event) => {
-    if (event.detail && x === "advance") $("stage").focus(); // by the mouse
-  }));
-
-  // --- the mouse on the images
-
-  const within = (event) => { // where it points, in parts of the image and of the pane
-    const box = (event.target.closest("canvas") || $("stage").querySelector("canvas")).getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    return {
-      x: (x - place.left) / (scene.width * place.scale),
-      y: (y - place.top) / (scene.height * place.stretch * place.scale),
-      part: x / box.width,
-    };
-  };
-  let drag = null;
-  $("stage").addEventListener("pointerdown", (event) => {
-    if (!scene || !event.target.matches("canvas")) return;
-    drag = { x: event.clientX, y: event.clientY, wipes: view.mode === "wipe" && !view.depths };
-    $("stage").setPointerCapture(event.pointerId);
-    if (drag.wipes) wipe(within(event).part);
-  });
-  $("stage").addEventListener("pointermove", (event) => {
-    if (!drag || !scene) return;
-    if (drag.wipes) {
-      const box = $("stage").querySelector("canvas").getBoundingClientRect();
-      wipe((event.clientX - box.left) / box.width);
-      return;
-    }
-    const scale = { x: scene.width * place.scale, y: scene.height * place.stretch * place.scale };
-    move((drag.x - event.clientX) / scale.x, (drag.y - event.clientY) / scale.y);
-    Object.assign(drag, { x: event.clientX, y: event.clientY });
-  });
-  ["pointerup", "pointercancel"].forEach((x) => $("stage").addEventListener(x, () => { drag = null; }));
-  $("stage").addEventListener("wheel", (event) => {
-    if (!scene || !event.target.matches("canvas")) return;
+    step(event.key === "ArrowUp" ? -1 : 1);
+    return;
+  }
+  const side = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
+  if (event.shiftKey && side && view.mode === "wipe") {
     event.preventDefault();
-    const { x, y } = within(event);
-    zoom(event.deltaY < 0 ? 1.25 : 0.8, x, y);
-  }, { passive: false });
-  $("stage").addEventListener("dblclick", () => zoom(0));
-  new ResizeObserver(() => { drawAll(); drawList(); }).observe($("stage"));
+    wipe(view.wipe + side);
+    return;
+  }
+  if (event.key.startsWith("Arrow") && ["ArrowUp", "ArrowDown"].includes(event.key) && view.zoom === 1) return;
+  const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!action) return;
+  event.preventDefault();
+  act(action);
+};
+document.addEventListener("keydown", onKey);
+document.querySelectorAll("button[data-key]").forEach((button) => {
+  button.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays
+  button.addEventListener("click", () => act(actions[button.dataset.key]));
+});
+$("reject").addEventListener("keydown", (event) => {
+  const radio = $("reasons").querySelectorAll("input")[Number(event.key) - 1];
+  if (event.target.type === "radio" && radio) {
+    radio.click();
+    radio.focus();
+  }
+  if (event.target.type === "radio" && event.key === "Enter") {
+    event.preventDefault();
+    $("reject").querySelector("[type=submit]").click();
+  }
+});
+$("filter").addEventListener("change", () => act(filter));
+$("wiper").addEventListener("input", (event) => wipe(event.target.value / 100));
+["advance", "letters"].forEach((x) => $(x).addEventListener("click", (event) => {
+  if (event.detail && x === "advance") $("stage").focus(); // by the mouse
+}));
 
-  // --- the beginning
+// --- the mouse on the images
 
-  const update = async () => { // looks for new results and for verdicts of others
-    const row = current();
-    try {
-      if (!(await refresh())) return;
-      choose(row && row.case);
-      showHeader();
-      drawList();
-      if (!row) show();
-      else {
-        scenes.delete(`${+blind}/${row.case}`);
-        const fresh = await load(row.case);
-        if (current() && current().case === row.case && scene) {
-          fresh.angles = fresh.pixels === scene.pixels ? scene.angles : undefined;
-          scene = fresh;
-          drawAll();
-          showCase();
-        }
+const within = (event) => { // where it points, in parts of the image and of the pane
+  const box = (event.target.closest("canvas") || $("stage").querySelector("canvas")).getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  return {
+    x: (x - place.left) / (scene.width * place.scale),
+    y: (y - place.top) / (scene.height * place.stretch * place.scale),
+    part: x / box.width,
+  };
+};
+let drag = null;
+$("stage").addEventListener("pointerdown", (event) => {
+  if (!scene || !event.target.matches("canvas")) return;
+  drag = { x: event.clientX, y: event.clientY, wipes: view.mode === "wipe" && !view.depths };
+  $("stage").setPointerCapture(event.pointerId);
+  if (drag.wipes) wipe(within(event).part);
+});
+$("stage").addEventListener("pointermove", (event) => {
+  if (!drag || !scene) return;
+  if (drag.wipes) {
+    const box = $("stage").querySelector("canvas").getBoundingClientRect();
+    wipe((event.clientX - box.left) / box.width);
+    return;
+  }
+  const scale = { x: scene.width * place.scale, y: scene.height * place.stretch * place.scale };
+  move((drag.x - event.clientX) / scale.x, (drag.y - event.clientY) / scale.y);
+  Object.assign(drag, { x: event.clientX, y: event.clientY });
+});
+["pointerup", "pointercancel"].forEach((x) => $("stage").addEventListener(x, () => { drag = null; }));
+$("stage").addEventListener("wheel", (event) => {
+  if (!scene || !event.target.matches("canvas")) return;
+  event.preventDefault();
+  const { x, y } = within(event);
+  zoom(event.deltaY < 0 ? 1.25 : 0.8, x, y);
+}, { passive: false });
+$("stage").addEventListener("dblclick", () => zoom(0));
+new ResizeObserver(() => {
+  drawAll();
+  list.draw(shown, at);
+}).observe($("stage"));
+
+// --- the beginning
+
+const update = async () => { // looks for new results and for verdicts of others
+  const row = current();
+  try {
+    if (!(await refresh())) return;
+    choose(row && row.case);
+    showHeader();
+    list.draw(shown, at);
+    if (!row) show();
+    else {
+      scenes.delete(`${+blind}/${row.case}`);
+      const fresh = await load(row.case);
+      if (current() && current().case === row.case && scene) {
+        fresh.angles = fresh.pixels === scene.pixels ? scene.angles : undefined;
+        scene = fresh;
+        drawAll();
+        showCase(scene, blind);
       }
-      alarm("");
-    } catch (error) {
-      if (error.gone) alarm(error.message);
     }
-  };
-  const begin = async () => {
-    about = await askJson("session");
-    blind = about.locked;
-    about.reasons.forEach((reason, k) => {
-      const label = make("label");
-      const radio = Object.assign(make("input"), { type: "radio", name: "reason", value: reason });
-      label.append(radio, make("kbd", k + 1), ` ${reason}`);
-      $("reasons").append(label);
-    });
-    about.classes.forEach((x) => {
-      const item = make("span");
-      const key = make("i", "", "key");
-      key.style.background = x.colour;
-      item.append(key, ` ${x.name}`);
-      $("legend").append(item);
-    });
-    $("legend").append(make("span", "White lines: the two levels that a curve angle is between"));
-    $("missing").textContent = about.missing;
-    $("sides").textContent = about.sides;
-    $("caution").textContent = about.caution;
-    if (blind) await setBlind(true);
-    else await refresh();
-    choose(undefined);
-    $("stage").focus();
-    await show();
-    setInterval(() => act(update), POLL);
-    document.addEventListener("visibilitychange", () => act(update)); // back from another tab
-  };
-  begin().catch((error) => alarm(error.message));
-})();
+    alarm("");
+  } catch (error) {
+    if (error.gone) alarm(error.message);
+  }
+};
+const begin = async () => {
+  about = await askJson("session");
+  setColours(about);
+  blind = about.locked;
+  about.reasons.forEach((reason, k) => {
+    const label = make("label");
+    const radio = Object.assign(make("input"), { type: "radio", name: "reason", value: reason });
+    label.append(radio, make("kbd", k + 1), ` ${reason}`);
+    $("reasons").append(label);
+  });
+  about.classes.forEach((x) => {
+    const item = make("span");
+    const key = make("i", "", "key");
+    key.style.background = x.colour;
+    item.append(key, ` ${x.name}`);
+    $("legend").append(item);
+  });
+  $("legend").append(make("span", "White lines: the two levels that a curve angle is between"));
+  $("missing").textContent = about.missing;
+  $("sides").textContent = about.sides;
+  $("caution").textContent = about.caution;
+  if (blind) await setBlind(true);
+  else await refresh();
+  const next = rows.find(FILTERS.open); // where an earlier review stopped
+  choose(next && next.case);
+  $("stage").focus();
+  await show();
+  setInterval(() => act(update), POLL);
+  document.addEventListener("visibilitychange", () => act(update)); // back from another tab
+};
+begin().catch((error) => alarm(error.message));

@@ -32,7 +32,10 @@ NAMES = re.compile(r"(?:127\.0\.0\.1|localhost)(?::[0-9]{1,5})?")
 FILES = {  # of the page: file, type
     "": ("review.html", "text/html; charset=utf-8"),
     "review.css": ("review.css", "text/css; charset=utf-8"),
-    "review.js": ("review.js", "text/javascript; charset=utf-8"),
+    **{
+        f"{x}.js": (f"{x}.js", "text/javascript; charset=utf-8")
+        for x in ("review", "images", "case", "list", "server", "element")
+    },
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
 POLICY = (

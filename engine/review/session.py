@@ -167,7 +167,8 @@ class Session:
         """
         self._check_open(blind)
         entry, planes = self._read(case)
-        self._refresh()
+        with self._lock:
+            self._verdicts.refresh()
         height, width = planes.results["label"].shape
         about: Json = {
             "case": case,

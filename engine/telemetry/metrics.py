@@ -83,7 +83,7 @@ class MetricsFile:
         try:
             spare.unlink(missing_ok=True)
             descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 os.fchmod(descriptor, MODE)
                 file.write(as_text(self.path.stem, whole))
             spare.replace(self.path)

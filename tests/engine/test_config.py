@@ -250,6 +250,9 @@ def test_flags_and_options_that_may_be_repeated_come_from_the_environment(call: 
     words = ("--show-config", "bench", "memory")
     _, out, _ = call(*words, MCDIFF_BENCH_MEMORY_CASES="3 40")
     assert rows(out)["cases"] == ("3, 40", "MCDIFF_BENCH_MEMORY_CASES")
+    words = ("--show-config", "bench", "fidelity", "--data", ".", "--work", "w")
+    _, out, _ = call(*words, MCDIFF_BENCH_FIDELITY_TIMES="no")  # --times/--no-times
+    assert rows(out)["times"] == ("no", "MCDIFF_BENCH_FIDELITY_TIMES")
     for value, shown in {"1": "yes", "true": "yes", "no": "no", "": "no"}.items():
         _, out, _ = call("--show-config", "status", "x", MCDIFF_STATUS_JSON=value)
         assert rows(out)["json"] == (shown, "MCDIFF_STATUS_JSON" if value else "default")

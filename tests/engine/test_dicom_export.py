@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import zarr
 from pydicom import uid as uids
 from pydicom.dataset import Dataset
+from pydicom.sr._concepts_dict import concepts
 
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.dicom.importer import Options, import_dicom
@@ -125,8 +127,9 @@ def test_the_report_has_the_angles_of_the_run_with_their_confidence(spine: Path)
     report = written(spine / "out", kind="report")
     numbers = list(measurements(report))
     quality = entry.quality
-    assert ("Ultrasound curve angle, thoracic", quality["uca_thoracic_after"], "deg") in numbers
-    assert ("Ultrasound curve angle, lumbar", quality["uca_lumbar_after"], "deg") in numbers
+    angles = [value for name, value, unit in numbers if unit == "deg"]
+    assert angles == [quality["uca_thoracic_after"], quality["uca_lumbar_after"]]
+    assert sites(report) == ["Thoracic spine", "Lumbar spine"]
     confidence = ("Confidence in the curve angles, 0 to 1", quality["uca_confidence"], "1")
     assert numbers.count(confidence) == 2
     assert report.VerificationFlag == "UNVERIFIED"
@@ -145,6 +148,41 @@ def measurements(item: Dataset) -> Any:
             unit = measured.MeasurementUnitsCodeSequence[0].CodeValue
             yield child.ConceptNameCodeSequence[0].CodeMeaning, float(measured.NumericValue), unit
         yield from measurements(child)
+
+
+def sites(item: Dataset) -> list[str]:
+    """The finding sites of a report, in its order."""
+    names = [x.CodeMeaning for x in item.get("ConceptCodeSequence", ())]
+    concept = item.get("ConceptNameCodeSequence", [Dataset()])[0].get("CodeMeaning", "")
+    found = names if concept.lower() == "finding site" else []
+    return found + [x for child in item.get("ContentSequence", ()) for x in sites(child)]
+
+
+def code_items(dataset: Dataset) -> Iterator[Dataset]:
+    for element in dataset.iterall():
+        if element.VR == "SQ":
+            yield from (x for x in element.value if "CodeValue" in x)
+
+
+def test_every_public_code_is_one_of_the_standards_and_every_code_has_one_meaning(
+    spine: Path,
+) -> None:
+    """pydicom has the dictionaries of PS3.16; one meaning there has a slip of the pen."""
+    known = {("SCT", "73400003"): {"Transverse process of vertebra"}}
+    for scheme, names in concepts.items():
+        for versions in names.values():
+            for code, (meaning, _) in versions.items():
+                known.setdefault((scheme, code), set()).add(meaning)
+    items = [x for p in (spine / "out").rglob("*.dcm") for x in code_items(pydicom.dcmread(p))]
+    meanings: dict[tuple[str, str], set[str]] = {}
+    for item in items:
+        key = (str(item.CodingSchemeDesignator), str(item.CodeValue))
+        meanings.setdefault(key, set()).add(str(item.CodeMeaning))
+    for key, found in meanings.items():
+        assert len(found) == 1, key
+        if key[0] in ("DCM", "SCT", "UCUM"):
+            assert found <= known[key], key
+    assert {("SCT", "113197003"), ("SCT", "122495006"), ("SCT", "122496007")} <= set(meanings)
 
 
 def texts(item: Dataset) -> Any:

@@ -14,7 +14,7 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, Ultrasoun
 
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.pacs import dicomweb, store
-from tests.support import orthanc
+from mcdiff_batch.bench.common import orthanc
 from tests.support.crafting import command
 from tests.support.dicom import enhance, make_image, scan, uid
 from tests.support.network import (
@@ -91,7 +91,7 @@ def test_p9_a_pacs_that_falls_silent_in_the_middle_ends_the_export(
         line.limit, line.silent = budget, True
         words = ("export-dicom", one_case, "--store", f"127.0.0.1:{line.port}")
         assert command(monkeypatch, *words) == 1
-        assert "the connection broke 3 times" in capsys.readouterr().err
+        assert "breaks the connection, 3 times" in capsys.readouterr().err
     assert_that_threads_end()
 
 

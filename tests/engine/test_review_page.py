@@ -385,6 +385,9 @@ def test_a_verdict_outlives_kill_9_and_the_page_says_that_the_review_has_ended(
     with reviewing(output) as second:
         page = Page(browser, second)
         page.open()
+        page.wait_for_case(ORDER[1])  # where the first review stopped
+        page.press("ArrowLeft")
+        page.wait_for_case(FAINT)
         assert page.text("verdict").startswith("Accepted")
         assert page.text("progress").startswith("1 accepted")
     assert [x["verdict"] for x in lines(output)] == ["accept"]

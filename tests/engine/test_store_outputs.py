@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
@@ -18,7 +19,7 @@ from mcdiff_batch.engine.cloud.place import Url, parse_place
 from mcdiff_batch.engine.cloud.workspace import open_workspace, send
 from mcdiff_batch.engine.errors import Exit, FingerprintError, McdiffError, UsageError
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.output import durable, ledger, locks, runs
+from mcdiff_batch.engine.output import durable, ledger, locks, runs, shards
 from mcdiff_batch.engine.output.units import Part
 from mcdiff_batch.engine.output.verify import find_damage
 from mcdiff_batch.engine.run.enhance import enhance, repair
@@ -343,6 +344,31 @@ def test_a_finished_record_is_never_replaced_by_one_with_open_cases(
     assert runs.commit(root, poor, {"enhanced": None, "label": None}) == whole.head
     inline(job(night, root))
     assert target.promised() == expected
+
+
+def test_a_rival_that_finishes_a_unit_first_is_not_overwritten(
+    night: Path, target: Target, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow run is about to write a record with an open case when another one writes its own."""
+    root = target.root
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+        other = target.root
+        inline(job(night, other, limit=4))
+    good, files = ledger.read(root, 0), durable.files(root)
+    images = {x: files.read(shards.shard_name(x, 0)) for x in good.shards}
+    for name in ("manifest.json", ledger.file_name(0)):
+        files.remove(name)
+    poor = replace(good, cases=(ledger.Entry(case=0, status=ledger.OPEN), *good.cases[1:]))
+    proxy.log.clear()
+    proxy.faults.append(Fault(match="PUT .*/ledger/000000", kind="late", seconds=2, times=1))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(runs.commit, root, poor, images)
+        while not any(x.startswith("PUT") and "/ledger/" in x for x in proxy.log):
+            time.sleep(0.01)
+        files.write(ledger.file_name(0), ledger.encode(good))  # the other run's
+        assert slow.result(WAIT) == good.head
+    assert ledger.read(root, 0) == good
 
 
 @BOTH

@@ -1,7 +1,6 @@
 """Archives and outputs in object stores: moto, through a proxy that can be slow or faulty."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -17,14 +16,13 @@ from mcdiff_batch.engine.archive.store import JSON_LIMIT
 from mcdiff_batch.engine.cloud.place import Url, parse_place
 from mcdiff_batch.engine.errors import CaseError, Exit, McdiffError, UsageError
 from tests.support import stores
-from tests.support.crafting import ids, pictures, snapshot, write_archive
+from tests.support.crafting import command, ids, pictures, snapshot, write_archive
 from tests.support.running import archive, bundle, clean, committed, inline, job
 from tests.support.stores import Fault, Proxy
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 pytest.importorskip("moto", reason="needs moto, which plays S3")
 
-PROGRAM = "from mcdiff_batch.engine.cli import main; main()"
 SHARDED = {"chunks": (1, 5, 40, 16), "shards": (4, 5, 40, 16)}
 
 
@@ -68,22 +66,6 @@ def put(bucket: Any, proxy: Proxy) -> Put:
     return call
 
 
-def call(
-    *words: str | Path | Url, cwd: Path, code: str = PROGRAM, **more: str
-) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own, in the environment of `proxy`."""
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | more,
-        timeout=120,
-    )
-
-
 # --- reading
 
 
@@ -117,25 +99,24 @@ def test_a_case_is_one_request_and_a_shard_one_more(tmp_path: Path, put: Put, pr
 
 
 def test_a_run_over_a_store_has_the_bytes_of_a_run_over_the_copy_on_disk(
-    tmp_path: Path, put: Put
+    tmp_path: Path,
+    put: Put,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     path, model = archive(tmp_path / "night.zarr", 9), bundle(tmp_path / "bundle")
-    url = put(path)
     words = ("--bundle", model, "--devices", "cpu", "--batch-size", "2", "--unit-size", "4")
-    far, near = tmp_path / "far", tmp_path / "near"
-    far.mkdir()
-    assert call("run", path, "--output", near, *words, cwd=tmp_path).returncode == Exit.DONE
-    done = call("run", "--input", url, *words, cwd=far)
-    assert done.returncode == Exit.DONE, done.stderr
-    output = far / "night.enhanced"  # in the working directory
-    assert committed(output) == committed(near)
-    assert (output / "run.json").read_bytes() == (near / "run.json").read_bytes()
-    texts = [done.stdout.encode(), done.stderr.encode(), *snapshot(output).values()]
+    near, far = tmp_path / "near", tmp_path / "far" / "night.enhanced"
+    far.parent.mkdir()
+    monkeypatch.chdir(far.parent)
+    assert command(monkeypatch, "run", path, "--output", near, *words) == Exit.DONE
+    assert command(monkeypatch, "run", "--input", put(path), *words) == Exit.DONE
+    assert committed(far) == committed(near)  # in the working directory
+    assert (far / "run.json").read_bytes() == (near / "run.json").read_bytes()
+    said = capfd.readouterr()
+    texts = [said.out.encode(), said.err.encode(), *snapshot(far).values()]
     for secret in stores.S3["AWS_ACCESS_KEY_ID"], stores.S3["AWS_SECRET_ACCESS_KEY"]:
         assert not any(secret.encode() in x for x in texts)
-    again = call("run", url, *words, cwd=far)
-    assert again.returncode == Exit.DONE, again.stderr
-    assert committed(output) == committed(near)
 
 
 def test_what_the_store_cannot_give_now_stays_open_and_what_is_absent_fails(
@@ -239,14 +220,13 @@ def test_an_empty_object_is_a_damaged_chunk(tmp_path: Path, bucket: Any, put: Pu
     ],
 )
 def test_an_address_that_may_hold_a_secret_is_refused_and_not_repeated(
-    text: str, tmp_path: Path, proxy: Proxy
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in ("run", "check"):
-        done = call(command, text, cwd=tmp_path)
-        assert done.returncode == Exit.USAGE
-        assert "may be a secret" in done.stderr
-        assert "TOPSECRET" not in done.stdout + done.stderr
-    assert list(tmp_path.iterdir()) == []
+    for words in (("run", text), ("check", text), ("run", "a", "--output", text), ("verify", text)):
+        assert command(monkeypatch, *words) == Exit.USAGE
+        said = capsys.readouterr()
+        assert "may be a secret" in said.err
+        assert "TOPSECRET" not in said.out + said.err
 
 
 @pytest.mark.parametrize(
@@ -267,12 +247,14 @@ def test_a_path_stays_a_path() -> None:
         assert parse_place(text) == Path(text)
 
 
-def test_without_obstore_a_line_says_what_to_install(tmp_path: Path) -> None:
-    code = f"import sys; sys.modules['obstore'] = None; {PROGRAM}"
-    done = call("check", "s3://bucket/a.zarr", cwd=tmp_path, code=code)
-    assert done.returncode == Exit.USAGE
-    assert done.stderr.count("\n") == 1
-    assert "pip install 'mcdiff-batch[cloud]'" in done.stderr
+def test_without_obstore_a_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert command(monkeypatch, "check", "s3://another-bucket/a.zarr") == Exit.USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "pip install 'mcdiff-batch[cloud]'" in said
 
 
 # --- web servers
@@ -312,7 +294,10 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_plain_web_server_will_do_for_reading(
-    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = write_archive(tmp_path / "a.zarr", pictures(5), **SHARDED)
     with pytest.raises(UsageError, match="use https://"):
@@ -321,6 +306,6 @@ def test_a_plain_web_server_will_do_for_reading(
     far = open_archive(parse_place(f"{web}/a.zarr"))
     assert far.identity == open_archive(path).identity
     np.testing.assert_array_equal(far.read(4).depths, pictures(5)[4])
-    done = call("check", f"{web}/a.zarr", "--json", cwd=tmp_path)
-    assert (done.returncode, json.loads(done.stdout)["cases"]) == (Exit.DONE, 5)
-    assert done.stderr == ""
+    assert command(monkeypatch, "check", f"{web}/a.zarr", "--json") == Exit.DONE
+    said = capsys.readouterr()
+    assert (json.loads(said.out)["cases"], said.err) == (5, "")
