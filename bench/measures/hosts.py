@@ -32,7 +32,7 @@ from mcdiff_batch.engine.telemetry.timesheet import TIMINGS
 from .memory import FRAME, GRID, synthetic
 
 UNIT = 4  # cases, one batch
-BATCH_TIME = 0.25  # s
+BATCH_TIME = 0.5  # s
 CHILD = "import sys; from mcdiff_batch.bench.measures.hosts import main; main(sys.argv[1])"
 
 
