@@ -2,7 +2,6 @@
 
 import atexit
 import errno
-import json
 import os
 import signal
 import sys
@@ -95,12 +94,14 @@ def group(
 
 
 def _version(as_json: bool) -> str:
+    if as_json:
+        import json
+
+        from .version import versions
+
+        return json.dumps(versions())
     from importlib.metadata import version
 
-    from .version import versions
-
-    if as_json:
-        return json.dumps(versions())
     return f"mcdiff-batch, version {version('mcdiff-batch')}"
 
 
