@@ -19,7 +19,7 @@ from .config import CONFIG, DEBUG, blame, configure, read_file, warn
 from .streams import Streams, lossy_streams
 
 ORDER = (
-    *("run", "check", "status", "verify", "report", "import", "phantom"),
+    *("run", "check", "status", "verify", "report", "review", "import", "phantom"),
     *("doctor", "compile", "train", "evaluate"),
 )
 ANSWERS = ("check", "status", "verify", "doctor")  # commands that do nothing but print
