@@ -240,7 +240,9 @@ def _run_tests(root: Path) -> Iterator[Row]:
     for bar, chosen in TESTS.items():
         report = root / "report.xml"
         words = [sys.executable, "-m", "pytest", "-q", *files, "-k", chosen, f"--junitxml={report}"]
-        subprocess.run(words, cwd=ROOT, capture_output=True)
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode > 1:  # not 0: all passed, or 1: some failed
+            raise RuntimeError(done.stdout + done.stderr)
         suite = ElementTree.parse(report).getroot()[0].attrib
         failed = int(suite["failures"]) + int(suite["errors"])
         skipped = int(suite["skipped"])
