@@ -1,13 +1,18 @@
-"""Orthanc, a real PACS, on loopback: Debian's packages orthanc and orthanc-dicomweb."""
+"""Orthanc, a real PACS, on loopback: Debian's packages orthanc and orthanc-dicomweb.
+
+`python -m mcdiff_batch.bench.common.orthanc FOLDER` starts one with the usual ports, to try on.
+"""
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +61,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path, storage: Path | None = None) -> Iterator[Orthanc]:
-    """An empty server that keeps its index in `folder`, and its files there or in `storage`."""
+def running(
+    folder: Path, storage: Path | None = None, ports: tuple[int, int] | None = None
+) -> Iterator[Orthanc]:
+    """A server that keeps its index in `folder`, and its files there or in `storage`.
+
+    ports: of DICOM and of HTTP; None: free ones.
+    """
     assert PROGRAM is not None
-    server = Orthanc(free_port(), free_port())
+    server = Orthanc(*(ports or (free_port(), free_port())))
     settings = {
         "Name": "tests",
         "StorageDirectory": str(storage or folder / "storage"),
@@ -75,7 +85,7 @@ def running(folder: Path, storage: Path | None = None) -> Iterator[Orthanc]:
         "Plugins": [str(PLUGIN)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
-    (folder / "storage").mkdir(parents=True)
+    (folder / "storage").mkdir(parents=True, exist_ok=True)
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([PROGRAM, str(folder / "orthanc.json")], stdout=log, stderr=log)
@@ -101,3 +111,17 @@ def _wait(server: Orthanc, process: "subprocess.Popen[bytes]", folder: Path) -> 
         except OSError:
             time.sleep(0.1)
     raise RuntimeError("Orthanc did not answer within 30 s")
+
+
+def main(folder: Path) -> None:
+    """Serves until it is interrupted."""
+    with running(folder, ports=(4242, 8042)) as server:
+        print(f"--store {server.address}  --dicomweb {server.url}  (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    if ABSENT or len(sys.argv) != 2:
+        sys.exit(ABSENT or "expected the name of a folder")
+    main(Path(sys.argv[1]))

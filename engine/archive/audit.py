@@ -1,11 +1,18 @@
 """Reads every case of an archive and lists the problems; needs no model."""
 
 import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from mcdiff_batch.engine.cloud.objects import REQUESTS
+from mcdiff_batch.engine.cloud.place import Url
 from mcdiff_batch.engine.errors import CaseError
 
 from .archive import Archive, Case
@@ -62,8 +69,8 @@ class Findings:
 def audit(archive: Archive) -> Audit:
     """Reads every case once.  A case that cannot be read has the reason "unreadable"."""
     findings = Findings(problems=[])
-    for index in range(archive.cases):
-        _look(archive, index, findings)
+    for index, read in enumerate(_read_ahead(archive)):
+        _look(index, read, findings)
     extents = [archive.grid] if archive.columns.extent is None else archive.columns.extent
     low, high = np.min(extents, axis=0).tolist(), np.max(extents, axis=0).tolist()
     return Audit(
@@ -81,9 +88,24 @@ def audit(archive: Archive) -> Audit:
     )
 
 
-def _look(archive: Archive, index: int, findings: Findings) -> None:
+def _read_ahead(archive: Archive) -> Iterator[Callable[[], Case]]:
+    """What gives each case, in order, or raises; from an object store many are read at once."""
+    if not isinstance(archive.path, Url):
+        yield from (partial(archive.read, index) for index in range(archive.cases))
+        return
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        indices = iter(range(archive.cases))
+        submit = lambda index: pool.submit(archive.read, index)
+        waiting = deque(map(submit, islice(indices, 2 * REQUESTS)))
+        while waiting:
+            future = waiting.popleft()
+            yield future.result
+            waiting.extend(map(submit, islice(indices, 1)))
+
+
+def _look(index: int, read: Callable[[], Case], findings: Findings) -> None:
     try:
-        case = archive.read(index)
+        case = read()
     except CaseError as error:
         findings.problems.append(Problem(index=index, reason=error.reason, detail=error.detail))
     except OSError as error:

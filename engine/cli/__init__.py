@@ -2,7 +2,6 @@
 
 import atexit
 import errno
-import json
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from .config import CONFIG, DEBUG, blame, configure, read_file, warn
 from .streams import Streams, lossy_streams
 
 ORDER = (
-    *("run", "check", "status", "verify", "report", "import", "phantom"),
+    *("run", "check", "status", "verify", "report", "review", "import", "phantom"),
     *("doctor", "compile", "train", "evaluate"),
 )
 ANSWERS = ("check", "status", "verify", "doctor")  # commands that do nothing but print
@@ -95,12 +94,14 @@ def group(
 
 
 def _version(as_json: bool) -> str:
+    if as_json:
+        import json
+
+        from .version import versions
+
+        return json.dumps(versions())
     from importlib.metadata import version
 
-    from .version import versions
-
-    if as_json:
-        return json.dumps(versions())
     return f"mcdiff-batch, version {version('mcdiff-batch')}"
 
 

@@ -4,10 +4,8 @@ import copy
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -111,27 +109,29 @@ def warn(context: click.Context) -> None:
     values = context.params
     as_json = values.get("progress") == "json" or values.get("as_json")
     for text in _strangers(context):
-        line = json_line(text) if as_json else f"warning: {make_printable(text)}"
-        click.echo(line, err=True)
+        click.echo(_as_json(text) if as_json else f"warning: {make_printable(text)}", err=True)
 
 
-def json_line(text: str) -> str:
-    import json
+def _as_json(text: str) -> str:
+    import json  # most calls have no warning
 
     return json.dumps({"warning": text})
 
 
 def _strangers(context: click.Context) -> Iterator[str]:
     """Variables that look like ours.  Those of other commands may be sound: they are not loaded."""
+    found = sorted(x for x in os.environ if x.startswith(f"{PREFIX}_") and x not in OTHERS)
+    if not found:
+        return
+    from difflib import get_close_matches
+
     levels = _levels(context)
     own = {_shout(*path) for path, _ in levels}
     known = {*OTHERS, *(x for path, level in levels for x in _variables(path, level))}
     owners = {_shout(*path, name) for path, level in levels for name in _names(level)}
-    for name in sorted(os.environ):
-        if not name.startswith(f"{PREFIX}_") or name in known:
-            continue
+    for name in found:
         owner = max((x for x in owners if name.startswith(f"{x}_")), key=len, default=PREFIX)
-        if owner in own:
+        if owner in own and name not in known:
             meant = get_close_matches(name, known, 1, 0.8)
             advice = f"did you mean {meant[0]}?" if meant else "see `mcdiff-batch --show-config`"
             yield f"{name} in the environment is the name of no option, so it is ignored; {advice}"
@@ -221,6 +221,8 @@ def read_file(path: Path, context: click.Context) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    import tomllib  # most calls have no file
+
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -274,6 +276,8 @@ class _Table:
         return make_printable(f"{self.file}: {table}{key}").replace("\n", "\\n")
 
     def _unknown(self, key: str, value: object, tables: list[str], options: list[str]) -> str:
+        from difflib import get_close_matches
+
         is_table = isinstance(value, dict) and bool(tables)
         if key.replace("_", "-") in tables:
             return f"{self._at(key)}: is {_name(value)}, expected a table such as [run]"

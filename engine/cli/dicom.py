@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mcdiff_batch.engine.errors import ArchiveError, Exit, UsageError
+from mcdiff_batch.engine.errors import ArchiveError, Exit, McdiffError, UsageError
 from mcdiff_batch.engine.output.places import check_outside, default_archive, find_run
 from mcdiff_batch.engine.text import make_printable
 
@@ -131,8 +132,14 @@ def _import_from_server(
             )
     finally:
         server.close()
-    made = import_dicom(folder, output, options, place=server.url, tell=_say)
+    try:
+        made = import_dicom(folder, output, options, place=server.url, tell=_say)
+    except McdiffError:
+        _say(f"{folder} keeps the images that were fetched, for another try; otherwise delete it")
+        raise
     shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        _say(f"{folder} cannot be deleted, and holds images of patients; delete it")
     return made
 
 
@@ -231,7 +238,7 @@ def _open(
     folder: Path | None, url: str | None, address: str | None, aet: str, called_aet: str
 ) -> Any:
     """The one destination that was named, as a context."""
-    from mcdiff_batch.engine.pacs.store import Folder, Peer, Web, closing
+    from mcdiff_batch.engine.pacs.store import Folder, Peer, Web
 
     if sum(x is not None for x in (folder, url, address)) != 1:
         raise UsageError("expected one of --to FOLDER, --dicomweb URL and --store HOST:PORT")

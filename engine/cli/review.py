@@ -1,6 +1,7 @@
 """The command `review`."""
 
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -160,5 +161,6 @@ def _redirect(url: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="mcdiff-review-") as folder:
         page = Path(folder) / "open.html"
         page.write_text(REDIRECT.format(url))
-        webbrowser.open(page.as_uri())
+        # a browser of the terminal would keep this thread from serving the page
+        threading.Thread(target=webbrowser.open, args=[page.as_uri()], daemon=True).start()
         yield

@@ -19,6 +19,7 @@ from mcdiff_batch.engine.errors import UsageError
 
 from .objects import (
     OF_OUTPUT,
+    REQUESTS,
     connect,
     get_obstore,
     is_refusal,
@@ -28,7 +29,6 @@ from .objects import (
 )
 from .place import Url
 
-AHEAD = 16  # requests at a time
 TRIES = 6  # of a write that another one gets in the way of
 TRIAL = ".tmp"  # folder of the objects with which a store is tried
 
@@ -44,10 +44,10 @@ class StoreFiles:
 
     def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         source = iter(names)
-        with ThreadPoolExecutor(AHEAD) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             submit = lambda name: (name, pool.submit(self.read, name))
             waiting: deque[tuple[str, Future[bytes]]] = deque()
-            waiting.extend(map(submit, islice(source, 2 * AHEAD)))
+            waiting.extend(map(submit, islice(source, 2 * REQUESTS)))
             while waiting:
                 name, future = waiting.popleft()
                 waiting.extend(map(submit, islice(source, 1)))

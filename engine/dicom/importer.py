@@ -271,7 +271,6 @@ def _map(archive: Path, cases: list[Case], folder: Path, place: str | None) -> U
                 rows=case.layout.rows,
                 columns=case.layout.columns,
                 box=case.layout.box,
-                spacing_mm=case.layout.spacing_mm,
             )
             for case in cases
         ),

@@ -39,7 +39,6 @@ class MappedCase:
     rows: int  # px of the images
     columns: int
     box: Box  # what the archive has of them
-    spacing_mm: tuple[float, float] | None  # y, x
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

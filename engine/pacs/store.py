@@ -2,8 +2,8 @@
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -217,11 +217,3 @@ class Peer:
 
 def _kind(item: FileDataset) -> str:
     return str(item.SOPClassUID.name)
-
-
-@contextmanager
-def closing(destination: Folder | Web | Peer) -> Iterator[Destination]:
-    try:
-        yield destination
-    finally:
-        destination.close()

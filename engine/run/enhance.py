@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
+from mcdiff_batch.engine.cloud.objects import REQUESTS
 from mcdiff_batch.engine.cloud.place import Url
 from mcdiff_batch.engine.errors import CaseError, Drained, Exit, McdiffError, UsageError
 from mcdiff_batch.engine.model.plan import PlanMaker
@@ -25,8 +26,6 @@ from .preflight import begin, check_space, copy_plan, metadata_files, open_outpu
 from .process import Processes
 from .protocol import Recipe, Task, WorkersMaker
 from .tracker import Progress, Tracker, print_warning
-
-STORE_READERS = 16  # requests at a time, for a device; at 20 ms each, 800 cases/s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +171,7 @@ def _recipe(resolved: ResolvedJob) -> Recipe:
 def _count_readers(job: Job) -> int:
     """Threads per worker.  Those that wait for an object store need no core."""
     if isinstance(job.archive.path, Url):
-        return STORE_READERS
+        return REQUESTS
     return max(1, min(4, cores() // len(job.devices) // 2))
 
 

@@ -620,6 +620,32 @@ def test_the_address_is_printed_once_and_ctrl_c_ends_the_review(output: Path) ->
         assert token not in rest
 
 
+def test_the_secret_is_not_among_the_arguments_of_the_browser_that_is_opened(
+    output: Path, tmp_path: Path
+) -> None:
+    """All users of a machine see the arguments of every process."""
+    script, told = tmp_path / "browser", tmp_path / "told"
+    script.write_text(
+        f'#!/bin/sh\nfile="${{1#file://}}"\n'
+        f'{{ echo "$1"; stat -c %a "$(dirname "$file")"; cat "$file"; }} > {told}.new\n'
+        f"mv {told}.new {told}\nexec sleep 5\n"
+    )
+    script.chmod(0o755)
+    with reviewing(output, "--open", BROWSER=f"{script} %s") as review:
+        _, port, token = review.address
+        assert ask(port, f"/{token}/session").status == 200  # whatever the browser does
+        end = time.monotonic() + 30
+        while not told.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        argument, mode, page = told.read_text().split("\n", 2)
+        assert token not in argument
+        assert mode == "700"
+        assert review.url in page
+        review.process.send_signal(signal.SIGTERM)
+        assert review.process.wait(30) == 0
+        assert not Path(argument.removeprefix("file://")).exists()
+
+
 @pytest.fixture
 def public(made: Path) -> Iterator[Path]:
     """A copy of the output where every user of the machine can come to."""

@@ -54,12 +54,16 @@ class Reviewing:
 
 
 @contextmanager
-def reviewing(output: Path, *words: object, user: int | None = None) -> Iterator[Reviewing]:
+def reviewing(output: Path, *words: object, **environment: str) -> Iterator[Reviewing]:
     """`mcdiff-batch review OUTPUT`, which is ended with the block."""
     code = "from mcdiff_batch.engine.cli import main; main()"
     command = [sys.executable, "-c", code, "review", str(output), *map(str, words)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, user=user
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
     )
     try:
         assert process.stdout
