@@ -70,8 +70,9 @@ SAME_NAME = (  # options that a Job has under the same name
     default="processes",
     show_default=True,
     help="processes of this machine, or ray=ADDRESS: the hosts of the Ray cluster at that address, "
-    "of which this machine is one. Each host uses what --devices says: all its GPUs, or on the "
-    "CPU one worker with all its cores (cpu:2: two with half of them), as soon as they are free. "
+    "of which this machine is one, with the same kind of device. Each host uses what --devices "
+    "says: all its GPUs, or on the CPU one worker with all its cores (cpu:2: two with half of "
+    "them), as soon as they are free. "
     "All hosts see archive and output at the same paths. ray: Ray on this machine alone.",
 )
 @click.option(

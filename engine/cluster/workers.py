@@ -39,7 +39,7 @@ class RayWorker:
 
     def __init__(self, actor: Any, node: Node, nodes: Nodes, begun: Any, period: float) -> None:
         self.actor, self.node, self.nodes, self.period = actor, node, nodes, period
-        self.question = begun  # None: the worker has ended
+        self.question = begun  # None: the worker has ended, or its actor cannot be reached now
         self.running = False  # the actor has begun the worker
         self.inbox: list[Message] = []
         self.taken = 0
@@ -47,7 +47,8 @@ class RayWorker:
         self.reading = PulseReading()
         self.exit_code: int | None = None
         self.host_lost = False
-        self.heard = monotonic()
+        self.silent_since: float | None = None
+        self.retry = 0.0  # s: when to ask again, if no question is open
 
     # --- what the pool asks
 
@@ -75,7 +76,7 @@ class RayWorker:
     @property
     def pulse(self) -> PulseReading:
         """A worker whose actor waits for a free CPU or GPU shows signs of life: it may do so."""
-        if not self.running and self.question is not None:
+        if not self.running and self.exit_code is None:
             return PulseReading(beats=int(1000 * monotonic()))
         return self.reading
 
@@ -100,7 +101,7 @@ class RayWorker:
         except ray.exceptions.RayError:
             self._mourn(None)
         else:
-            self.heard = monotonic()
+            self.silent_since = None
             self._take(answer)
 
     def _take(self, answer: News | str) -> None:
@@ -138,10 +139,16 @@ class RayWorker:
         self._end(1)
 
     def _miss(self) -> None:
-        if monotonic() - self.heard > SILENCE_TIME:
+        """The actor cannot be reached now; a dead host is known as such only later."""
+        now = monotonic()
+        self.silent_since = self.silent_since or now
+        self.question, self.retry = None, now + PERIOD
+        if now - self.silent_since > SILENCE_TIME:
             self._lose_host()
-        else:
-            sleep(0.05)
+
+    def resume(self) -> None:
+        """Asks again some time after the actor could not be reached."""
+        if self.question is None and self.exit_code is None and monotonic() > self.retry:
             self._ask()
 
     def _mourn(self, error: Any) -> None:
@@ -206,6 +213,8 @@ class RayWorkers:
         return self.nodes.newcomers()
 
     def wait(self, workers: Sequence[Any], seconds: float) -> None:
+        for worker in workers:
+            worker.resume()
         questions = {x.question: x for x in workers if x.question is not None}
         if any(x.inbox for x in questions.values()):
             return

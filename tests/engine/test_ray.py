@@ -16,6 +16,7 @@ import pytest
 
 from mcdiff_batch.engine.cluster.host import Order, check_places, check_versions
 from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.files import json_lines
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, runs
 from mcdiff_batch.engine.output.verify import find_damage
@@ -52,24 +53,26 @@ def incidents(output: Path) -> list[str]:
 
 def devices(output: Path) -> set[str]:
     """The devices that did units."""
-    lines = (output / "report/timings.jsonl").read_text().splitlines()
-    return {json.loads(x)["device"] for x in lines}
+    return {x["device"] for x in json_lines(output / "report/timings.jsonl")}
 
 
 @pytest.mark.slow
 def test_a_node_lost_in_the_middle_of_a_unit_and_a_node_that_comes_change_nothing(
     night: Night, undisturbed: dict[str, str], cluster: RayCluster
 ) -> None:
-    """The first hosts are so slow that the one that comes has to help."""
+    """The first hosts are held in their first units, so the one that comes does the others."""
+    release = night.output.parent / "release"
     first = ["host1/cpu:0", "host2/cpu:0"]
-    with night.begun(delay=1.0, slow=first) as (command,):
-        wait_for(lambda: len(workers_on()) == 2)
+    with night.begun(held=first, release=str(release)) as (command,):
+        wait_for(lambda: night.counter.stat().st_size == 2 * (1 + 2))  # canary and two cases
         cluster.kill()
         cluster.add()
+        wait_for(lambda: "host3/cpu:0" in devices(night.output))
+        release.touch()
         assert command.wait(LIMIT) == Exit.DONE
     assert committed(night.output) == undisturbed
     assert incidents(night.output).count("host") == 1
-    assert "host3/cpu:0" in devices(night.output) <= {*first, "host3/cpu:0"}
+    assert devices(night.output) <= {*first, "host3/cpu:0"}
 
 
 @pytest.mark.slow
