@@ -319,7 +319,7 @@ def test_damaged_pixels_a_lost_source_and_failed_cases_are_not_exported(
     printed = capsys.readouterr()
     assert "case 0: its pixels are not as they were committed" in printed.err
     assert "case 2: its source image cannot be read" in printed.err
-    assert "1 cases exported" in printed.out
+    assert "1 case exported" in printed.out
     assert "2 failed" in printed.out
     assert "1 without a result" in printed.out
     assert "CANARY" not in printed.out + printed.err

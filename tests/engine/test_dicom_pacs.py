@@ -131,7 +131,7 @@ def test_an_archive_from_a_pacs_is_exported_to_it_and_not_imported_again(
     assert len(stored(pacs)) == CASES * (DEPTHS + 3)
     capsys.readouterr()
     assert command(monkeypatch, *words, tmp_path / "b.zarr") == 0
-    assert "3 files were not imported: results of mcdiff-batch" in capsys.readouterr().err
+    assert "3 files not imported: results of mcdiff-batch" in capsys.readouterr().err
     assert snapshot(tmp_path / "a.zarr") == snapshot(tmp_path / "b.zarr")
 
 
