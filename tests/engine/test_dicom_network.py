@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, UltrasoundImageStorage
 
+from mcdiff_batch.bench.common import orthanc
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.pacs import dicomweb, store
-from mcdiff_batch.bench.common import orthanc
 from tests.support.crafting import command
 from tests.support.dicom import enhance, make_image, scan, uid
 from tests.support.network import (
