@@ -230,6 +230,7 @@ def test_the_image_says_what_it_is_and_where_it_comes_from(spine: Path) -> None:
     assert derived.StudyInstanceUID == uid(1)
     assert derived.PatientName == "CANARY^Name1"
     assert derived.SeriesInstanceUID != uid(1, 1)
+    assert all(b"CANARY private" not in x.read_bytes() for x in (spine / "out").rglob("*.dcm"))
 
 
 @pytest.mark.parametrize("grid", ["frame", "input"])
