@@ -29,6 +29,7 @@ ORDER = (  # a package imports only from those above it
     "export",
     *("bench", "bench.common", "bench.measures", "bench.review"),
     *("bench.acceptance", "bench.studies", "bench.gpu"),
+    "bench.scale",
     "bench.cli",
 )
 MODULES = 12  # at most, in a package

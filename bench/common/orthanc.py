@@ -115,10 +115,11 @@ def _wait(server: Orthanc, process: "subprocess.Popen[bytes]", folder: Path) -> 
 
 def main(folder: Path) -> None:
     """Serves until it is interrupted."""
-    with running(folder, ports=(4242, 8042)) as server:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with running(folder, ports=(4242, 8042)) as server, suppress(KeyboardInterrupt):
         print(f"--store {server.address}  --dicomweb {server.url}  (Ctrl-C ends it)", flush=True)
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        signal.pause()
 
 
 if __name__ == "__main__":

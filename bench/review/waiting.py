@@ -26,6 +26,7 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, runs, shards
+from mcdiff_batch.engine.review.session import Session
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.job import Job
 from mcdiff_batch.engine.telemetry.machine import machine
@@ -53,10 +54,14 @@ def measure(cases: int, repeats: int) -> dict[str, object]:
             rows: list[Waits] = [("command to address", [1000 * seconds])]
             rows += list(_look(browser, url, repeats))
             resident = psutil.Process(process.pid).memory_info().rss
+            load = os.getloadavg()[0]
+        cpu, wall = _read_some(root / "many.enhanced", repeats)
     return {
         "what": "waiting for a picture of the review page, ms",
         "machine": machine(),
-        "load_average": round(os.getloadavg()[0], 1),  # other programs make it wait longer
+        "load_average": round(load, 1),  # of other programs, which make the reader wait longer
+        "niceness": os.nice(0),
+        "server_ms_a_case": {"cpu": round(cpu, 1), "wall": round(wall, 1)},  # equal if none do
         "cases": cases,
         "bar_ms": BAR_MS,
         "resident_mib": round(resident / 2**20),
@@ -148,11 +153,25 @@ def serving(output: Path, *words: str) -> Iterator[tuple[str, "subprocess.Popen[
         process.stdout.close()
 
 
+def _read_some(output: Path, count: int) -> tuple[float, float]:
+    """Milliseconds of CPU and of the clock for one case: reading, checking, placing."""
+    session = Session(out=output)
+    chance = random.Random(1)
+    cases = [chance.randrange(REAL) for _ in range(count)]
+    cpu, wall = time.process_time(), time.perf_counter()
+    for case in cases:
+        session.show(case, blind=False)
+    return (
+        1000 * (time.process_time() - cpu) / count,
+        1000 * (time.perf_counter() - wall) / count,
+    )
+
+
 def _look(browser: Browser, url: str, repeats: int) -> Iterator[Waits]:
     """A reader who opens the page, leafs from case to case, and jumps to any of them."""
     began = time.perf_counter()
     browser.open(url)
-    browser.wait_for(SHOWN)
+    browser.wait_for(SHOWN, 60)
     yield "page to first picture", [1000 * (time.perf_counter() - began)]
     order = browser.evaluate("fetch('cases').then(x => x.json()).then(x => x.cases)")
     leafed, jumped, judged = [], [], []
@@ -174,6 +193,6 @@ def _look(browser: Browser, url: str, repeats: int) -> Iterator[Waits]:
 def _wait(browser: Browser, case: int, key: str) -> float:
     """Milliseconds until the picture of `case` is on the screen, as the page measures them."""
     browser.press(key)
-    browser.wait_for(f'{SHOWN} === "{case}"')
+    browser.wait_for(f'{SHOWN} === "{case}"', 60)
     time.sleep(0.2)  # a reader looks at it; meanwhile the page fetches the next case
     return float(browser.evaluate(TOOK))

@@ -1,17 +1,14 @@
 """Reads every case of an archive and lists the problems; needs no model."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from mcdiff_batch.engine.cloud.objects import REQUESTS
+from mcdiff_batch.engine.cloud.objects import call_ahead
 from mcdiff_batch.engine.cloud.place import Url
 from mcdiff_batch.engine.errors import CaseError
 
@@ -93,14 +90,7 @@ def _read_ahead(archive: Archive) -> Iterator[Callable[[], Case]]:
     if not isinstance(archive.path, Url):
         yield from (partial(archive.read, index) for index in range(archive.cases))
         return
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        indices = iter(range(archive.cases))
-        submit = lambda index: pool.submit(archive.read, index)
-        waiting = deque(map(submit, islice(indices, 2 * REQUESTS)))
-        while waiting:
-            future = waiting.popleft()
-            yield future.result
-            waiting.extend(map(submit, islice(indices, 1)))
+    yield from (case.result for _, case in call_ahead(archive.read, range(archive.cases)))
 
 
 def _look(index: int, read: Callable[[], Case], findings: Findings) -> None:

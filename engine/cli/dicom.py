@@ -14,7 +14,7 @@ import click
 
 from mcdiff_batch.engine.errors import ArchiveError, Exit, McdiffError, UsageError
 from mcdiff_batch.engine.output.places import check_outside, default_archive, find_run
-from mcdiff_batch.engine.text import make_printable
+from mcdiff_batch.engine.text import make_printable, pluralise
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.dicom.importer import Imported, Options
@@ -153,13 +153,14 @@ def _parse_match(text: str) -> tuple[str, str]:
 def _summarise(made: Imported) -> int:
     height, width = made.grid
     click.echo(
-        f"{made.cases} cases of {made.depths} depths, {made.dtype}, up to {height} x {width} px "
+        f"{pluralise(made.cases, 'case')} of {pluralise(made.depths, 'depth')}, {made.dtype}, "
+        f"up to {height} x {width} px "
         f"(y, x); the map of UIDs is {make_printable(str(made.map))}"
     )
     for note in made.notes:
         _say(f"note: {note}")
     if made.left_out:
-        _say(f"{made.left_out} files could not be used, and their cases were left out")
+        _say(f"{pluralise(made.left_out, 'file')} could not be used; left out, with the whole case")
     return Exit.FAILED_CASES if made.left_out else Exit.DONE
 
 
@@ -265,7 +266,8 @@ def _report(counts: Exported) -> int:
     if len(counts.failed) > LISTED:
         _say(f"... and {len(counts.failed) - LISTED} more")
     click.echo(
-        f"{counts.sent} cases exported ({counts.objects} objects), {len(counts.failed)} failed, "
+        f"{pluralise(counts.sent, 'case')} exported ({pluralise(counts.objects, 'object')}), "
+        f"{len(counts.failed)} failed, "
         f"{counts.rejected} held back by the review, {counts.unfinished} without a result"
     )
     return Exit.FAILED_CASES if counts.failed else Exit.DONE

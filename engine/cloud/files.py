@@ -7,19 +7,16 @@ After a lost answer the store refuses what it has done already: then what is the
 
 import secrets
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from mcdiff_batch.engine.errors import UsageError
 
 from .objects import (
     OF_OUTPUT,
-    REQUESTS,
+    call_ahead,
     connect,
     get_obstore,
     is_refusal,
@@ -29,6 +26,8 @@ from .objects import (
 )
 from .place import Url
 
+A = TypeVar("A")
+T = TypeVar("T")
 TRIES = 6  # of a write that another one gets in the way of
 TRIAL = ".tmp"  # folder of the objects with which a store is tried
 
@@ -43,19 +42,15 @@ class StoreFiles:
         return read_object(self.place / name)[0]
 
     def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        source = iter(names)
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            submit = lambda name: (name, pool.submit(self.read, name))
-            waiting: deque[tuple[str, Future[bytes]]] = deque()
-            waiting.extend(map(submit, islice(source, 2 * REQUESTS)))
-            while waiting:
-                name, future = waiting.popleft()
-                waiting.extend(map(submit, islice(source, 1)))
-                with suppress(FileNotFoundError):  # it was there when it was listed
-                    yield name, future.result()
+        for name, data in call_ahead(self.read, names):
+            with suppress(FileNotFoundError):  # it was there when it was listed
+                yield name, data.result()
 
     def read_heads(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         return ((name, data.partition(b"\n")[0]) for name, data in self.read_all(names))
+
+    def map(self, call: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
+        return (found.result() for _, found in call_ahead(call, items))
 
     def size(self, name: str) -> int:
         url = self.place / name

@@ -8,17 +8,21 @@ addresses with tokens, and whatever a server answers.
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from mcdiff_batch.engine.errors import UsageError
 
 from .place import Url
 
+A = TypeVar("A")
 T = TypeVar("T")
 REQUESTS = 16  # at a time, for one purpose; at 20 ms each, 800 a second
 PATIENCE = 120.0  # s after which a request is not tried again
@@ -39,6 +43,17 @@ CLUES = {  # in messages of the library, that have no status
     "dns error": "the name of the server is unknown",
     "onnect": "the server cannot be reached",
 }
+
+
+def call_ahead(call: Callable[[A], T], items: Iterable[A]) -> Iterator[tuple[A, Future[T]]]:
+    """Items and what `call` makes of them, in order; several calls are under way at once."""
+    source = iter(items)
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        submit = lambda item: (item, pool.submit(call, item))
+        waiting = deque(map(submit, islice(source, 2 * REQUESTS)))
+        while waiting:
+            yield waiting.popleft()
+            waiting.extend(map(submit, islice(source, 1)))
 
 
 class Retries(NamedTuple):

@@ -18,6 +18,7 @@ from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
 from mcdiff_batch.engine.output.places import check_outside
 from mcdiff_batch.engine.telemetry.pace import paced
+from mcdiff_batch.engine.text import pluralise
 
 from . import uid_map
 from .cases import Case, GroupBy, Problem, Sorting, say, sort_folder
@@ -152,8 +153,8 @@ def _judge(
         tell(f"... and {len(lines) - LISTED} more")
     if lines and not options.skip_refused:
         raise ArchiveError(
-            f"{len(lines)} of {sorting.files} files cannot be used; mend or move them, or leave "
-            "out their cases with --skip-refused"
+            f"{folder}: {len(lines)} of {sorting.files} files cannot be used; mend or move them, "
+            "or leave out their cases with --skip-refused"
         )
 
 
@@ -279,13 +280,13 @@ def _map(archive: Path, cases: list[Case], folder: Path, place: str | None) -> U
 
 def _notes(cases: list[Case], sorting: Sorting, options: Options) -> Iterable[str]:
     for what, count in sorted(sorting.skipped.items()):
-        yield f"{count} files were not imported: {what}"
+        yield f"{pluralise(count, 'file')} not imported: {what}"
     silent = sum(any(not x.burned_in for x in case.images) for case in cases)
     if silent:
         yield (
-            f"{silent} cases do not say whether text is burned into their pixels "
-            "((0028,0301) BurnedInAnnotation is absent); look at some of them"
+            f"in {pluralise(silent, 'case')} nothing says whether text is burned into the pixels "
+            "((0028,0301) BurnedInAnnotation is absent); look at some"
         )
     unknown = sum(_spacing(x, options) is None for x in cases)
     if 0 < unknown < len(cases):
-        yield f"{unknown} cases have no pixel spacing, so angles cannot be measured"
+        yield f"no pixel spacing in {pluralise(unknown, 'case')}, so no angles are measured there"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mcdiff_batch.engine.cloud.files import StoreFiles
 from mcdiff_batch.engine.cloud.place import Place
@@ -21,6 +21,8 @@ from mcdiff_batch.engine.cloud.workspace import find_address
 from mcdiff_batch.engine.errors import explain
 from mcdiff_batch.engine.telemetry.spans import span
 
+A = TypeVar("A")
+T = TypeVar("T")
 SCRATCH = ".tmp"
 NO_SYNC = (  # answers of file systems that cannot sync a folder, such as SMB and some FUSE mounts
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EISDIR),
@@ -52,6 +54,10 @@ class Files(Protocol):
 
     def read_heads(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Names and first lines, in order."""
+        ...
+
+    def map(self, call: Callable[[A], T], items: Iterable[A]) -> Iterable[T]:
+        """What `call`, which reads some files, makes of items, in order."""
         ...
 
     def size(self, name: str) -> int:
@@ -116,6 +122,9 @@ class FolderFiles:
         for name in names:
             with (self.place / name).open("rb") as file:
                 yield name, file.readline()
+
+    def map(self, call: Callable[[A], T], items: Iterable[A]) -> Iterable[T]:
+        return map(call, items)
 
     def size(self, name: str) -> int:
         return (self.place / name).stat().st_size

@@ -1,7 +1,7 @@
 // The page of a review: shows one case after the other, and sends verdicts to be stored.
 // All that comes from the server is put into the page as text, never as HTML.
 import { draw, setColours } from "./images.js";
-import { ask, askJson, unpack } from "./server.js";
+import { ENDED, ask, askJson, unpack } from "./server.js";
 import { $, make } from "./element.js";
 import { showCase, tellVerdict } from "./case.js";
 import { ACCEPTED, List, OPEN, RATED, REJECTED, VOID, title } from "./list.js";
@@ -26,6 +26,7 @@ let version = "";
 let blind = false;
 let scene = null; // of the case that is drawn; null while it is loaded
 let place = null; // where the images are that were drawn last
+let changes = 0; // of the mode and of verdicts
 let since = 0; // ms: when the key was pressed that is being obeyed
 const undo = [];
 const scenes = new Map(); // promises, by mode and case
@@ -39,11 +40,13 @@ const alarm = (text) => {
   $("alarm").textContent = text;
   $("alarm").hidden = !text;
 };
-const say = (text) => { $("said").textContent = text; };
+const say = (text) => { $("said").textContent = text; }; // to those who listen
+const notice = (text) => { $("notice").textContent = text; }; // to all, until the next case
 
 const refresh = async () => {
+  const asked = changes;
   const found = await askJson(`cases?blind=${+blind}&known=${version}`);
-  if (found.version === null) return false;
+  if (found.version === null || asked !== changes) return false; // it may be out of date already
   scenes.clear(); // an image or a verdict may be another
   version = found.version;
   rows = found.cases.map((number, k) => ({
@@ -119,6 +122,7 @@ const show = async (spoken = "") => {
   const began = since;
   scene = null;
   delete $("stage").dataset.case;
+  notice("");
   showHeader();
   list.show(shown, at);
   if (!row) return showNothing();
@@ -128,7 +132,7 @@ const show = async (spoken = "") => {
     scene = found;
   } catch (error) {
     if (current() === row) showNothing(error.message);
-    if (error.gone) alarm(error.message);
+    if (error.message === ENDED) alarm(ENDED);
     return undefined;
   }
   drawAll();
@@ -219,7 +223,7 @@ const go = (index, spoken) => { // does not wait for the picture, so that one ca
 };
 const step = (by) => {
   if (shown[at + by]) go(at + by);
-  else say(by > 0 ? "This is the last case." : "This is the first case.");
+  else notice(by > 0 ? "This is the last case." : "This is the first case.");
 };
 const filter = () => {
   const fits = FILTERS[$("filter").value];
@@ -234,20 +238,20 @@ const vote = async (ballot, stays = false) => {
   const row = current();
   const mine = scene;
   if (!mine || !row || $("stage").dataset.case !== String(row.case)) {
-    return say("Wait for the picture.");
+    return notice("Wait for the picture.");
   }
   const old = mine.verdict && !mine.verdict.void ? mine.verdict : null;
   const told = await send({ case: row.case, pixels: mine.pixels, ...ballot }, mine);
   if (!told) return undefined;
   undo.push({ case: row.case, pixels: mine.pixels, blind, at: told.at, old });
   const words = `${nameOf(row)}: ${$("verdict").textContent}. `;
-  if (stays || !$("advance").checked) return say(words);
-  if (!shown[at + 1]) return say(`${words}This is the last case.`);
-  return go(at + 1, words);
+  if (shown[at + 1] && !stays && $("advance").checked) return go(at + 1, words);
+  return notice(shown[at + 1] || stays ? words : `${words}This is the last case.`);
 };
 const send = async (ballot, mine) => {
   try {
     const told = await askJson("verdict", ballot);
+    changes += 1;
     alarm("");
     if (mine) mine.verdict = told;
     const row = rows.find((x) => x.case === ballot.case);
@@ -272,7 +276,7 @@ const send = async (ballot, mine) => {
 };
 const takeBack = async () => {
   const last = undo.pop();
-  if (!last) return say("There is nothing to undo.");
+  if (!last) return notice("There is nothing to undo.");
   if (last.blind !== blind) await setBlind(last.blind);
   const old = last.old || {};
   const ballot = { case: last.case, pixels: last.pixels, note: old.note || "", instead_of: last.at };
@@ -281,11 +285,12 @@ const takeBack = async () => {
   const told = await send(ballot, null);
   scenes.delete(`${+blind}/${last.case}`);
   choose(last.case);
-  return show(told ? "Undone. " : "");
+  await show();
+  return notice(told ? "Undone." : "");
 };
 const isOpen = () => !blind && scene;
 const accept = () => (isOpen() ? vote({ verdict: "accept", note: noteOf() }) : waitFor());
-const waitFor = () => { if (!scene) say("Wait for the picture."); };
+const waitFor = () => { if (!scene) notice("Wait for the picture."); };
 const noteOf = () => (scene.verdict && !scene.verdict.void ? scene.verdict.note : "");
 const prefer = (side) => (blind && scene ? vote({ preferred: side, note: noteOf() }) : waitFor());
 
@@ -362,6 +367,7 @@ const askCase = () => {
 const setBlind = async (on) => {
   const row = current();
   blind = on;
+  changes += 1;
   scene = null;
   version = "";
   [...$("filter").options].forEach((x) => { x.disabled = blind && ["flagged", "rejected"].includes(x.value); });
@@ -373,7 +379,7 @@ const setMode = (mode) => {
   view.mode = mode;
   view.depths = false;
   drawAll();
-  say(mode === "pair" ? "side by side" : mode === "wipe" ? "wipe" : "");
+  say(mode === "pair" ? "side by side" : "wipe");
 };
 const blink = () => {
   view.which = view.mode === "one" && !view.depths ? 1 - view.which : 0;
@@ -499,8 +505,11 @@ $("reject").addEventListener("keydown", (event) => {
 });
 $("filter").addEventListener("change", () => act(filter));
 $("wiper").addEventListener("input", (event) => wipe(event.target.value / 100));
-["advance", "letters"].forEach((x) => $(x).addEventListener("click", (event) => {
-  if (event.detail && x === "advance") $("stage").focus(); // by the mouse
+let mouse = false; // used last: then keys go to the images again, not to what was clicked
+document.addEventListener("pointerdown", () => { mouse = true; }, true);
+document.addEventListener("keydown", () => { mouse = false; }, true);
+["filter", "wiper", "advance"].forEach((x) => $(x).addEventListener("change", () => {
+  if (mouse) $("stage").focus();
 }));
 
 // --- the mouse on the images
@@ -557,17 +566,20 @@ const update = async () => { // looks for new results and for verdicts of others
     if (!row) show();
     else {
       scenes.delete(`${+blind}/${row.case}`);
+      const asked = changes;
       const fresh = await load(row.case);
-      if (current() && current().case === row.case && scene) {
-        fresh.angles = fresh.pixels === scene.pixels ? scene.angles : undefined;
+      if (asked === changes && current() && current().case === row.case && scene) {
+        const same = fresh.pixels === scene.pixels;
+        if (same) fresh.angles = scene.angles;
+        else notice("The image has just changed: look again.");
         scene = fresh;
         drawAll();
         showCase(scene, blind);
       }
     }
-    alarm("");
+    if ($("alarm").textContent === ENDED) alarm("");
   } catch (error) {
-    if (error.gone) alarm(error.message);
+    if (error.message === ENDED) alarm(ENDED);
   }
 };
 const begin = async () => {
@@ -597,7 +609,7 @@ const begin = async () => {
   choose(next && next.case);
   $("stage").focus();
   await show();
-  setInterval(() => act(update), POLL);
-  document.addEventListener("visibilitychange", () => act(update)); // back from another tab
+  setInterval(update, POLL);
+  document.addEventListener("visibilitychange", update); // back from another tab
 };
 begin().catch((error) => alarm(error.message));

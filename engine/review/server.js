@@ -1,5 +1,6 @@
-// Requests to the server of the review.  An error has `gone` if nobody answers, else the `code`.
+// Requests to the server of the review.  An error has the `code` of HTTP, unless nobody answers.
 
+export const ENDED = "The review has ended. Start it again and open its new address.";
 export const ask = async (path, body) => {
   const options = body && {
     method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
@@ -8,7 +9,7 @@ export const ask = async (path, body) => {
   try { // a second time, because an idle connection may just be closed; a verdict twice is one
     answer = await fetch(path, options).catch(() => fetch(path, options));
   } catch {
-    throw Object.assign(new Error("The review has ended. Start it again and open its new address."), { gone: true });
+    throw new Error(ENDED);
   }
   if (answer.ok) return answer;
   const { error } = await answer.json().catch(() => ({ error: `answer ${answer.status}` }));

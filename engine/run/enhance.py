@@ -192,7 +192,8 @@ def _complete(
             detail = "the archive was changed during the run"
             tracker.record_incident(Incident(kind="input", detail=detail))
         with nullcontext() if resolved.job.part else locks.units_locked(root):
-            left = [index for index in todo.pending if runs.read_committed(root, index) is None]
+            heads = durable.files(root).map(lambda x: runs.read_committed(root, x), todo.pending)
+            left = [x for x, head in zip(todo.pending, heads, strict=True) if head is None]
             if not (left or resolved.job.part or durable.files(root).exists(runs.MANIFEST)):
                 manifest.complete(root, resolved.layout, metadata_files(resolved))
     summary = _summary(resolved, archive, tracker)

@@ -13,7 +13,7 @@ from mcdiff_batch.engine.model.contract import Contract
 from mcdiff_batch.engine.model.framing import check_depths
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.model.solver import FITTED, Rung
-from mcdiff_batch.engine.output import ledger, locks, places, runs
+from mcdiff_batch.engine.output import durable, ledger, locks, places, runs
 from mcdiff_batch.engine.output.runs import Run, Settings
 from mcdiff_batch.engine.output.shards import Layout
 from mcdiff_batch.engine.output.units import Part, Selection, Unit, make_unit, parse_selection
@@ -221,8 +221,9 @@ def survey(resolved: ResolvedJob) -> Survey:
     """Checks the heads of the records and the sizes of the shards; `verify` checks hashes."""
     pending: list[int] = []
     counts: Counter[str] = Counter(dict.fromkeys(ledger.STATUSES, 0))
-    for unit in resolved.units:
-        head = runs.read_finished(resolved.job.output, unit)
+    root, units = resolved.job.output, resolved.units
+    heads = durable.files(root).map(lambda unit: runs.read_finished(root, unit), units)
+    for unit, head in zip(units, heads, strict=True):
         if head is None or (resolved.job.retry_failed and head.counts[ledger.FAILED]):
             pending.append(unit)
         else:

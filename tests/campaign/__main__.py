@@ -23,7 +23,7 @@ from mcdiff_batch.engine.output.runs import software_versions
 from mcdiff_batch.engine.telemetry.machine import cores
 from tests.support.running import archive, inline, job
 
-from . import clock, kernel, machine, meeting, schedule, trees
+from . import clock, division, kernel, machine, meeting, schedule, trees
 from .scene import CASES, SCRATCH, make_scenes
 from .schedule import Result, Schedule
 
@@ -33,6 +33,7 @@ SHARES = {  # of the schedules; "mixtures" are as many as are then left
     "power": 0.46,
     "system calls": 0.02,
     "second start": 0.01,
+    "parts": 0.01,
     "clock": 0.01,
     "any order": 0.002,
     "process trees": 0.004,
@@ -106,6 +107,7 @@ def make_kinds(folder: Path, seed: int, count: int, only: str | None) -> dict[st
         "power": lambda: schedule.cuts(scenes, seed),
         "system calls": lambda: kernel.system_calls(scenes, seed),
         "second start": lambda: meeting.meetings(scenes, seed),
+        "parts": lambda: division.divisions(scenes, seed),
         "clock": lambda: clock.clock_jumps(scenes, seed),
         "any order": lambda: machine.any_order(scenes, seed, share("any order")),
         "process trees": lambda: trees.tree_kills(stage, seed, share("process trees")),

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from mcdiff_batch.engine.output import durable, ledger
-from tests.campaign import clock, kernel, machine, meeting, schedule, trees
+from tests.campaign import clock, division, kernel, machine, meeting, schedule, trees
 from tests.campaign.__main__ import main, warm_up
 from tests.campaign.night import run_night
 from tests.campaign.power import ALL, crash
@@ -24,7 +24,15 @@ from tests.campaign.schedule import Schedule
 from tests.support.disk import ignore
 
 SEED = 0
-PART = {"errors": 8, "kills": 6, "power": 12, "second start": 2, "clock": 3, "any order": 1}
+PART = {
+    "errors": 8,
+    "kills": 6,
+    "power": 12,
+    "second start": 2,
+    "parts": 4,
+    "clock": 3,
+    "any order": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +56,7 @@ KINDS: dict[str, Callable[[list[Scene]], list[Schedule]]] = {
     "kills": lambda x: schedule.kills(x, SEED),
     "power": lambda x: schedule.cuts(x, SEED),
     "second start": lambda x: meeting.meetings(x, SEED),
+    "parts": lambda x: division.divisions(x, SEED),
     "clock": lambda x: clock.clock_jumps(x, SEED),
     "any order": lambda x: machine.any_order(x, SEED, 1, examples=4),
 }

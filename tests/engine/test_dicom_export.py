@@ -230,6 +230,7 @@ def test_the_image_says_what_it_is_and_where_it_comes_from(spine: Path) -> None:
     assert derived.StudyInstanceUID == uid(1)
     assert derived.PatientName == "CANARY^Name1"
     assert derived.SeriesInstanceUID != uid(1, 1)
+    assert all(b"CANARY private" not in x.read_bytes() for x in (spine / "out").rglob("*.dcm"))
 
 
 @pytest.mark.parametrize("grid", ["frame", "input"])
@@ -319,7 +320,7 @@ def test_damaged_pixels_a_lost_source_and_failed_cases_are_not_exported(
     printed = capsys.readouterr()
     assert "case 0: its pixels are not as they were committed" in printed.err
     assert "case 2: its source image cannot be read" in printed.err
-    assert "1 cases exported" in printed.out
+    assert "1 case exported" in printed.out
     assert "2 failed" in printed.out
     assert "1 without a result" in printed.out
     assert "CANARY" not in printed.out + printed.err

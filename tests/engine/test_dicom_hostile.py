@@ -249,7 +249,9 @@ def test_every_damaged_file_is_imported_or_refused_and_none_ends_the_import(
     compress(good, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
     made = import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options(skip_refused=True))
     assert (
-        made.cases + made.left_out + sum(int(x.split()[0]) for x in made.notes if "not im" in x)
+        made.cases
+        + made.left_out
+        + sum(int(x.split()[0]) for x in made.notes if "not imported" in x)
         == 121
     )
     archive = open_archive(tmp_path / "out.zarr")

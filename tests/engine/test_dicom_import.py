@@ -129,10 +129,10 @@ def test_other_files_are_counted_and_copies_are_read_once(tmp_path: Path) -> Non
     made = import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options())
     assert made.cases == 1
     assert set(made.notes) == {
-        "1 files were not imported: files that are not DICOM",
-        "1 files were not imported: DICOM objects of other kinds",
-        "1 files were not imported: results of mcdiff-batch",
-        "2 files were not imported: copies of another file",
+        "1 file not imported: files that are not DICOM",
+        "1 file not imported: DICOM objects of other kinds",
+        "1 file not imported: results of mcdiff-batch",
+        "2 files not imported: copies of another file",
     }
 
 
@@ -275,9 +275,9 @@ def test_what_is_no_file_is_counted_and_not_opened(tmp_path: Path) -> None:
     made = import_dicom(tmp_path / "in", tmp_path / "out.zarr", Options())
     assert made.cases == 1
     assert set(made.notes) == {
-        "3 files were not imported: pipes, other special files and broken links",
-        "1 files were not imported: hidden files",
-        "1 files were not imported: DICOM objects of other kinds",
+        "3 files not imported: pipes, other special files and broken links",
+        "1 file not imported: hidden files",
+        "1 file not imported: DICOM objects of other kinds",
     }
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, UltrasoundImageStorage
 
+from mcdiff_batch.bench.common import orthanc
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.pacs import dicomweb, store
-from mcdiff_batch.bench.common import orthanc
 from tests.support.crafting import command
 from tests.support.dicom import enhance, make_image, scan, uid
 from tests.support.network import (
@@ -305,3 +305,26 @@ def test_p10_a_password_goes_to_the_server_and_nowhere_else(
     assert seen == {"Basic YW5uYTpTRUNSRVQ=", "Bearer SECRET"}
     assert b"SECRET" not in (tmp_path / "a.zarr.dicom.json").read_bytes()
     assert "SECRET" not in "".join(capsys.readouterr())
+
+
+def test_a_folder_that_no_earlier_try_left_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + dicom_file() + b"\r\n--x--\r\n"
+    (tmp_path / "a.zarr.download").mkdir()
+    (tmp_path / "a.zarr.download" / "thesis.txt").write_text("the only copy")
+    with web_server(answers(*GOOD, body, PARTS)) as url:
+        words = ("import", "--dicomweb", url, "--output", tmp_path / "a.zarr")
+        assert command(monkeypatch, *words) == 2
+        assert "holds other files than the images that match" in capsys.readouterr().err
+        (tmp_path / "a.zarr.download" / "thesis.txt").rename(tmp_path / "thesis.txt")
+        assert command(monkeypatch, *words) == 0
+    assert (tmp_path / "thesis.txt").read_text() == "the only copy"
+
+
+def test_an_address_that_is_none_is_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url in ("pacs", "ftp://a/b", "http://", "http://a:x/b", "http://a/b c", "http://a/\u00e4"):
+        words = ("import", "--dicomweb", url, "--output", tmp_path / "a.zarr")
+        assert command(monkeypatch, *words) == 2

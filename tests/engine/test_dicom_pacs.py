@@ -12,14 +12,14 @@ import numpy as np
 import pydicom
 import pytest
 
+from mcdiff_batch.bench.common import orthanc
+from mcdiff_batch.bench.common.orthanc import Orthanc
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.dicom.importer import Options, import_dicom
 from mcdiff_batch.engine.pacs import dicomweb, store
-from mcdiff_batch.bench.common import orthanc
 from tests.support.crafting import command, snapshot
 from tests.support.dicom import enhance, scan, write_cases
 from tests.support.network import LEFT_SOCKETS, proxy, time_limit
-from mcdiff_batch.bench.common.orthanc import Orthanc
 from tests.support.running import inline, job
 
 pytestmark = [
@@ -131,7 +131,7 @@ def test_an_archive_from_a_pacs_is_exported_to_it_and_not_imported_again(
     assert len(stored(pacs)) == CASES * (DEPTHS + 3)
     capsys.readouterr()
     assert command(monkeypatch, *words, tmp_path / "b.zarr") == 0
-    assert "3 files were not imported: results of mcdiff-batch" in capsys.readouterr().err
+    assert "3 files not imported: results of mcdiff-batch" in capsys.readouterr().err
     assert snapshot(tmp_path / "a.zarr") == snapshot(tmp_path / "b.zarr")
 
 

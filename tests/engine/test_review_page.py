@@ -108,7 +108,7 @@ def test_flagged_cases_come_first_and_the_place_is_always_in_view(page: Page) ->
     page.press("End")
     page.wait_for_case(ORDER[-1])
     page.press("ArrowRight")
-    page.wait_for_text("said", "last case")
+    page.wait_for_text("notice", "last case")
     page.press("ArrowLeft")
     page.wait_for_case(ORDER[-2])
     page.press("Home")
@@ -266,13 +266,13 @@ def test_accept_reject_note_and_undo_by_keys(page: Page, output: Path) -> None:
     page.wait_for_text("verdict", "Note: left rib")
     page.press("u", "u")
     page.wait_for_case(ORDER[1])
-    page.wait_for_text("said", "Undone")
+    page.wait_for_text("notice", "Undone")
     assert page.text("progress").startswith("1 accepted · 0 rejected")
     page.press("u")
     page.wait_for_case(ORDER[0])
     page.wait_for_text("progress", "0 accepted")
     page.press("u")
-    page.wait_for_text("said", "nothing to undo")
+    page.wait_for_text("notice", "nothing to undo")
 
 
 def test_a_rejection_needs_a_reason_and_escape_takes_none(page: Page, output: Path) -> None:

@@ -56,6 +56,7 @@ def make_image(pixels: npt.NDArray[Any], study: int = 1, series: int = 1, number
     out.SeriesNumber, out.InstanceNumber = series, number
     out.BurnedInAnnotation, out.LossyImageCompression = "NO", "00"
     out.PixelSpacing = [SPACING, SPACING]
+    out.private_block(0x11, "a scanner", create=True).add_new(1, "LO", "CANARY private")
     set_pixels(out, pixels)
     return out
 
