@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ import pytest
 
 from mcdiff_batch.engine.cli import main
 from mcdiff_batch.engine.errors import DeviceError, Exit
-from mcdiff_batch.engine.model.canary import find_canary
-from mcdiff_batch.engine.model.plan import Device, Plan
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.job import Job
-from tests.support.fake import FakePlan, OtherPlan
-from tests.support.running import CONTRACT, archive, bundle, clean, committed, cpus, job
+from tests.support.many import CANARY, HostMaker
+from tests.support.running import archive, bundle, committed, cpus, job
 
 CASES = 6
 
@@ -94,40 +91,15 @@ def test_an_output_without_a_canary_is_continued_and_gets_none(
     assert committed(out) == whole
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixedMaker:
-    """A PlanMaker: the devices in `other` compute other bits."""
-
-    other: tuple[str, ...]
-
-    def __call__(self, device: Device, batch: int) -> Plan:
-        return (OtherPlan if str(device) in self.other else FakePlan)(batch=batch)
-
-
 def marked(source: Path, output: Path, devices: int) -> Job:
     """A job with a canary, which the fake plan computes."""
-    canary = find_canary(FakePlan(batch=1), CONTRACT, Device(kind="cpu", index=0))
-    return replace(job(source, output, unit_size=2), canary=canary, devices=cpus(devices))
-
-
-def test_one_worker_with_other_bits_is_left_out_and_the_others_go_on(
-    source: Path, tmp_path: Path
-) -> None:
-    said: list[str] = []
-    out = tmp_path / "out"
-    found = enhance(marked(source, out, 2), MixedMaker(other=("cpu:1",)), warn=said.append)
-    assert found.exit_code == Exit.DONE
-    assert committed(out) == clean(source, tmp_path / "clean", unit_size=2)
-    (line,) = said
-    assert line.startswith("CPU worker 2: this host computes other bits")
-    incident = json.loads((out / ledger.INCIDENTS).read_text())
-    assert (incident["kind"], incident["device"]) == ("refused", "cpu:1")
+    return job(source, output, unit_size=2, canary=CANARY, devices=cpus(devices))
 
 
 def test_without_any_worker_of_the_same_bits_nothing_is_written(
     source: Path, tmp_path: Path
 ) -> None:
-    both = MixedMaker(other=("cpu:0", "cpu:1"))
+    both = HostMaker(other=["cpu:0", "cpu:1"])
     with pytest.raises(DeviceError, match=r"computes other bits .* \(canary .* against"):
         enhance(marked(source, tmp_path / "out", 2), both, warn=lambda _: None)
     assert ledger.list_units(tmp_path / "out") == []

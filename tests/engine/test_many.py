@@ -2,7 +2,7 @@
 run that nothing disturbed (P1)."""
 
 import json
-import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import pytest
 
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.output import ledger
-from tests.support.many import LIMIT, Night, wait_for, workers_of, workers_on
+from tests.support.many import LIMIT, Night, workers_of, workers_on
 from tests.support.running import archive, clean, committed
 
 CASES = 16  # in units of 2
+Commands = list[subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +37,24 @@ def night(request: pytest.FixtureRequest, source: Path, tmp_path: Path) -> Night
     return Night(source=source, output=tmp_path / "out", way=request.param, cluster=cluster)
 
 
-def find_workers(night: Night, commands: list) -> list[psutil.Process]:  # type: ignore[type-arg]
+def find_workers(night: Night, commands: Commands) -> list[psutil.Process]:
     if night.cluster is None:
         return workers_of(commands)
     return [worker for _, worker in workers_on()]
 
 
-def test_a_worker_killed_in_the_middle_of_a_unit_changes_nothing(
+def test_a_worker_or_actor_killed_in_the_middle_of_a_unit_changes_nothing(
     night: Night, undisturbed: dict[str, str]
 ) -> None:
     with night.begun() as commands:
-        find_workers(night, commands)[0].kill()
+        victims = [x for x, _ in workers_on()] if night.cluster else workers_of(commands)
+        victims[0].kill()
         codes = [x.wait(LIMIT) for x in commands]
     assert codes == [Exit.DONE] * len(codes)
     incident = json.loads((night.journals[0] / ledger.INCIDENTS).read_text())
     assert incident["kind"] == "killed"
     if night.way == "parts":
-        assert night.finish()[-1] == Exit.DONE
+        assert night.finish(again=False) == [Exit.DONE]
     assert committed(night.output) == undisturbed
 
 
@@ -68,21 +70,6 @@ def test_the_command_killed_takes_its_workers_along_and_can_be_given_again(
     assert family
     assert not alive
     assert not (night.output / "manifest.json").exists()
-    assert night.finish()[-1] == Exit.DONE
-    assert committed(night.output) == undisturbed
-
-
-def test_a_signal_finishes_the_units_under_way_and_no_other(
-    night: Night, undisturbed: dict[str, str]
-) -> None:
-    with night.begun() as commands:
-        family = find_workers(night, commands)
-        for command in commands:
-            command.send_signal(signal.SIGTERM)
-        codes = [x.wait(LIMIT) for x in commands]
-        assert codes == [Exit.DRAINED] * len(codes)
-        wait_for(lambda: not any(x.is_running() for x in family), 30)
-    assert 0 < len(ledger.list_units(night.output)) < CASES // 2
     assert night.finish()[-1] == Exit.DONE
     assert committed(night.output) == undisturbed
 

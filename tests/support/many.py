@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from mcdiff_batch.engine.cluster.place import workplace
-from mcdiff_batch.engine.errors import McdiffError
+from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.canary import find_canary
 from mcdiff_batch.engine.model.ladder import recommended_rungs
@@ -178,13 +178,14 @@ class Night:
             process.kill()
             process.communicate()
 
-    def finish(self) -> list[int]:
+    def finish(self, *, again: bool = True) -> list[int]:
         """The exit codes of the same commands again and, for parts, of the finisher."""
-        again = [*self.commands, "finish"] if self.way == "parts" else self.commands
         codes = []
-        for part in again:
+        for part in [*(self.commands if again else []), *(["finish"] * (self.way == "parts"))]:
             with self.command(part, delay=0) as process:
-                codes.append(process.wait(LIMIT))
+                said = process.communicate(timeout=LIMIT)[1]
+                assert process.returncode in (Exit.DONE, Exit.FAILED_CASES), said
+                codes.append(process.returncode)
         return codes
 
 
