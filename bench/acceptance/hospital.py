@@ -1,4 +1,4 @@
-"""Checks every bar of DICOM in and out: `python -m mcdiff_batch.bench.measures.hospital`.
+"""Checks every bar of DICOM in and out: `python -m mcdiff_batch.bench.acceptance.hospital`.
 
 Needs the extra `dicom`, pydicom-data, and Debian's dicom3tools, orthanc and orthanc-dicomweb.
 """
