@@ -67,9 +67,20 @@ class Browser:
         size |= {"deviceScaleFactor": zoom, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.events.clear()
-        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
-        while not any(x.get("method") == "Page.loadEventFired" for x in self.events):
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while not self._has_loaded(loader):
             self.events.append(self._next())
+
+    def _has_loaded(self, loader: str) -> bool:
+        """Whether the page that `loader` brought is there, and not only the one before it."""
+        arrived = False
+        for event in self.events:
+            if event["method"] == "Page.frameNavigated":
+                arrived = event["params"]["frame"]["loaderId"] == loader
+            if arrived and event["method"] == "Page.loadEventFired":
+                return True
+        return False
 
     def evaluate(self, script: str) -> Any:
         found = self.call(

@@ -1,13 +1,17 @@
 """Whether a device waits for an archive in a store: the share of a run in which it computes.
 
+    python -c "from pathlib import Path; from mcdiff_batch.bench.measures.memory import synthetic
+    synthetic(Path('A.zarr'), 1500)"
     python -m tests.support.stores A.zarr --delay 0.02 -- \\
-        python -m mcdiff_batch.bench.measures.stores A.zarr s3://bench/A.zarr --rate 50
+        python -m mcdiff_batch.bench.measures.stores A.zarr s3://bench/A.zarr \\
+            --rate 1.5 --rate 50 --output bench/results/beyond_stores.json
 
-The first command serves a folder by moto, 20 ms late at every request, and runs the second one.
+The second command serves a folder by moto, 20 ms late at every request, and runs the rest of it.
 The device is a plan without a model that takes as long as a device of `rate` cases/s would.
 """
 
 import json
+import os
 import tempfile
 import time
 from collections import Counter
@@ -75,8 +79,9 @@ class PacedMaker:
         return PacedPlan(MeanPlan(batch), self.rate)
 
 
-def measure_run(place: Place, rate: float, output: Path) -> Json:
-    """One run.  Shares are of the time from the device's first batch to its last."""
+def measure_run(place: Place, rate: float, seconds: float, output: Path) -> Json:
+    """A run of about so many seconds.  Shares are of the time from the device's first batch to its
+    last."""
     archive = open_archive(place)
     job = Job(
         archive=archive,
@@ -85,12 +90,16 @@ def measure_run(place: Place, rate: float, output: Path) -> Json:
         bundle="fake",
         devices=(Device(kind="cpu", index=0),),
         batch_size=BATCH,
+        limit=max(BATCH, int(rate * seconds)),
     )
     summary = enhance(job, PacedMaker(rate))
+    lines = list(json_lines(output / TIMINGS))
     spent = Counter[str]()
-    for line in json_lines(output / TIMINGS):
+    for line in lines:
         spent.update(line["lanes"].get(MODEL, {}))
     outside = spent.pop(START, 0) + spent.pop(LOAD, 0)
+    first = _find_first_wait(lines[0])
+    spent[WAIT] -= first  # type: ignore[assignment]
     total = sum(spent.values())
     share = lambda *stages: round(100 * sum(spent[x] for x in stages) / total, 2)
     return {
@@ -102,8 +111,15 @@ def measure_run(place: Place, rate: float, output: Path) -> Json:
         "waiting_for_results_to_be_taken_percent": share(BLOCKED),
         "device_seconds": round(total, 2),
         "start_seconds": round(outside, 2),
+        "first_wait_seconds": round(first, 2),
         "run_seconds": round(summary.seconds, 2),
     }
+
+
+def _find_first_wait(line: Json) -> float:
+    """Seconds from the moment when the device was ready to its first batch."""
+    waits = [x for x in line["gaps"] if x[0] not in (START, LOAD, BLOCKED)]
+    return float(min(waits, key=lambda x: x[1])[2]) if waits else 0.0
 
 
 def _frame(grid: tuple[int, int]) -> Frame:
@@ -111,31 +127,37 @@ def _frame(grid: tuple[int, int]) -> Frame:
     return Frame(height=height, width=width)
 
 
-def measure(places: tuple[Place, ...], rates: tuple[float, ...], repeats: int) -> Iterator[Json]:
+def measure(
+    places: tuple[Place, ...], rates: tuple[float, ...], seconds: float, repeats: int
+) -> Iterator[Json]:
     """All places in turn, again and again."""
     with tempfile.TemporaryDirectory() as name:
         for rate in rates:
             for repeat in range(repeats):
                 for k, place in enumerate(places):
-                    yield measure_run(place, rate, Path(name) / f"{rate}-{repeat}-{k}")
+                    output = Path(name) / f"{rate}-{repeat}-{k}"
+                    load = os.getloadavg()[0]
+                    yield measure_run(place, rate, seconds, output) | {"load": round(load, 1)}
 
 
 @click.command()
 @click.argument("places", type=parse_place, nargs=-1, required=True, metavar="ARCHIVE...")
 @click.option("--rate", "rates", type=float, multiple=True, default=(50.0,), help="cases/s")
+@click.option("--seconds", type=float, default=30.0, help="of a run")
 @click.option("--repeats", type=click.IntRange(min=1), default=2)
 @click.option("--note", default="", help="what else there is to know")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     places: tuple[Place, ...],
     rates: tuple[float, ...],
+    seconds: float,
     repeats: int,
     note: str,
     output: Path | None,
 ) -> None:
     """Measure how long a device waits for archives in folders and object stores."""
     rows = []
-    for row in measure(places, rates, repeats):
+    for row in measure(places, rates, seconds, repeats):
         click.echo(json.dumps(row))
         rows.append(row)
     medians = [

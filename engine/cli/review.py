@@ -1,8 +1,5 @@
 """The command `review`."""
 
-import tempfile
-import threading
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -158,6 +155,10 @@ def _export(output: Path, ids: "Archive | None", file: Path | None) -> int:
 def _redirect(url: str) -> Iterator[None]:
     """Opens `url` in a browser without naming it in the browser's arguments, which all users of a
     machine can see: it gets a file that only its owner can read."""
+    import tempfile
+    import threading
+    import webbrowser
+
     with tempfile.TemporaryDirectory(prefix="mcdiff-review-") as folder:
         page = Path(folder) / "open.html"
         page.write_text(REDIRECT.format(url))

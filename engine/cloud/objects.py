@@ -25,6 +25,7 @@ from .place import Url
 A = TypeVar("A")
 T = TypeVar("T")
 REQUESTS = 16  # at a time, for one purpose; at 20 ms each, 800 a second
+PIECE = 1 << 20  # bytes of an answer that are looked at together
 PATIENCE = 120.0  # s after which a request is not tried again
 BUSY = (429, 503)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
@@ -99,16 +100,20 @@ def _read_part(url: Url, ahead: int) -> Part:
             raise
         return Part(size=0, tag="", start=0, data=b"")
     meta, start = found.meta, found.range[0]
-    data = _take(url, found, found.range[1] - start)
+    data = _take(url, found, min(found.range[1] - start, abs(ahead)))
     return Part(size=meta["size"], tag=meta["e_tag"] or "", start=start, data=data)
 
 
 def _take(url: Url, found: Any, length: int) -> bytes:
-    """The body of an answer."""
-    data = bytes(found.bytes())
-    if len(data) != length:
+    """The body of an answer, which has to be of this length; not more of it is read."""
+    data = bytearray()
+    for part in found.stream(min_chunk_size=PIECE):
+        data += part
+        if len(data) > length:
+            raise store_error(url, "the answer is longer than what was asked for")
+    if len(data) < length:
         raise store_error(url, CUT)
-    return data
+    return bytes(data)
 
 
 def _get_part(url: Url, ahead: int) -> Any:

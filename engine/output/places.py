@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from mcdiff_batch.engine.cloud.place import Place, Url
+from mcdiff_batch.engine.cloud.place import SCHEMES, Place, Url
 from mcdiff_batch.engine.cloud.workspace import find_address
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
 
@@ -104,6 +104,11 @@ def find_run(path: Path) -> Path:
     found = "is an archive, not an output" if _is_archive(path) else "contains no run"
     if not path.exists():
         found = "does not exist"
+    if path.parts[:1] and path.parts[0].removesuffix(":") in SCHEMES:
+        raise UsageError(
+            f"{path.parts[0]}//{'/'.join(path.parts[1:])}: this command wants a folder; copy the "
+            "output to this machine first"
+        )
     meant = next(_proposals(path), None)
     advice = f"did you mean {meant}?" if meant else "expected the --output of `mcdiff-batch run`"
     raise UsageError(f"{path}: {found}; {advice}")

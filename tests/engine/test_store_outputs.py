@@ -431,6 +431,13 @@ def test_a_web_server_cannot_be_an_output(proxy: Proxy) -> None:
         open_workspace(parse_place("https://host/out"))
 
 
+def test_a_command_that_wants_a_folder_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(monkeypatch, "review", "s3://bucket/out") == Exit.USAGE
+    assert "s3://bucket/out: this command wants a folder" in capsys.readouterr().err
+
+
 def test_a_lost_shard_is_found_and_done_again(
     night: Path, target: Target, expected: dict[str, str]
 ) -> None:

@@ -196,6 +196,16 @@ def test_no_more_is_fetched_than_the_metadata_promise(
         open_archive(url)
 
 
+def test_an_answer_that_is_longer_than_what_was_asked_for_is_not_read_to_its_end(
+    tmp_path: Path, put: Put, proxy: Proxy
+) -> None:
+    far = open_archive(put(write_archive(tmp_path / "a.zarr", pictures(2))))
+    proxy.faults.append(Fault(match="depths/c/1/", kind="long"))
+    with pytest.raises(OSError, match="longer than what was asked for"):
+        far.read(1)
+    assert far.read(0).index == 0
+
+
 def test_an_empty_object_is_a_damaged_chunk(tmp_path: Path, bucket: Any, put: Put) -> None:
     import obstore
 

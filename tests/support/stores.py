@@ -34,6 +34,7 @@ AZURE = {  # the environment of a user of azurite; the key is the one that its m
     "AZURE_ALLOW_HTTP": "true",
 }
 AZURITE = "azurite-blob"  # a program of the npm package azurite
+MORE = 32 << 20  # bytes
 HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", "expect")
 CONDITIONS = ("if-match", "if-none-match")
 CONFLICT = (
@@ -97,7 +98,8 @@ class Fault:
     """What the proxy does to requests whose "METHOD /path" matches.
 
     kind: "503" or another status; "409": with the code of S3; "lost": the store does it, the
-    client is cut off; "cut": half of the body, then cut off; "late": after `seconds`.
+    client is cut off; "cut": half of the body, then cut off; "long": the body and 32 MiB more;
+    "late": after `seconds`.
     """
 
     match: str  # a regular expression, searched for
@@ -181,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "lost":
             self.close_connection = True
             return
+        if fault and fault.kind == "long":
+            headers, data = [x for x in headers if x[0].lower() != HOP[3]], data + bytes(MORE)
         if fault and fault.kind == "cut":
             self._answer(status, headers, data, len(data) // 2)
             self.close_connection = True

@@ -1,4 +1,4 @@
-"""Checks every bar of DICOM in and out: `python -m mcdiff_batch.bench.measures.hospital`.
+"""Checks every bar of DICOM in and out: `python -m mcdiff_batch.bench.acceptance.hospital`.
 
 Needs the extra `dicom`, pydicom-data, and Debian's dicom3tools, orthanc and orthanc-dicomweb.
 """
@@ -33,11 +33,11 @@ from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.image.frame import from_frame
 from mcdiff_batch.engine.telemetry.machine import machine
 
-ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 PACKAGES = ("pydicom", "pydicom-data", "highdicom", "pynetdicom", "python-gdcm")
 PROGRAMS = ("dicom3tools", "orthanc", "orthanc-dicomweb")  # Debian's names
 LARGEST = 1 << 20  # bytes of a shipped file that is damaged
+TESTED = Path("tests/engine")
 TESTS = {  # bar: the tests that hold it
     "lines that are cut or fall silent": "cut_goes or cut_is_f or silent or breaks_o or ever_ends",
     "a PACS that is full, refuses or answers nonsense": "full or decides or without_seg or rejects",
@@ -56,6 +56,8 @@ def main(cases: int, damages: int, output: Path | None) -> None:
     """Check DICOM in and out.  DAMAGES: how many times each of pydicom's files is damaged."""
     if orthanc.ABSENT or shutil.which("dciodvfy") is None:
         raise click.UsageError(orthanc.ABSENT or "Debian's package dicom3tools is not installed")
+    if not TESTED.is_dir():
+        raise click.UsageError(f"{TESTED}: no such folder; call this in a checkout")
     rows = []
     with TemporaryDirectory() as name:
         root = Path(name)
@@ -235,12 +237,12 @@ def _try(root: Path, data: bytes) -> Row:
 
 
 def _run_tests(root: Path) -> Iterator[Row]:
-    """The bars that only the tests hold, if this is a checkout."""
-    files = sorted(map(str, (ROOT / "tests/engine").glob("test_dicom_*.py")))
+    """The bars that only the tests hold."""
+    files = sorted(map(str, TESTED.glob("test_dicom_*.py")))
     for bar, chosen in TESTS.items():
         report = root / "report.xml"
         words = [sys.executable, "-m", "pytest", "-q", *files, "-k", chosen, f"--junitxml={report}"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode > 1:  # not 0: all passed, or 1: some failed
             raise RuntimeError(done.stdout + done.stderr)
         suite = ElementTree.parse(report).getroot()[0].attrib
