@@ -79,6 +79,9 @@ def review(cases: int, repeats: int, output: Path | None) -> None:
     "--pairs", type=click.IntRange(min=1), default=2, show_default=True, help="runs of each way"
 )
 @click.option(
+    "--nodes", type=click.IntRange(min=1), multiple=True, default=(1, 2), show_default=True
+)
+@click.option(
     "--cases",
     type=click.IntRange(min=1),
     multiple=True,
@@ -87,11 +90,13 @@ def review(cases: int, repeats: int, output: Path | None) -> None:
     help="number of cases for the driver's memory; may be repeated",
 )
 @OUTPUT
-def hosts(units: int, pairs: int, cases: tuple[int, ...], output: Path | None) -> None:
+def hosts(
+    units: int, pairs: int, nodes: tuple[int, ...], cases: tuple[int, ...], output: Path | None
+) -> None:
     """Measure what a run over Ray costs beside processes; needs the extra `ray`."""
     from mcdiff_batch.bench.measures import hosts
 
-    _say(hosts.measure(units, pairs, cases), output)
+    _say(hosts.measure(units, pairs, nodes, cases), output)
 
 
 @bench.command()

@@ -111,12 +111,14 @@ def run(folder: Path, archive: Path, **asked: Any) -> dict[str, Any]:
     return found
 
 
-def measure_rates(units: int, pairs: int) -> Iterator[dict[str, object]]:
-    """Processes and Ray in turn, first with one worker, then with two (two nodes)."""
+def measure_rates(
+    units: int, pairs: int, nodes: Sequence[int] = (1, 2)
+) -> Iterator[dict[str, object]]:
+    """Processes and Ray in turn, for each number of nodes; each node has one worker."""
     with tempfile.TemporaryDirectory() as name, _cluster() as cluster:
         folder = Path(name)
         archive = synthetic(folder / "paced.zarr", units * UNIT)
-        for workers in (1, 2):
+        for workers in nodes:
             cluster.keep(workers)
             ways = {"processes": workers, f"ray={cluster.address}": 1}
             for on, count in list(ways.items()) * pairs:
@@ -156,7 +158,7 @@ def sparse(path: Path, cases: int) -> Path:
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Ray's rate over that of processes, by the number of workers: the median of neighbours."""
     out = {}
-    for workers in (1, 2):
+    for workers in sorted({x["workers"] for x in rows}):
         rates = {
             way: [x["units_per_s"] for x in rows if (x["way"], x["workers"]) == (way, workers)]
             for way in ("processes", "ray")
@@ -166,9 +168,11 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return out
 
 
-def measure(units: int, pairs: int, cases: Sequence[int]) -> dict[str, object]:
+def measure(
+    units: int, pairs: int, nodes: Sequence[int], cases: Sequence[int]
+) -> dict[str, object]:
     """All of it."""
-    rates = list(measure_rates(units, pairs))
+    rates = list(measure_rates(units, pairs, nodes))
     return {
         "what": "a run over Ray: rate beside processes, memory of the driver",
         "machine": machine(("ray",)),
