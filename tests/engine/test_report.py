@@ -106,7 +106,7 @@ def test_the_schema_has_a_version_and_its_parts(night: Path) -> None:
         "count", "histogram", "max", "p50", "p90", "p95", "p99",
     ]  # fmt: skip
     assert sorted(data["machine"]) == [
-        "cpu_percent", "gpus", "notes", "resident_mib", "samples", "seconds", "xids",
+        "cpu_percent", "gpus", "hosts", "notes", "resident_mib", "samples", "seconds", "xids",
     ]  # fmt: skip
     assert data["cases"]["done"] + data["cases"]["failed"] == CASES
     assert data["quality"]["cnr_log10"]["gain"]["cases"] == CASES - 1
