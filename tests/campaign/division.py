@@ -11,7 +11,7 @@ from mcdiff_batch.engine.output import locks
 from mcdiff_batch.engine.output.units import Part
 from tests.support.disk import CHANGES, Call, Disk, ignore
 
-from .night import End, enhance_archive, in_child, run_night
+from .night import OUTPUT, End, enhance_archive, in_child, run_night
 from .promises import broken_promises
 from .scene import Scene
 from .schedule import Result, Schedule, number_all
@@ -39,10 +39,10 @@ def _find_moments(calls: Sequence[Call]) -> Iterator[Call]:
     """Changes of a part, but not those while it begins the output: others have to wait for it."""
     begins = False
     for call in calls:
-        if call.name.endswith(locks.UNITS) and call.number == 1:
+        if str(call) == f"create {OUTPUT}/{locks.UNITS} #1":
             begins = True
             yield call
-        elif begins and call.kind == "unlink" and "run.json" in call.name:
+        elif begins and call.kind == "create" and call.name.endswith(locks.UNITS):
             begins = False
         elif call.kind in CHANGES and not begins and "/report/" not in call.name:
             yield call

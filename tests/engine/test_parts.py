@@ -9,8 +9,11 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import click
 import pytest
 
+from mcdiff_batch.engine.cli import run as cli
+from mcdiff_batch.engine.cli.run import run
 from mcdiff_batch.engine.errors import (
     Exit,
     FingerprintError,
@@ -18,6 +21,7 @@ from mcdiff_batch.engine.errors import (
     OutputLockedError,
     UsageError,
 )
+from mcdiff_batch.engine.model.contract import load_bundle
 from mcdiff_batch.engine.output import durable, ledger, locks, runs, shards, verify
 from mcdiff_batch.engine.output.ledger import Entry, Record
 from mcdiff_batch.engine.output.units import parse_part
@@ -323,6 +327,27 @@ def test_automatic_choices_of_the_part_that_began_hold_for_the_others(
     with pytest.raises(FingerprintError, match="unit_size was 3"):
         inline(replace(second, unit_size=4))
     assert inline(replace(second, part=None, finish=True)).exit_code == Exit.DONE
+
+
+def test_a_part_that_begins_at_the_same_moment_takes_over_the_choices_of_the_other(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part 1 has prepared its plan for a new output when part 2 begins it with other settings."""
+    shutil.copytree(begun / "night.zarr", tmp_path / "night.zarr")
+    words = [tmp_path / "night.zarr", "--bundle", begun / "bundle", "--devices", "cpu"]
+    chosen = ["--part=2/2", "--batch-size=1", "--unit-size=3"]
+    model = load_bundle(begun / "bundle")
+    with click.Context(run, info_name="run") as context:
+        run.parse_args(context, [*map(str, words), "--part", "1/2"])
+        asked = cli._job(words[0], tmp_path / "night.enhanced", model, context.params)
+    rival = lambda: command(monkeypatch, "run", *words, *chosen)
+    found, _ = cli._process(asked, model, "processes", rival, lambda at: None, print)
+    assert (found.exit_code, found.units) == (Exit.DONE, 2)  # of units 0 to 2 of three cases
+    assert command(monkeypatch, "run", *words[:3], "--finish") == Exit.DONE
+    asked = replace(asked, unit_size=4, output=tmp_path / "other.enhanced")
+    rival = lambda: command(monkeypatch, "run", *words, *chosen, "--output", asked.output)
+    with pytest.raises(FingerprintError, match="unit_size was 3"):
+        cli._process(asked, model, "processes", rival, lambda at: None, print)
 
 
 AUTO = {
