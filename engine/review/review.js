@@ -27,6 +27,7 @@ let blind = false;
 let scene = null; // of the case that is drawn; null while it is loaded
 let place = null; // where the images are that were drawn last
 let changes = 0; // of the mode and of verdicts
+let ticket = 0; // of the latest picture that was asked for; an earlier one is not drawn any more
 let since = 0; // ms: when the key was pressed that is being obeyed
 const undo = [];
 const scenes = new Map(); // promises, by mode and case
@@ -120,6 +121,7 @@ const nameOf = (row) => `Case ${title(row)}`;
 const show = async (spoken = "") => {
   const row = current();
   const began = since;
+  const mine = (ticket += 1);
   scene = null;
   delete $("stage").dataset.case;
   notice("");
@@ -128,10 +130,10 @@ const show = async (spoken = "") => {
   if (!row) return showNothing();
   try {
     const found = await load(row.case);
-    if (current() !== row) return undefined; // the reader has gone on
+    if (mine !== ticket) return undefined; // the reader has gone on
     scene = found;
   } catch (error) {
-    if (current() === row) showNothing(error.message);
+    if (mine === ticket) showNothing(error.message);
     if (error.message === ENDED) alarm(ENDED);
     return undefined;
   }
@@ -140,7 +142,7 @@ const show = async (spoken = "") => {
   const flagged = scene.flags && scene.flags.length ? ` Flagged: ${scene.flags.map((x) => x.why).join("; ")}.` : "";
   say(`${spoken}${nameOf(row)}, ${at + 1} of ${shown.length}.${flagged} ${tellVerdict(scene.verdict)}`);
   requestAnimationFrame(() => setTimeout(() => {
-    if (current() !== row) return;
+    if (mine !== ticket) return;
     $("stage").dataset.ms = (performance.now() - began).toFixed(1);
     $("stage").dataset.case = row.case;
     [at + 1, at - 1].filter((k) => shown[k]).forEach((k) => load(shown[k].case).catch(() => {}));
@@ -241,19 +243,18 @@ const vote = async (ballot, stays = false) => {
     return notice("Wait for the picture.");
   }
   const old = mine.verdict && !mine.verdict.void ? mine.verdict : null;
-  const told = await send({ case: row.case, pixels: mine.pixels, ...ballot }, mine);
+  const told = await send({ case: row.case, pixels: mine.pixels, ...ballot });
   if (!told) return undefined;
   undo.push({ case: row.case, pixels: mine.pixels, blind, at: told.at, old });
   const words = `${nameOf(row)}: ${$("verdict").textContent}. `;
   if (shown[at + 1] && !stays && $("advance").checked) return go(at + 1, words);
   return notice(shown[at + 1] || stays ? words : `${words}This is the last case.`);
 };
-const send = async (ballot, mine) => {
+const send = async (ballot) => {
   try {
     const told = await askJson("verdict", ballot);
     changes += 1;
     alarm("");
-    if (mine) mine.verdict = told;
     const row = rows.find((x) => x.case === ballot.case);
     if (row) {
       row.state = ballot.preferred
@@ -262,7 +263,10 @@ const send = async (ballot, mine) => {
     }
     showHeader();
     list.draw(shown, at);
-    if (mine && mine === scene) showCase(scene, blind);
+    if (scene && scene.case === ballot.case) {
+      scene.verdict = told;
+      showCase(scene, blind);
+    }
     return told;
   } catch (error) {
     alarm(`Not stored: ${error.message}`);
@@ -282,7 +286,7 @@ const takeBack = async () => {
   const ballot = { case: last.case, pixels: last.pixels, note: old.note || "", instead_of: last.at };
   if (blind) ballot.preferred = old.preferred || "none";
   else Object.assign(ballot, { verdict: old.verdict || "none", reason: old.reason || "" });
-  const told = await send(ballot, null);
+  const told = await send(ballot);
   scenes.delete(`${+blind}/${last.case}`);
   choose(last.case);
   await show();
@@ -368,6 +372,7 @@ const setBlind = async (on) => {
   const row = current();
   blind = on;
   changes += 1;
+  ticket += 1;
   scene = null;
   version = "";
   [...$("filter").options].forEach((x) => { x.disabled = blind && ["flagged", "rejected"].includes(x.value); });
@@ -557,30 +562,27 @@ new ResizeObserver(() => {
 // --- the beginning
 
 const update = async () => { // looks for new results and for verdicts of others
-  const row = current();
   try {
-    if (!(await refresh())) return;
-    choose(row && row.case);
-    showHeader();
-    list.draw(shown, at);
-    if (!row) show();
-    else {
-      scenes.delete(`${+blind}/${row.case}`);
-      const asked = changes;
-      const fresh = await load(row.case);
-      if (asked === changes && current() && current().case === row.case && scene) {
-        const same = fresh.pixels === scene.pixels;
-        if (same) fresh.angles = scene.angles;
-        else notice("The image has just changed: look again.");
-        scene = fresh;
-        drawAll();
-        showCase(scene, blind);
-      }
-    }
+    if (await refresh()) await redraw();
     if ($("alarm").textContent === ENDED) alarm("");
   } catch (error) {
     if (error.message === ENDED) alarm(ENDED);
   }
+};
+const redraw = async () => { // the same case, of which something may have changed
+  const row = current(); // where the reader is by now
+  choose(row && row.case);
+  showHeader();
+  list.draw(shown, at);
+  if (!row) return show();
+  const mine = ticket;
+  const fresh = await load(row.case);
+  if (mine !== ticket || !scene) return undefined; // the reader has gone on
+  if (fresh.pixels === scene.pixels) fresh.angles = scene.angles;
+  else notice("The image has just changed: look again.");
+  scene = fresh;
+  drawAll();
+  return showCase(scene, blind);
 };
 const begin = async () => {
   about = await askJson("session");

@@ -414,6 +414,16 @@ def test_new_results_and_verdicts_of_others_appear(page: Page, output: Path) -> 
     page.wait_for_text("progress", "1 rejected")
 
 
+def test_news_that_come_while_a_reader_goes_on_do_not_take_the_reader_back(
+    page: Page, output: Path
+) -> None:
+    for case in ORDER[1:]:
+        append(output, Verdict(case=FAINT, pixels="p", verdict="accept"))
+        page.browser.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.press("ArrowRight")
+        page.wait_for_case(case)
+
+
 SHOWN = """[...document.querySelectorAll('body *')].filter(x =>
   x.checkVisibility() && [...x.childNodes].some(y => y.nodeType === 3 && y.data.trim()))"""
 CONTRAST = f"""(() => {{
