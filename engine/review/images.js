@@ -146,8 +146,8 @@ const drawLabels = (pen, scene, filled, scale) => {
 const drawAngle = (pen, scene, { degrees, lines }, scale) => {
   lines.forEach((x) => drawLine(pen, [x.x1, x.y1, x.x2, x.y2], 1.6 / scale));
   const y = lines.reduce((sum, x) => sum + x.y1 + x.y2, 0) / 4;
-  const [first, last] = [Math.min(...lines.map((x) => x.x1)), Math.max(...lines.map((x) => x.x2))];
-  const right = first < scene.width - last;
+  const [first, last] = [Math.max(...lines.map((x) => x.x1)), Math.max(...lines.map((x) => x.x2))];
+  const right = first <= scene.width - last; // as the report does
   pen.textAlign = right ? "right" : "left";
   write(pen, `${degrees.toFixed(1)}°`, (right ? 0.98 : 0.02) * scene.width, y, 13 / scale);
   pen.textAlign = "left";
