@@ -124,6 +124,7 @@ class Proxy:
     delay: float = 0.0  # s a request
     faults: list[Fault] = field(default_factory=list)
     unconditional: bool = False  # the last writer wins: conditions of requests are ignored
+    remember: dict[Any, Any] | None = None  # answers to GET, which are then given without the store
     log: list[str] = field(default_factory=list)  # "METHOD /path" of every request
     sent: int = 0  # bytes of answers
     lock: Any = field(default_factory=Lock)
@@ -179,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             text = CONFLICT if fault.kind == "409" else b"<Error><Code>SlowDown</Code></Error>"
             self._answer(int(fault.kind), [("Content-Type", "application/xml")], text)
             return
-        status, headers, data = self._ask(body)
+        status, headers, data = self._ask_once(body)
         if fault and fault.kind == "lost":
             self.close_connection = True
             return
@@ -192,6 +193,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, headers, data)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
+
+    def _ask_once(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        memory, key = self.proxy.remember, (self.path, self.headers.get("Range"))
+        if memory is None or self.command != "GET":
+            return self._ask(body)
+        if key not in memory:
+            memory[key] = self._ask(body)
+        status, headers, data = memory[key]
+        return status, list(headers), data
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         left_out = HOP + (CONDITIONS if self.proxy.unconditional else ())
@@ -297,12 +307,18 @@ def azure_environment(address: str) -> dict[str, str]:
 
 
 def serve(words: list[str]) -> int:
-    """`FOLDER --delay SECONDS -- COMMAND...`: runs a command beside s3://bench/FOLDER."""
-    folder, option, delay, dashes, *command = words
+    """`FOLDER --delay SECONDS [--remember] -- COMMAND...`: runs a command beside s3://bench/FOLDER.
+
+    --remember: moto, which takes 10 ms of a core for an answer, gives each of them once.
+    """
+    remember = "--remember" in words[:4]
+    folder, option, delay, dashes, *command = [
+        x for k, x in enumerate(words) if k > 3 or x != "--remember"
+    ]
     assert (option, dashes) == ("--delay", "--"), "see bench/measures/stores.py"
     with moto() as upstream, Proxy(upstream=upstream).running() as proxy:
         upload(bucket(upstream, "bench"), Path(folder), Path(folder).name)
-        proxy.delay = float(delay)
+        proxy.delay, proxy.remember = float(delay), {} if remember else None
         return subprocess.run(command, env=environment(proxy.address)).returncode
 
 
