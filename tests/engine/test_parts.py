@@ -176,8 +176,8 @@ def test_p1_parts_at_once_with_their_own_processes_killed_and_started_again(
 ) -> None:
     out = tmp_path / "out"
     with (
-        started(source, out, "1/2", delay=0.3) as one,
-        started(source, out, "2/2", delay=0.3) as two,
+        started(source, out, "1/2", delay=0.2) as one,
+        started(source, out, "2/2", delay=0.2) as two,
     ):
         wait_until_running(out, part(1, 2))
         wait_until_running(out, part(2, 2))
