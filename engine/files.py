@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+
+from .errors import UsageError
 
 T = TypeVar("T")
 
@@ -17,6 +20,17 @@ def cache_folder(name: str) -> Path:
     """A folder of the user's own, under XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "mcdiff-batch" / name
+
+
+def read_named(path: Path, most: int = -1) -> bytes:
+    """The bytes of a file that the user named, or `most` of them.
+
+    Raises UsageError for a named pipe, which may never answer; OSError.
+    """
+    if stat.S_ISFIFO(path.lstat().st_mode):  # `<(...)` and /dev/stdin are links, and work
+        raise UsageError(f"{path}: is a named pipe, expected a file; write it to a file first")
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def from_json(raw: object, kind: type[T]) -> T:

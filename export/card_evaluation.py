@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from mcdiff_batch.engine.errors import UsageError, explain
+from mcdiff_batch.engine.files import read_named
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.text import clean
 
@@ -52,7 +53,7 @@ class Evaluated:
 def read_evaluation(path: Path, bundle: Bundle) -> Evaluated:
     """Raises UsageError."""
     try:
-        found = msgspec.convert(json.loads(path.read_bytes()), Evaluated)
+        found = msgspec.convert(json.loads(read_named(path)), Evaluated)
     except OSError as error:
         raise explain(error, path) from error
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from mcdiff_batch.engine.errors import UsageError, explain
+from mcdiff_batch.engine.files import read_named
 from mcdiff_batch.engine.text import make_printable
 
 PREFIX = "MCDIFF"
@@ -224,8 +225,7 @@ def _parse(path: Path) -> dict[str, Any]:
     import tomllib  # most calls have no file
 
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = read_named(path, LARGEST + 1)
     except OSError as error:
         raise explain(error, path) from error
     if len(data) > LARGEST:

@@ -169,7 +169,7 @@ def _say(line: str) -> None:
 
 
 @click.command("export-dicom")
-@click.argument("output", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("output", type=click.Path(path_type=Path))
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="Write files to a folder.")
 @click.option("--dicomweb", "url", help="Send to a PACS; a DICOMweb address.")
 @click.option("--store", "address", metavar="HOST:PORT", help="Send to a PACS by C-STORE.")
@@ -210,13 +210,14 @@ def export_dicom(
 
     For each case, in the study of its source: the enhanced image, the label map as a segmentation,
     and the curve angles as a structured report.  Cases that a review rejected are held back.  The
-    same command again finishes an export that was stopped; sending twice does no harm.
+    same command again finishes an export that was stopped; sending twice does no harm.  What an
+    earlier export wrote or sent before a case was rejected stays there; delete it there.
     """
+    find_run(output)
     check_extra()
     from mcdiff_batch.engine.dicom import uid_map
     from mcdiff_batch.engine.pacs.export import export
 
-    find_run(output)
     kinds = _parse_objects(objects)
     uids = uid_map.load(map_path or uid_map.path_beside(default_archive(output)))
     with _open(folder, url, address, aet, called_aet) as destination:
@@ -265,6 +266,13 @@ def _report(counts: Exported) -> int:
         _say(f"case {case}: {why}")
     if len(counts.failed) > LISTED:
         _say(f"... and {len(counts.failed) - LISTED} more")
+    if counts.left:
+        cases = ", ".join(map(str, counts.left[:LISTED]))
+        more = ", ..." if len(counts.left) > LISTED else ""
+        _say(
+            "warning: the folder still holds what an earlier export wrote of cases that are "
+            f"rejected now ({cases}{more}); delete their folders"
+        )
     click.echo(
         f"{pluralise(counts.sent, 'case')} exported ({pluralise(counts.objects, 'object')}), "
         f"{len(counts.failed)} failed, "

@@ -138,7 +138,7 @@ def _export(output: Path, ids: "Archive | None", file: Path | None) -> int:
     from mcdiff_batch.engine.output.places import check_outside
     from mcdiff_batch.engine.review.table import write_table
 
-    text = write_table(output, ids)
+    text = write_table(output, ids, lambda x: click.echo(f"warning: {make_printable(x)}", err=True))
     if file is None:
         click.echo(text, nl=False)
         return Exit.DONE

@@ -115,7 +115,7 @@ def say(error: Refusal | OSError) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Everything that is no folder; links to folders are not followed."""
+    """Everything that is no folder of its own; links to folders are not followed."""
 
     def fail(error: OSError) -> None:
         raise ArchiveError(
@@ -123,13 +123,16 @@ def _files(folder: Path) -> Iterator[Path]:
             "permission"
         ) from error
 
-    for root, _, files in os.walk(folder, onerror=fail):
+    for root, folders, files in os.walk(folder, onerror=fail):
         yield from (Path(root, x) for x in files)
+        yield from (x for x in (Path(root, y) for y in folders) if x.is_symlink())
 
 
 def _reason_to_skip(folder: Path, path: Path) -> str:
     if any(x.startswith(".") for x in path.relative_to(folder).parts):
         return "hidden files"
+    if path.is_dir():
+        return "links to folders, which are not followed"
     if not path.is_file():
         return "pipes, other special files and broken links"
     if not is_dicom(path):

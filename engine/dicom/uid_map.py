@@ -11,7 +11,7 @@ from secrets import token_hex
 from typing import Literal
 
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.files import from_json
+from mcdiff_batch.engine.files import from_json, read_named
 from mcdiff_batch.engine.output import durable
 
 from .layout import Box
@@ -77,11 +77,11 @@ def write(path: Path, data: bytes) -> None:
 def load(path: Path) -> UidMap:
     """Raises UsageError where there is no map, or a damaged one."""
     try:
-        return from_json(json.loads(path.read_bytes()), UidMap)
+        return from_json(json.loads(read_named(path)), UidMap)
     except OSError as error:
         raise UsageError(
             f"{path}: the map of UIDs cannot be read ({error.strerror}); `import --dicom` wrote it "
             "beside the archive; name it with --map"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no map of UIDs; restore it from a backup") from error

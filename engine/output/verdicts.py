@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from mcdiff_batch.engine.errors import UsageError, explain
 
@@ -58,7 +58,7 @@ class Verdicts:
     def refresh(self) -> None:
         """Reads what was added.  Raises UsageError for a line that is no verdict, McdiffError."""
         try:
-            with (self.root / FILE).open("rb") as file:
+            with _open_to_read(self.root / FILE) as file:
                 self._read(file)
         except FileNotFoundError:
             self._forget(0)
@@ -70,7 +70,7 @@ class Verdicts:
         self.preferences.clear()
         self.size, self._inode = 0, inode
 
-    def _read(self, file: Any) -> None:
+    def _read(self, file: BinaryIO) -> None:
         about = os.fstat(file.fileno())
         if about.st_ino != self._inode or about.st_size < self.size:
             self._forget(about.st_ino)
@@ -93,12 +93,23 @@ def read(root: Path) -> Verdicts:
     return verdicts
 
 
+def _open_to_read(path: Path) -> BinaryIO:
+    """Raises UsageError for what is no file, such as a pipe, which would never end; OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UsageError(f"{path}: is no file, expected the verdicts of a review; move it away")
+    return os.fdopen(descriptor, "rb")
+
+
 def _parse(root: Path, raw: bytes, at: int) -> Verdict | None:
     """None for a line that was cut short.  Raises UsageError for one that is no verdict."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
-        return None
+        if not raw.rstrip().endswith(b"}"):
+            return None
+        value = {}  # it is whole, but was changed: it may have rejected a case
     value = value if isinstance(value, dict) else {}
     texts = {x: value.get(x) or "" for x in ("reason", "note", "reviewer", "time", "enhanced")}
     found = Verdict(
@@ -110,7 +121,7 @@ def _parse(root: Path, raw: bytes, at: int) -> Verdict | None:
         at=at,
         **texts,
     )
-    whole = type(found.case) is int and isinstance(found.pixels, str)
+    whole = type(found.case) is int and found.case >= 0 and isinstance(found.pixels, str)
     known = found.verdict in (*VERDICTS, None) and found.preferred in (*PREFERENCES, None)
     if not (whole and known and all(isinstance(x, str) for x in (*texts.values(), found.blind))):
         raise UsageError(

@@ -49,6 +49,7 @@ class Exported:
     sent: int = 0
     objects: int = 0
     rejected: int = 0  # held back, because a review rejected them
+    left: list[int] = field(default_factory=list)  # of these, those that an earlier export wrote
     unfinished: int = 0  # failed, skipped or open in the run
     failed: dict[int, str] = field(default_factory=dict)  # case -> why
 
@@ -83,6 +84,8 @@ def export(
                 counts.unfinished += 1
             elif rejects.get(entry.case) == entry.pixels:
                 counts.rejected += 1
+                if destination.shows(entry.case):
+                    counts.left.append(entry.case)
             else:
                 try:
                     case = uids.cases[entry.case]

@@ -46,6 +46,9 @@ class Destination(Protocol):
     def send(self, case: int, objects: Objects) -> None:
         """Returns when they are stored.  Raises NotStored, McdiffError."""
 
+    def shows(self, case: int) -> bool:
+        """Whether it can be seen here that an earlier export left results of a case."""
+
 
 class Folder:
     """FOLDER/000012/image.dcm and so on; the folder is for its owner only, if it is new."""
@@ -71,6 +74,9 @@ class Folder:
                 )
             durable.write(self._root, name, data)
 
+    def shows(self, case: int) -> bool:
+        return (self._root / f"{case:06d}").is_dir()
+
     def close(self) -> None:
         durable.clear_scratch(self._root)
 
@@ -91,6 +97,9 @@ class Web:
                 why = f" (reason {refused[uid]:04X})" if uid in refused else ""
                 advice = "look at its log and its free space"
                 raise NotStored(f"the server did not take {_kind(item)}{why}; {advice}")
+
+    def shows(self, case: int) -> bool:
+        return False  # the UIDs depend on the header of that time
 
     def close(self) -> None:
         self._server.close()
@@ -132,6 +141,9 @@ class Peer:
                 )
             if status not in (0, DUPLICATE, *WARNINGS):
                 raise NotStored(f"the PACS did not take {_kind(item)} (status {status:04X})")
+
+    def shows(self, case: int) -> bool:
+        return False  # C-STORE does not say
 
     def _store(self, item: FileDataset) -> int:
         """The status of one C-STORE."""

@@ -148,12 +148,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         size = self.headers.get("Content-Length", "")
-        if not size.isdecimal() or int(size) > LARGEST:
+        if not size.isdecimal() or len(size) > 9 or int(size) > LARGEST:
             self.close_connection = True
             raise Refused(413, "the text is too long")
+        data = self.rfile.read(int(size))
         if self.headers.get_content_type() != JSON:
             raise Refused(415, "expected JSON")
-        return self.rfile.read(int(size))
+        return data
 
     def _get(self, name: str, options: dict[str, str]) -> None:
         session, blind = self.server.session, options.get("blind") == "1"

@@ -3,7 +3,7 @@
 import csv
 import io
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mcdiff_batch.engine.archive.archive import Archive
@@ -24,26 +24,31 @@ FORMULA = "=+-@\t\r"  # a spreadsheet takes what begins so for a formula
 Row = dict[str, str]
 
 
-def write_table(out: Path, ids: Archive | None = None) -> str:
-    """The table as text.  ids: the archive whose case ids are shown.  Raises UsageError."""
+def write_table(
+    out: Path, ids: Archive | None = None, tell: Callable[[str], None] = lambda _: None
+) -> str:
+    """The table as text.  ids: the archive whose case ids are shown.  Raises UsageError.
+
+    tell: gets a line for each damaged record, whose cases are missing in the table.
+    """
     file = io.StringIO()
     fields = (*FIELDS[:1], *(("case_id",) if ids else ()), *FIELDS[1:])
     table = csv.DictWriter(file, fields, restval="", quoting=csv.QUOTE_ALL, lineterminator="\n")
     table.writeheader()
-    for row in _rows(out):
+    for row in _rows(out, tell):
         if ids is not None and int(row["case"]) < ids.cases:
             row["case_id"] = ids.key(int(row["case"]))
         table.writerow({name: _neutralise(value) for name, value in row.items()})
     return file.getvalue()
 
 
-def _rows(out: Path) -> Iterator[Row]:
+def _rows(out: Path, tell: Callable[[str], None]) -> Iterator[Row]:
     found = verdicts.read(out)
     blind: dict[int, list[Verdict]] = {}
     for (case, _), verdict in sorted(found.preferences.items()):
         blind.setdefault(case, []).append(verdict)
     known = set()
-    for entry in _entries(out):
+    for entry in _entries(out, tell):
         known.add(entry.case)
         yield _verdict_row(entry.case, entry, found.latest.get(entry.case))
         yield from (_blind_row(x, entry) for x in blind.get(entry.case, ()))
@@ -53,12 +58,13 @@ def _rows(out: Path) -> Iterator[Row]:
         yield from (_blind_row(x, None) for x in blind.get(case, ()))
 
 
-def _entries(out: Path) -> Iterator[Entry]:
+def _entries(out: Path, tell: Callable[[str], None]) -> Iterator[Entry]:
     for unit in ledger.list_units(out):
         try:
             yield from ledger.read(out, unit).cases
         except DamagedRecord:
-            continue
+            file = out / ledger.file_name(unit)
+            tell(f"{file}: is damaged, so its cases are missing; see `mcdiff-batch verify {out}`")
 
 
 def _about(case: int, entry: Entry | None) -> Row:

@@ -224,6 +224,13 @@ def test_a_value_is_checked_as_a_flag_is_and_the_message_says_where_it_comes_fro
     assert "from" not in err
 
 
+def test_a_named_pipe_is_no_file_of_options(call: Call, tmp_path: Path) -> None:
+    """Nobody may ever write to it."""
+    os.mkfifo(tmp_path / "c.toml")
+    code, _, err = call("--config", "c.toml", "status", "x")
+    assert (code, "c.toml: is a named pipe" in err) == (2, True)
+
+
 def test_help_is_there_also_where_the_file_is_wrong(call: Call) -> None:
     code, out, _ = call("run", "--help", MCDIFF_CONFIG="absent.toml")
     assert (code, "--unit-size" in out) == (0, True)

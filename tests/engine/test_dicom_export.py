@@ -298,6 +298,10 @@ def test_cases_that_the_review_rejected_are_held_back(
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
     assert "1 held back by the review" in capsys.readouterr().out
     assert {x.name for x in (tmp_path / "out").iterdir()} == {"000001", "000002", "000003"}
+    lines.append({"case": 3, "pixels": pixels[3], "verdict": "reject"})
+    verdicts.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "out") == 0
+    assert "rejected now (3); delete" in capsys.readouterr().err  # not case 0, which never left
     verdicts.write_text('{"case": 1, "verdict": "perhaps"}\n')
     assert command(monkeypatch, "export-dicom", output, "--to", tmp_path / "b") == 2
 

@@ -277,6 +277,7 @@ def test_what_is_no_file_is_counted_and_not_opened(tmp_path: Path) -> None:
     assert set(made.notes) == {
         "3 files not imported: pipes, other special files and broken links",
         "1 file not imported: hidden files",
+        "1 file not imported: links to folders, which are not followed",
         "1 file not imported: DICOM objects of other kinds",
     }
 

@@ -450,6 +450,40 @@ def test_a_line_that_is_no_verdict_is_named_with_its_place(
     assert "mend or remove that line" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"case":0,"pixels":"p","verdict":"reject",}',  # edited by hand
+        '{"case":0,"pixels":"p","verdict":reject}',
+        '{"case":-1,"pixels":"p","verdict":"reject"}',
+    ],
+)
+def test_a_whole_line_that_cannot_be_read_is_not_passed_over(tmp_path: Path, line: str) -> None:
+    append(tmp_path, Verdict(case=0, pixels="p", verdict="accept"))
+    with (tmp_path / verdicts.FILE).open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UsageError, match="is no verdict"):
+        verdicts.read(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_the_file_ends_the_command(output: Path) -> None:
+    (output / verdicts.FOLDER).mkdir()
+    os.mkfifo(output / verdicts.FILE)
+    code = "from mcdiff_batch.engine.cli import main; main()"
+    words = (sys.executable, "-c", code, "review", output, "--export", "csv")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "is no file" in done.stderr) == (2, True)
+
+
+def test_the_table_says_which_cases_it_lacks(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    record = output / ledger.file_name(ledger.list_units(output)[0])
+    record.write_text("damaged")
+    assert command(monkeypatch, "review", output, "--export", "csv") == 0
+    assert f"{record.name}: is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o770, 0o755, 0o2775])
 def test_nobody_can_read_the_verdicts_who_cannot_read_the_output(tmp_path: Path, mode: int) -> None:
     root = tmp_path / "out"

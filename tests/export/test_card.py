@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -173,6 +174,12 @@ def test_what_is_no_evaluation_of_this_bundle_is_refused(
     with pytest.raises(UsageError, match=re.escape(str(file))):
         write_card(load_bundle(made), file)
     assert not (made / NAMES[0]).exists()
+
+
+def test_a_named_pipe_is_no_evaluation(made: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "e.json")
+    with pytest.raises(UsageError, match="is a named pipe"):
+        write_card(load_bundle(made), tmp_path / "e.json")
 
 
 HOSTILE = '</td><script>x()</script><img src=x onerror="x()">|a|`b`[c](javascript:x)\x1b[31m\n# d'
