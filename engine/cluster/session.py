@@ -15,6 +15,8 @@ from mcdiff_batch.engine.text import clean
 OLDEST = (2, 50)
 PORT = 6379  # of a cluster's head, if the address has none
 ANSWER_TIME = 5.0  # s until the head of a cluster has to answer
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and settings
+USES_TLS = "RAY_USE_TLS"  # a variable of the environment
 STORE = 80 << 20  # bytes of Ray's object store: Ray's least, since images do not pass through it
 QUIET = {  # Ray reads them when it is imported; it would write between our lines
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change to come
@@ -86,13 +88,28 @@ def parse_address(text: str) -> str:
 
 
 def _await_answer(address: str) -> None:
-    """Raises DeviceError if nobody answers: Ray itself would try for minutes."""
+    """Raises DeviceError if nobody answers as a head does: Ray itself would try for minutes, and
+    without end where something listens that is no head, or a head that hangs."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIME).close()
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIME) as connection:
+            speaks = USES_TLS in os.environ or _speaks_http2(connection)
+        reason = "" if speaks else "something else listens there"
+    except TimeoutError:
+        reason = f"no answer in {ANSWER_TIME:g} s"
     except OSError as error:
         reason = error.strerror or type(error).__name__
+    if reason:
         raise DeviceError(
             f"--on ray={address}: no Ray cluster answers there ({reason}); start one with "
             f"`ray start --head --port {port}`, or see `ray status`"
-        ) from error
+        )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether the other side begins as every server of gRPC does: with its settings."""
+    connection.sendall(HTTP2)
+    head = b""
+    while len(head) < 9 and (data := connection.recv(9 - len(head))):
+        head += data
+    return head[3:4] == b"\x04"  # the type of the frame

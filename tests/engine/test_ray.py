@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from mcdiff_batch.engine.cluster import session
 from mcdiff_batch.engine.cluster.host import Order, check_places, check_versions
-from mcdiff_batch.engine.errors import Exit, McdiffError
+from mcdiff_batch.engine.errors import DeviceError, Exit, McdiffError
 from mcdiff_batch.engine.files import json_lines
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, runs
@@ -193,6 +195,34 @@ def test_an_address_where_no_cluster_answers_is_no_usable_device(
     assert code == Exit.NO_DEVICE
     assert f"--on ray=127.0.0.1:{port}: no Ray cluster answers there" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None])
+def test_what_listens_and_is_no_head_does_not_hold_up_the_command(
+    answer: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None: it is silent, as a head that hangs is."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(session, "ANSWER_TIME", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                if answer is None:
+                    connection.recv(1 << 16)
+                    connection.recv(1 << 16)  # until the other side goes
+                else:
+                    connection.sendall(answer)
+
+        served = pool.submit(serve)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with (
+            pytest.raises(DeviceError, match="no Ray cluster answers there") as error,
+            session.joined(address),
+        ):
+            pass
+        assert address in str(error.value)
+        served.exception(LIMIT)
 
 
 def test_a_host_with_another_version_is_told_which() -> None:
