@@ -29,6 +29,7 @@ PIECE = 1 << 20  # bytes of an answer that are looked at together
 PATIENCE = 120.0  # s after which a request is not tried again
 BUSY = (429, 503)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
+NO_SUCH_BUCKET = "the store has no such bucket or container"
 CUT = "the answer was cut short"
 STATUS = re.compile(r"status code: ([1-5][0-9][0-9])\b")
 CLUES = {  # in messages of the library, that have no status
@@ -211,7 +212,7 @@ def plain_errors(url: Url) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if any(x in str(error) for x in NO_BUCKET):
-            raise store_error(url, "the store has no such bucket or container") from None
+            raise store_error(url, NO_SUCH_BUCKET) from None
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from None
     except (OSError, UsageError):
         raise
@@ -243,6 +244,8 @@ def _describe(error: Exception) -> str:
             f"the store refuses access ({status}); without the right to list, it also says so of "
             "objects that are absent"
         )
+    if status == 404:
+        return NO_SUCH_BUCKET
     if status == 412 or type(error).__name__ == "PreconditionError":
         return "it was changed while it was read"
     if status:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,16 @@ class Url:
         """Whether there are listings and conditional writes; plain web servers have neither."""
         return self.scheme in SCHEMES
 
+    @property
+    def parents(self) -> Iterator["Url"]:
+        """The addresses that this one lies in, from the next to the bucket, whose prefix is ""."""
+        prefix = self.prefix
+        while prefix:
+            prefix = prefix.rpartition("/")[0]
+            yield Url(self.scheme, self.bucket, prefix)
+
     def __truediv__(self, name: str) -> "Url":
-        return Url(self.scheme, self.bucket, f"{self.prefix}/{name}")
+        return Url(self.scheme, self.bucket, f"{self.prefix}/{name}".lstrip("/"))
 
     def holds(self, other: "Url") -> bool:
         """Whether `other` is this address or lies below it."""

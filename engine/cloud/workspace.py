@@ -42,11 +42,24 @@ def open_workspace(place: Place) -> Path:
             f"{place}: a web server can only be read, expected a folder, s3://, gs:// or az://"
         )
     root = cache_folder(FOLDER) / _name(place)
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (root / ADDRESS).write_text(str(place))
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_address(root, place)
+    except OSError as error:
+        raise UsageError(
+            f"{root}: cannot be written to ({error.strerror}), and a run into {place} keeps its "
+            "locks and measurements there; set XDG_CACHE_HOME to a folder on a local disk"
+        ) from error
     show_as(str(root), str(place))
     _fetch(root, StoreFiles(place))
     return root
+
+
+def _write_address(root: Path, place: Url) -> None:
+    """Complete or as before: others may be reading it."""
+    spare = root / f"{ADDRESS}-{os.getpid()}"
+    spare.write_text(str(place))
+    spare.replace(root / ADDRESS)
 
 
 def _name(url: Url) -> str:

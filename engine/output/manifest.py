@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.files import from_json
 
 from . import arrays, durable, ledger, shards
 from .arrays import Files
 from .ledger import Entry
-from .runs import MANIFEST
+from .runs import MANIFEST, TRIES
 from .shards import Layout
 
 
@@ -35,21 +36,31 @@ def read_entries(root: Path) -> Iterator[Entry]:
 def complete(root: Path, layout: Layout, metadata: Files) -> None:
     """Writes the columns, then the manifest.
 
+    In a store another run, which no lock shows, may replace a record meanwhile: then both are
+    written again.
+
     metadata: of images.zarr; a file that differs from it was damaged, and is written again.
-    The hashes of shards come from their records; shards are not read again.
+    The hashes of shards come from their records; shards are not read again.  Raises McdiffError.
     """
     files = durable.files(root)
     for name, data in metadata.items():
         if not files.exists(name) or files.read(name) != data:
             files.write(name, data)
-    columns = arrays.column_files(layout, read_entries(root))
-    for name, data in columns.items():
-        files.write(name, data)
-    units, counts = describe_units(root)
-    hashes = dict(_hashes((columns | metadata).items()))
-    manifest = Manifest(cases=counts, files=hashes | units)
-    text = json.dumps(asdict(manifest), indent=0, sort_keys=True) + "\n"
-    files.write(MANIFEST, text.encode())
+    for _ in range(TRIES):
+        units, counts = describe_units(root)
+        columns = arrays.column_files(layout, read_entries(root))
+        for name, data in columns.items():
+            files.write(name, data)
+        hashes = dict(_hashes((columns | metadata).items()))
+        manifest = Manifest(cases=counts, files=hashes | units)
+        text = json.dumps(asdict(manifest), indent=0, sort_keys=True) + "\n"
+        files.write(MANIFEST, text.encode())
+        if describe_units(root)[0] == units:
+            return
+        files.remove(MANIFEST)
+    raise McdiffError(
+        f"{root}: another run changes units all the time; end it, and run the same command again"
+    )
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
+from mcdiff_batch.engine.cloud.files import StoreFiles
 from mcdiff_batch.engine.cloud.place import SCHEMES, Place, Url
 from mcdiff_batch.engine.cloud.workspace import find_address
 from mcdiff_batch.engine.errors import ArchiveError, UsageError
@@ -44,6 +47,8 @@ def check_apart(output: Path, archive: Place, bundle: Path | None = None) -> Non
         raise UsageError(
             f"{output}: is the archive {archive}, is in it or contains it; choose another --output"
         )
+    if there is not None:
+        _check_outside_in_store(there)
     real = _resolve(output)
     store = None if isinstance(archive, Url) else _find_store(_resolve(archive))
     advice = f"expected a folder of its own; use --output {default_output(archive)}"
@@ -66,6 +71,22 @@ def check_outside(output: Path, advice: str = "choose another --output") -> None
         if _is_archive(parent) or _is_output(parent):
             what = "an archive" if _is_archive(parent) else "the output of another run"
             raise UsageError(f"{output}: is in {parent}, which is {what}; {advice}")
+
+
+@lru_cache
+def _check_outside_in_store(output: Url) -> None:
+    """`check_outside` for an address.  Who may not look at a place around it is not told of it."""
+    for parent in output.parents:
+        files = StoreFiles(parent)
+        with suppress(OSError):
+            names = (CONFIG, *ARCHIVE_FILES)
+            found = [
+                x for x, there in zip(names, files.map(files.exists, names), strict=True) if there
+            ]
+            if not found:
+                continue
+            what = "the output of another run" if found == [CONFIG] else "an archive"
+            raise UsageError(f"{output}: is in {parent}, which is {what}; choose another --output")
 
 
 def _find_store(path: Path) -> Path:

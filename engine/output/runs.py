@@ -1,5 +1,6 @@
 """The output directory of a run: the settings that `run.json` keeps, and the units it holds."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -207,7 +208,9 @@ def commit(root: Path, record: Record, images: Mapping[str, bytes | None]) -> He
             return there.head
         files.retire(name)  # of shards that are replaced now
         shards.write(root, record.unit, images)
-        return _write_record(files, name, record)
+        head = _write_record(files, name, record)
+        _check_manifest(files, name)
+        return head
 
 
 def _write_record(files: durable.Files, name: str, record: Record) -> Head:
@@ -229,8 +232,21 @@ def _write_record(files: durable.Files, name: str, record: Record) -> Head:
     raise McdiffError(f"{name}: others change it all the time; end the other runs on this output")
 
 
+def _check_manifest(files: durable.Files, name: str) -> None:
+    """Who finishes a run on another machine may not see our lock.  A manifest that was written
+    meanwhile, and does not hold the record that is there now, is deleted."""
+    with suppress(FileNotFoundError):
+        manifest, data = files.read(MANIFEST), files.read(name)
+        if hashlib.sha256(data).hexdigest().encode() not in manifest:
+            files.remove(MANIFEST)
+
+
 def _stands(there: Record, new: Record, complete: bool) -> bool:
-    """Whether a committed unit stays as it is: nothing changes once there is a manifest, and a
-    record with open cases never replaces one without."""
+    """Whether a committed unit stays as it is: nothing changes once there is a manifest, a record
+    with open cases never replaces one without, and no case that is done is given up."""
     worse = new.head.counts[ledger.OPEN] > 0 and there.head.counts[ledger.OPEN] == 0
-    return complete or worse or there == new
+    return complete or worse or there == new or bool(_done(there) - _done(new))
+
+
+def _done(record: Record) -> set[int]:
+    return {entry.case for entry in record.cases if entry.status == ledger.DONE}

@@ -47,6 +47,7 @@ from tests.support.running import (
     committed,
     cut_at,
     fault,
+    image,
     inline,
     job,
 )
@@ -288,6 +289,27 @@ def test_nothing_is_committed_once_there_is_a_manifest(tmp_path: Path) -> None:
     assert commit(tmp_path, opened=False)  # the open case stays
     durable.remove(tmp_path, runs.MANIFEST)
     assert not commit(tmp_path, opened=False)
+
+
+def test_an_image_that_is_done_is_never_given_up_when_the_archive_loses_its_case(
+    tmp_path: Path,
+) -> None:
+    """`--retry-failed` does a whole unit again, and a case of it can be lost meanwhile."""
+    path, out = archive(tmp_path / "night.zarr", 2), tmp_path / "out"
+    sound = [(path / f"depths/c/{case}/0/0/0").read_bytes() for case in (0, 1)]
+    break_case(path, 1)
+    assert inline(job(path, out, unit_size=2)).counts["failed"] == 1
+    before = image(out, 0)
+    (path / "depths/c/1/0/0/0").write_bytes(sound[1])
+    break_case(path, 0)
+    for _ in range(2):
+        again = inline(job(path, out, unit_size=2, retry_failed=True))
+        assert (again.counts["done"], again.counts["failed"]) == (1, 1)
+        assert image(out, 0) == before
+        assert list(verify.find_damage(out)) == []
+    (path / "depths/c/0/0/0/0").write_bytes(sound[0])
+    assert inline(job(path, out, unit_size=2, retry_failed=True)).counts["done"] == 2
+    assert image(out, 0) == before
 
 
 def begin(root: Path, text: str) -> bool:

@@ -371,6 +371,35 @@ def test_a_rival_that_finishes_a_unit_first_is_not_overwritten(
     assert ledger.read(root, 0) == good
 
 
+@pytest.mark.parametrize("late", ["ledger/000000", "manifest"])
+def test_a_manifest_is_never_left_over_a_record_that_another_run_has_replaced(
+    night: Path, target: Target, proxy: Proxy, late: str
+) -> None:
+    """Two machines: one replaces a record while the other writes the manifest; either is late."""
+    root = target.root
+    inline(job(night, root))
+    files, old = durable.files(root), ledger.read(root, 0)
+    images = {x: files.read(shards.shard_name(x, 0)) for x in old.shards}
+    new = replace(old, cases=(replace(old.cases[0], flags=("look",)), *old.cases[1:]))
+    files.remove("manifest.json")
+    proxy.log.clear()
+    proxy.faults.append(Fault(match=f"PUT .*/{late}", kind="late", seconds=1, times=1))
+    commit = lambda: runs.commit(root, new, images)
+    finish = lambda: inline(job(night, root))
+    first, second = (commit, finish) if late.startswith("ledger") else (finish, commit)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(first)
+        while not any(x.startswith("PUT") and f"/{late}" in x for x in proxy.log):
+            time.sleep(0.01)
+        second()
+        slow.result(WAIT)
+    assert ledger.read(root, 0) == new
+    assert list(find_damage(root)) == []
+    inline(job(night, root))
+    assert list(find_damage(root)) == []
+    assert files.exists("manifest.json")
+
+
 @BOTH
 def test_an_open_case_is_closed_by_the_next_run(
     night: Path, target: Target, expected: dict[str, str]
@@ -424,6 +453,42 @@ def test_an_output_in_its_archive_is_refused(night: Path, target: Target) -> Non
     for place in (source, source / "out", parse_place(f"s3://{source.bucket}/study")):
         with pytest.raises(UsageError, match="choose another --output"):
             inline(job(source, open_workspace(place)))
+
+
+def test_an_output_in_another_archive_or_output_is_refused(
+    night: Path, target: Target, proxy: Proxy
+) -> None:
+    stores.upload(target.store, night, "study/other.zarr")
+    inline(job(night, target.root, limit=1))
+    for around in (Url("s3", target.url.bucket, "study/other.zarr"), target.url):
+        for place in (around / "out", around / "images.zarr" / "deep"):
+            with pytest.raises(UsageError, match=r"is in s3://.*choose another --output"):
+                inline(job(night, open_workspace(place)))
+    beside = Url("s3", target.url.bucket, "study/other.zarr2")
+    assert inline(job(night, open_workspace(beside), limit=1)).counts["done"] == 1
+
+
+def test_a_bucket_that_does_not_exist_is_called_so(night: Path, proxy: Proxy) -> None:
+    with pytest.raises((OSError, McdiffError), match="no such bucket or container"):
+        inline(job(night, open_workspace(Url("s3", "absent", "out"))))
+
+
+def test_a_cache_that_cannot_be_written_to_is_called_so(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="set XDG_CACHE_HOME to a folder"):
+        open_workspace(target.url)
+
+
+def test_who_begins_on_an_output_does_not_disturb_those_that_run_there(target: Target) -> None:
+    """The address of a folder in the cache is there at any moment."""
+    address = target.root / ".store"
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(lambda: [target.root for _ in range(20)])
+        while not begun.done():
+            assert address.read_text() == str(target.url)
 
 
 def test_a_web_server_cannot_be_an_output(proxy: Proxy) -> None:
