@@ -34,7 +34,10 @@ FILES = {  # of the page: file, type
     "review.css": ("review.css", "text/css; charset=utf-8"),
     **{
         f"{x}.js": (f"{x}.js", "text/javascript; charset=utf-8")
-        for x in ("review", "images", "case", "list", "server", "element")
+        for x in (
+            *("review", "keys", "mouse", "dialogs", "votes", "screen"),
+            *("cases", "state", "images", "case", "list", "server", "element"),
+        )
     },
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
