@@ -186,6 +186,7 @@ def _facts(one: Header, other: Header) -> list[tuple[str, object, object]]:
     assert other.layout is not None
     names = {
         "(0010,0020) PatientID": "patient",
+        "(0010,0010) PatientName": "name",
         "(0020,000D) StudyInstanceUID": "study",
         "(0008,0016) SOPClassUID": "sop_class",
     }

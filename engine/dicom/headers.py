@@ -30,6 +30,7 @@ class Header:
     study: str
     series: str
     patient: str
+    name: str  # of a patient without an ID, else ""
     place: tuple[int | None, int | None]  # SeriesNumber, InstanceNumber
     frames: int
     compressed: bool
@@ -63,6 +64,7 @@ def read_header(path: Path) -> Header | None:
             study=study,
             series=series,
             patient=f"{dataset.get('IssuerOfPatientID', '')}/{dataset.get('PatientID', '')}",
+            name="" if dataset.get("PatientID") else _read_name(path),
             place=(integer(dataset, "SeriesNumber"), integer(dataset, "InstanceNumber")),
             frames=frames,
             compressed=dataset.file_meta.TransferSyntaxUID not in NATIVE,
@@ -70,6 +72,10 @@ def read_header(path: Path) -> Header | None:
             layout=layout,
             problem=problem,
         )
+
+
+def _read_name(path: Path) -> str:
+    return str(read(path, ["PatientName"]).get("PatientName") or "").rstrip("^ ")
 
 
 def _uid(dataset: Dataset, keyword: str) -> str:

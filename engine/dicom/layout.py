@@ -21,6 +21,7 @@ CLASSES = {  # of images, retired ones included -> the class of what is derived 
     uid.SecondaryCaptureImageStorage: uid.SecondaryCaptureImageStorage,
 }
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+APPLY = "apply it and export the image again"
 GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 
 
@@ -98,10 +99,17 @@ def _check_display(dataset: Dataset, stored: int) -> None:
     """Refuses what would make the image that a doctor sees differ from the stored values."""
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
         if dataset.get(keyword):
-            raise refuse(dataset, keyword, "none", "apply it and export the image again")
+            raise refuse(dataset, keyword, "none", APPLY)
     for keyword, neutral in (("RescaleSlope", 1), ("RescaleIntercept", 0)):
         if keyword in dataset and dataset.get(keyword) not in (None, "", neutral):
             raise refuse(dataset, keyword, str(neutral))
+    shape = dataset.get("PresentationLUTShape")
+    fits = "INVERSE" if dataset.PhotometricInterpretation == "MONOCHROME1" else "IDENTITY"
+    if shape and shape != fits:
+        expected = f"{fits}, as PhotometricInterpretation says"
+        raise refuse(dataset, "PresentationLUTShape", expected, APPLY)
+    if dataset.get("VOILUTFunction") not in (None, "", "LINEAR", "LINEAR_EXACT"):
+        raise refuse(dataset, "VOILUTFunction", "LINEAR", APPLY)
     width, centre = dataset.get("WindowWidth"), dataset.get("WindowCenter")
     if width in (None, "") and centre in (None, ""):
         return
@@ -113,9 +121,6 @@ def _check_display(dataset: Dataset, stored: int) -> None:
     slack = 1 + white / 100
     if not (low <= slack and low >= -slack and abs(high - white) <= slack):
         raise refuse(dataset, "WindowWidth", f"a window from 0 to {white}", APPLY)
-
-
-APPLY = "apply it and export the image again"
 
 
 def _region(dataset: Dataset) -> Dataset | None:

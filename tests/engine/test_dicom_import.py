@@ -84,6 +84,10 @@ def spell(image: Any) -> None:
 
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "another patient": (second(setting(PatientID="other")), r"\(0010,0020\) PatientID differs"),
+    "another name without an ID": (
+        lambda x: setting(PatientID="", PatientName=f"CANARY^{x.InstanceNumber}")(x),
+        r"\(0010,0010\) PatientName differs",
+    ),
     "another size": (
         second(lambda x: set_pixels(x, scan()[0, :30])),
         r"\(0028,0010\) Rows differs",

@@ -222,6 +222,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "head at the bottom": (setting(PatientOrientation=["R", "H"]), "PatientOrientation"),
     "a window": (setting(WindowCenter=100, WindowWidth=50), r"\(0028,1051\) WindowWidth is 50"),
     "two windows": (setting(WindowCenter=[100, 128], WindowWidth=[50, 256]), "WindowWidth"),
+    "an inverted display": (
+        setting(PresentationLUTShape="INVERSE"),
+        r"\(2050,0020\) PresentationLUTShape is INVERSE, expected IDENTITY",
+    ),
+    "a curved window": (setting(VOILUTFunction="SIGMOID"), r"\(0028,1056\) VOILUTFunction"),
     "a slope": (setting(RescaleSlope=2, RescaleIntercept=0), r"\(0028,1053\) RescaleSlope is 2"),
     "a VOI table": (setting(VOILUTSequence=[Dataset()]), r"\(0028,3010\) VOILUTSequence"),
     "signed": (setting(PixelRepresentation=1), r"\(0028,0103\) PixelRepresentation is 1"),
