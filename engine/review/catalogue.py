@@ -27,6 +27,7 @@ class Catalogue:
     out: Path
     rows: dict[int, Row] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # of cases, by status
+    damaged: frozenset[int] = frozenset()  # units whose records cannot be read
     version: int = 0  # changes with the rows
     _units: dict[int, tuple[Stamp, list[Row], Counter[str]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -39,7 +40,9 @@ class Catalogue:
             gone = self._units.keys() - set(present)
             for unit in gone:
                 del self._units[unit]
-            if changed or gone:
+            damaged = frozenset(present) - self._units.keys()
+            if changed or gone or damaged != self.damaged:
+                self.damaged = damaged
                 known = [self._units[x] for x in sorted(self._units)]
                 self.rows = {row.case: row for _, rows, _ in known for row in rows}
                 self.counts = sum((x for _, _, x in known), Counter())

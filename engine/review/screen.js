@@ -116,6 +116,7 @@ export const showHeader = () => {
     ? [`${number(RATED)} of ${now.rows.length} answered`]
     : [`${number(ACCEPTED)} accepted`, `${number(REJECTED)} rejected`, `${number(OPEN) + number(VOID)} to review`];
   if (now.about.left.failed) parts.push(`${now.about.left.failed} failed, not shown`);
+  if (now.about.left.damaged) parts.push("some records are damaged: see mcdiff-batch verify");
   if (now.about.left.running) parts.push("the run goes on");
   if (now.about.reviewer) parts.push(now.about.reviewer);
   $("progress").textContent = parts.join(" · ");

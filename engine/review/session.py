@@ -143,6 +143,7 @@ class Session:
             "ids": [clean(self._ids.key(x.case)) for x in rows] if self._ids else None,
             "failed": counts[FAILED],
             "open": counts[OPEN],
+            "damaged": len(self._catalogue.damaged),
             "running": locks.is_running(self.out),
         }
 

@@ -480,6 +480,8 @@ def test_the_table_says_which_cases_it_lacks(
 ) -> None:
     record = output / ledger.file_name(ledger.list_units(output)[0])
     record.write_text("damaged")
+    with Page(output) as page:
+        assert page.ask("cases").json["damaged"] == 1
     assert command(monkeypatch, "review", output, "--export", "csv") == 0
     assert f"{record.name}: is damaged" in capsys.readouterr().err
 
