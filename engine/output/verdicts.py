@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from mcdiff_batch.engine.errors import UsageError, explain
+from mcdiff_batch.engine.errors import McdiffError, UsageError, explain
 
 from . import durable
 
 FOLDER = "review"
 FILE = f"{FOLDER}/verdicts.jsonl"
 ACCEPT, REJECT, NONE = "accept", "reject", "none"  # none: an earlier one was taken back
+PATIENCE = 5.0  # s for another program's line
 LEFT, EQUAL, RIGHT = "left", "equal", "right"
 VERDICTS = (ACCEPT, REJECT, NONE)
 PREFERENCES = (LEFT, EQUAL, RIGHT, NONE)
@@ -172,11 +173,29 @@ def _open_to_append(root: Path) -> Iterator[int]:
         if new:
             os.fchmod(descriptor, mode & 0o666)
             durable.sync_folder(folder)
-        with suppress(OSError):  # without locks on this file system, a line is one write
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, path)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Raises McdiffError where another program keeps the file for longer than a line takes."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise McdiffError(
+                    f"{path}: is locked by another program, so the verdict was not stored; end "
+                    "that program and try again"
+                ) from error
+            time.sleep(0.02)
+        except OSError:  # no locks on this file system: a line is one write
+            return
+        else:
+            return
 
 
 def _add(descriptor: int, line: bytes) -> None:

@@ -1,6 +1,7 @@
 """`mcdiff-batch review`: what it serves and to whom, and that no verdict is lost or misread."""
 
 import csv
+import fcntl
 import io
 import json
 import multiprocessing
@@ -419,6 +420,16 @@ def test_reviewers_at_the_same_time_lose_no_line(tmp_path: Path) -> None:
         one.join(60)
     found = [(x["reviewer"], x["case"]) for x in lines(tmp_path)]
     assert sorted(found) == sorted((str(k), n) for k in range(4) for n in range(60))
+
+
+def test_a_file_that_another_program_keeps_locked_is_said(page: Page, output: Path) -> None:
+    assert page.vote(0, verdict="accept").status == 200
+    with (output / verdicts.FILE).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = page.vote(0, verdict="reject")
+    assert (found.status, "is locked by another program" in found.json["error"]) == (500, True)
+    assert page.vote(0, verdict="reject").status == 200
+    assert [x["verdict"] for x in lines(output)] == ["accept", "reject"]
 
 
 def test_a_disk_that_is_full_loses_nothing_that_was_stored(tmp_path: Path) -> None:
