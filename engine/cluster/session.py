@@ -1,15 +1,18 @@
 """A connection of this process to a Ray cluster."""
 
+import atexit
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from typing import Any
 
 from mcdiff_batch.engine.errors import DeviceError, UsageError
+from mcdiff_batch.engine.signals import handling
 from mcdiff_batch.engine.text import clean
 
 OLDEST = (2, 50)
@@ -53,21 +56,30 @@ def joined(address: str | None) -> Iterator[None]:
     folder = None
     if address is None:
         folder = tempfile.mkdtemp(prefix="mcdiff-ray-")
+        # what a signal cuts short in its start, Ray ends only when this process ends
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         options |= {"include_dashboard": False, "object_store_memory": STORE, "_temp_dir": folder}
     else:
         _await_answer(address)
     try:
-        with chdir("/"):  # workers import from where Ray is joined: nothing of the user's (P11)
-            ray.init(address or "local", **options)
-    except Exception as error:  # Ray's errors have no common base class
+        _join(ray, address, options)
+        yield
+    finally:  # also where a signal ends the start
         _leave(ray, folder)
+
+
+def _join(ray: Any, address: str | None, options: Mapping[str, Any]) -> None:
+    # Ray leaves a handler of signals of its own, which would end the run with another exit code;
+    # workers import from where Ray is joined: nothing of the user's (P11)
+    try:
+        with handling(signal.default_int_handler), chdir("/"):
+            ray.init(address or "local", **options)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    except Exception as error:  # Ray's errors have no common base class
         where = "a Ray cluster of this machine" if address is None else address
         first = clean(str(error).strip().split("\n")[0])
         raise DeviceError(f"--on ray: cannot join {where}: {first}") from error
-    try:
-        yield
-    finally:
-        _leave(ray, folder)
 
 
 def _leave(ray: Any, folder: str | None) -> None:

@@ -31,6 +31,7 @@ from tests.support.many import LIMIT, Night, wait_for, workers_on
 from tests.support.running import archive, bundle, clean, committed, job
 
 CASES = 16  # in units of 2
+MAIN = "from mcdiff_batch.engine.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_the_command_speaks_only_its_own_lines_and_names_no_host(
     out, model = tmp_path / "out", bundle(tmp_path / "bundle")
     words = ["run", str(source), "--output", str(out), "--bundle", str(model)]
     words += ["--unit-size", "2", "--devices", "cpu", "--progress", "json"]
-    code = "from mcdiff_batch.engine.cli import main; main()"
+    code = MAIN
     command = [sys.executable, "-c", code, *words]
     on = [*command, "--on", f"ray={cluster.address}"]
     done = subprocess.run(on, capture_output=True, text=True, timeout=LIMIT)
@@ -159,7 +160,7 @@ def test_the_command_speaks_only_its_own_lines_and_names_no_host(
 
 def say(*words: str) -> tuple[int, str]:
     """Exit code and last line of stderr of `run` on an archive, without Ray if `absent`."""
-    code = "from mcdiff_batch.engine.cli import main; main()"
+    code = MAIN
     if words[0] == "absent":
         code, words = f"import sys; sys.modules['ray'] = None; {code}", words[1:]
     done = subprocess.run(
@@ -223,6 +224,33 @@ def test_what_listens_and_is_no_head_does_not_hold_up_the_command(
             pass
         assert address in str(error.value)
         served.exception(LIMIT)
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(signal.SIGTERM)])
+def test_a_signal_while_ray_starts_ends_the_command_as_any_other_and_leaves_nothing(
+    end: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray takes over SIGTERM, and answers it with an exit."""
+
+    class Ray:
+        closed = False
+
+        def init(self, address: str, _temp_dir: str, **_: object) -> None:
+            self.folder = Path(_temp_dir)
+            assert self.folder.is_dir()
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            raise end
+
+        def shutdown(self) -> None:
+            self.closed = True
+
+    ray, before = Ray(), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(session, "load_ray", lambda: ray)
+    with pytest.raises(KeyboardInterrupt), session.joined(None):
+        pass
+    assert ray.closed
+    assert not ray.folder.exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_host_with_another_version_is_told_which() -> None:
