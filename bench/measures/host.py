@@ -85,6 +85,7 @@ def _labels(workload: Workload, cases: int) -> dict[int, Labels]:
 def process_cases(recipe: Recipe, labels: Mapping[int, Labels]) -> Timing:
     """Does everything that a worker does with cases, except the model, in one thread."""
     archive, size = open_archive(recipe.archive), recipe.layout.unit_size
+    recipe.output.mkdir(parents=True, exist_ok=True)
     spent: Counter[str] = Counter(dict.fromkeys((*READING, *FINISHING), 0))
     start = perf_counter()
     for number, group in groupby(labels, key=lambda index: index // size):
