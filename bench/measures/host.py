@@ -51,7 +51,7 @@ def measure(workload: Workload, cases: int, rate: float | None, say: Callable[[s
     labels = _labels(workload, cases)
     with tempfile.TemporaryDirectory(dir=workload.scratch) as name:
         recipe = replace(workload.recipe(1), output=Path(name) / "alone")
-        process_cases(recipe, labels)  # warm-up
+        process_cases(replace(recipe, output=Path(name) / "warm-up"), labels)
         alone = process_cases(recipe, labels)
         seconds = _run_together(recipe, labels, cores())
     ms = {stage: 1000 * alone.seconds[stage] / len(labels) for stage in (*READING, *FINISHING)}
