@@ -13,11 +13,16 @@
 
 A message says where the error is, what was found, what was expected and what to do.
 A `CaseError` does not end the program: it goes to the ledger, and the run continues.
-An `OSError` becomes one of the errors above through `explain`.
+An `OSError` becomes one of the errors above through `explain`, any other error through
+`explain_any`.
 """
 
 import errno
+import traceback
 from enum import IntEnum
+from pathlib import Path
+
+DEBUG = "MCDIFF_DEBUG"  # a variable of the environment: if it is set, tracebacks are shown
 
 
 class Exit(IntEnum):
@@ -146,6 +151,25 @@ def explain(
     text = reason if error.errno in FULL else f"cannot be read or written ({reason})"
     head = text if place is None else f"{_text(place)}: {text}"
     return kind("; ".join(x for x in (head, also, remedy) if x))
+
+
+def explain_any(error: BaseException) -> McdiffError:
+    """The error for the user that any error becomes.  It shows nothing of the data (P10)."""
+    if isinstance(error, McdiffError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return explain(error)
+    if isinstance(error, MemoryError):
+        return McdiffError("out of memory; free memory and run the same command again")
+    if isinstance(error, ModuleNotFoundError):
+        extras = "pip install 'mcdiff-batch[train,evaluate]'"
+        return UsageError(f"this command needs {error.name}, which is not installed: {extras}")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return McdiffError(
+        f"unexpected {type(error).__name__} in {where}; please report it with what the same "
+        f"command prints after `export {DEBUG}=1` (that may show parts of your data)"
+    )
 
 
 def _text(place: object) -> str:

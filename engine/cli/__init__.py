@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from mcdiff_batch.engine.errors import Exit, McdiffError, explain
+from mcdiff_batch.engine.errors import DEBUG, Exit, explain_any
 from mcdiff_batch.engine.signals import SIGNALS, handling
 from mcdiff_batch.engine.text import make_printable
 
-from .config import CONFIG, DEBUG, blame, configure, read_file, warn
+from .config import CONFIG, blame, configure, read_file, warn
 from .streams import Streams, lossy_streams
 
 ORDER = (
@@ -137,33 +137,10 @@ def _call(streams: Streams) -> int:
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        found = _explain(error)
+        found = explain_any(error)
         click.echo(f"error: {make_printable(str(found))}", err=True)
         return found.exit_code
     return code if isinstance(code, int) else Exit.DONE
-
-
-def _explain(error: Exception) -> McdiffError:
-    """The error for the user that any error becomes.  It shows nothing of the data (P10)."""
-    if isinstance(error, McdiffError):
-        return error
-    if isinstance(error, OSError) and error.errno is not None:
-        return explain(error)
-    if isinstance(error, MemoryError):
-        return McdiffError("out of memory; free memory and run the same command again")
-    if isinstance(error, ModuleNotFoundError):
-        extras = "pip install 'mcdiff-batch[train,evaluate]'"
-        return MissingPackage(f"this command needs {error.name}, which is not installed: {extras}")
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return McdiffError(
-        f"unexpected {type(error).__name__} in {where}; please report it with what the same "
-        f"command prints after `export {DEBUG}=1` (that may show parts of your data)"
-    )
-
-
-class MissingPackage(McdiffError):
-    exit_code = Exit.USAGE
 
 
 def _tell_losses(streams: Streams, code: int) -> int:

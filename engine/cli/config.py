@@ -13,12 +13,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mcdiff_batch.engine.errors import UsageError, explain
+from mcdiff_batch.engine.errors import DEBUG, UsageError, explain
 from mcdiff_batch.engine.files import read_named
 from mcdiff_batch.engine.text import make_printable
 
 PREFIX = "MCDIFF"
-CONFIG, DEBUG, COMMIT = (f"{PREFIX}_{name}" for name in ("CONFIG", "DEBUG", "COMMIT"))
+CONFIG, COMMIT = (f"{PREFIX}_{name}" for name in ("CONFIG", "COMMIT"))
 OTHERS = (  # variables that are no option
     *(CONFIG, DEBUG, COMMIT),
     *(f"{PREFIX}_DICOMWEB_TOKEN", f"{PREFIX}_ALLOW_HTTP"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.errors import Exit, McdiffError, explain
+from mcdiff_batch.engine.errors import Exit, explain, explain_any
 from mcdiff_batch.engine.run.tracker import Progress
 from mcdiff_batch.engine.telemetry.metrics import EXIT, MetricsFile, Value
 from mcdiff_batch.engine.text import clean, format_duration
@@ -132,7 +132,7 @@ def _json_to_the_end() -> Iterator[JsonOfRun]:
         yield show
     except BaseException as error:
         code = _exit_code(error)
-        text = clean(error) if isinstance(error, McdiffError) else type(error).__name__
+        text = clean(explain_any(error))
         if show.end is None or show.end["exit_code"] != code:
             show.end = (show.end or {"state": "stopped"}) | {"exit_code": code, "error": text}
         raise
@@ -142,9 +142,9 @@ def _json_to_the_end() -> Iterator[JsonOfRun]:
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, McdiffError):
-        return int(error.exit_code)
-    return int(Exit.DRAINED if isinstance(error, KeyboardInterrupt) else Exit.UNEXPECTED)
+    return int(
+        Exit.DRAINED if isinstance(error, KeyboardInterrupt) else explain_any(error).exit_code
+    )
 
 
 class Metrics:

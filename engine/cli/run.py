@@ -202,7 +202,8 @@ def run(
         from mcdiff_batch.engine.output import places, runs
 
         bundle = load_bundle(options["bundle"] or SHIPPED)
-        job = _job(path, open_workspace(output or places.default_output(path)), bundle, options)
+        place = output or places.default_output(path)
+        job = _job(path, open_workspace(place), bundle, options)
         places.check_apart(job.output, job.archive.path, bundle.root)
         _check_hosts(options["on"], output)
         keep.output = job.output
@@ -211,7 +212,8 @@ def run(
         if options["dry_run"]:
             _preview(job, say, repair=options["repair"])
             return Exit.DONE
-        at_end.callback(_send_journal, job, warn)
+        if not isinstance(place, Path):
+            at_end.callback(_send_journal, job, warn)
         mend = lambda: _repair(job, say) if options["repair"] else 0
         try:
             summary, damaged = _process(job, bundle, options["on"], mend, keep, warn)

@@ -151,7 +151,7 @@ def _is_held(folder: Path) -> bool:
     """Whether the lock in a folder is held, and not only shared."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         return not _try_lock(descriptor, fcntl.LOCK_SH)
