@@ -58,8 +58,10 @@ def reviewing(output: Path, *words: object, **environment: str) -> Iterator[Revi
     """`mcdiff-batch review OUTPUT`, which is ended with the block."""
     code = "from mcdiff_batch.engine.cli import main; main()"
     command = [sys.executable, "-c", code, "review", str(output), *map(str, words)]
+    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs ignore it
     process = subprocess.Popen(
         command,
+        preexec_fn=default,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
