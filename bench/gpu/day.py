@@ -21,7 +21,7 @@ from mcdiff_batch.engine.model.contract import SHIPPED
 from mcdiff_batch.engine.telemetry.machine import cores, machine
 
 CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
-TESTS = Path("tests/test_on_gpu.py")
+TESTS = Path("tests/engine/test_on_gpu.py")
 TAIL = 2000  # characters of a part's output that are stored with its result
 STATE = "programme.json"
 Words = Sequence[str | Path]
@@ -47,6 +47,7 @@ class Size:
     train: int  # cases, at most
     held_out: int
     test: int
+    night: int  # cases of the run that is as long as one of a clinic
     measured: Path | None  # bundle to measure; None: the exported one
     quick: bool
     budget: float = 1.0  # of the training, which its minutes shorten further
@@ -57,6 +58,7 @@ DAY = Size(
     train=5000,
     held_out=64,
     test=181,
+    night=10_000,
     measured=SHIPPED,  # it has the same networks as the trained one
     quick=False,
 )
@@ -64,6 +66,7 @@ REHEARSAL = Size(
     train=24,
     held_out=4,
     test=16,
+    night=24,
     measured=None,
     quick=True,
     budget=4e-5,  # one step of stages I and II, two of stage III: a crop and a whole frame
@@ -135,7 +138,8 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
         ),
     )
     first = Part(name="environment", words=(*CLI, "doctor", "--json"), share=0.1)
-    measures = _measures(size, root, ("--bundle", size.measured or bundle, "--devices", device))
+    on = ("--bundle", size.measured or bundle, "--devices", device)
+    measures = (*_measures(size, root, on), *_night(size, root, on))
     if size.measured:
         return (first, *makes, *measures, *exported)
     return (first, *makes, *exported, *measures)
@@ -175,6 +179,20 @@ def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
             name="profile",
             words=(sys.executable, "-m", "mcdiff_batch.bench.gpu.profile", *where),
             share=0.15,
+        ),
+    )
+
+
+def _night(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
+    """A run as long as one of a clinic, with its report."""
+    source = root / "whole_night.zarr"
+    return (
+        Part(name="phantoms night", words=_phantoms(source, size.night, 4000), share=0.6),
+        Part(
+            name="night",
+            words=(*CLI, "run", "--input", source, "--output", root / "whole_night", *on),
+            share=0.3,
+            needs=("phantoms night", *(() if size.measured else ("export",))),
         ),
     )
 

@@ -1,11 +1,12 @@
 """The day on a GPU, rehearsed here: every part is done, and the same line again adds none."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from mcdiff_batch.bench.gpu.day import CLI, DAY, REHEARSAL, Part, main, perform, programme
+from mcdiff_batch.bench.gpu.day import CLI, DAY, REHEARSAL, TESTS, Part, main, perform, programme
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.telemetry.machine import cores
 
@@ -29,6 +30,10 @@ def test_the_rehearsal_does_every_part_and_skips_what_is_done(tmp_path):
     wrong = CliRunner().invoke(main, [*words, "--only", "lunch"])
     assert wrong.exit_code == 2
     assert "phantoms train" in wrong.output
+
+
+def test_the_tests_of_a_gpu_are_where_the_day_looks_for_them():
+    assert (Path(__file__).parents[2] / TESTS).is_file()
 
 
 RECIPE = ("phantoms train", "training")
