@@ -69,11 +69,10 @@ SAME_NAME = (  # options that a Job has under the same name
     metavar="WHERE",
     default="processes",
     show_default=True,
-    help="processes of this machine, or ray=ADDRESS: the hosts of the Ray cluster at that address, "
-    "of which this machine is one, with the same kind of device. Each host uses what --devices "
-    "says: all its GPUs, or on the CPU one worker with all its cores (cpu:2: two with half of "
-    "them), as soon as they are free. "
-    "All hosts see archive and output at the same paths. ray: Ray on this machine alone.",
+    help="processes: on this machine. ray=ADDRESS: on all hosts of the Ray cluster at that address; "
+    "start the command on one of them. ray: Ray on this machine alone. Each host uses the devices "
+    "that --devices names, on the CPU with one worker (cpu:2: two). All hosts need the same kind of "
+    "device, and see archive and output at the same paths.",
 )
 @click.option(
     "--batch-size",
