@@ -69,10 +69,10 @@ SAME_NAME = (  # options that a Job has under the same name
     metavar="WHERE",
     default="processes",
     show_default=True,
-    help="processes: on this machine. ray=ADDRESS: on all hosts of the Ray cluster at that address; "
-    "start the command on one of them. ray: Ray on this machine alone. Each host uses the devices "
-    "that --devices names, on the CPU with one worker (cpu:2: two). All hosts need the same kind of "
-    "device, and see archive and output at the same paths.",
+    help="processes: on this machine. ray=ADDRESS: on all hosts of the Ray cluster at that "
+    "address; start the command on one of them. ray: Ray on this machine alone. Each host uses "
+    "the devices that --devices names, on the CPU with one worker (cpu:2: two). All hosts need "
+    "the same kind of device, and see archive and output at the same paths.",
 )
 @click.option(
     "--batch-size",
