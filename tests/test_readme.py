@@ -17,7 +17,7 @@ HELP = [
     "import sys; sys.argv[0] = 'mcdiff-batch'; "
     + ("from mcdiff_batch.engine.cli import main; main()"),
 ]
-LINES = 180  # more is not read to the end
+LINES = 130  # more is not read to the end
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda x: str(x.relative_to(ROOT)))
