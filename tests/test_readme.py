@@ -1,15 +1,18 @@
-"""README tells the truth: its commands, its files and its promises are there."""
+"""README and the pages of the folders tell the truth: their commands, files and promises exist."""
 
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *(ROOT / x / "README.md" for x in ("engine", "train", "bench"))]
+FOLDERS = ("engine", "train", "export", "bench")
+PAGES = [ROOT / "README.md", ROOT / ".container/README.md"]
+PAGES += sorted(chain.from_iterable((ROOT / x).rglob("README.md") for x in FOLDERS))
 README = PAGES[0].read_text()
 HELP = [
     sys.executable,
@@ -18,33 +21,67 @@ HELP = [
     + ("from mcdiff_batch.engine.cli import main; main()"),
 ]
 LINES = 130  # more is not read to the end
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda x: str(x.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda x: str(x.relative_to(ROOT)))
+@each_page
 def test_every_option_that_a_page_names_exists(page: Path) -> None:
-    commands = re.findall(r"^(?:\$ )?mcdiff-batch (\w[\w-]*) ([^\n#]*)", page.read_text(), re.M)
-    for command, words in commands:
-        below = re.findall(r"^[a-z]+", words) if command == "bench" else []  # its own commands
-        call = [*HELP, command, *below, "--help"]
-        printed = subprocess.run(call, capture_output=True, text=True)
-        for option in re.findall(r"--[\w-]+", words):
-            assert option in printed.stdout, f"{command} {option}"
+    for call, options in _commands(page.read_text()).items():
+        for option in options:
+            assert option in _help(call), (call, option)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda x: str(x.relative_to(ROOT)))
-def test_every_file_that_a_page_shows_is_there(page: Path) -> None:
-    for target in re.findall(r"\]\(([\w./]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+@each_page
+def test_every_file_and_heading_that_a_page_links_to_is_there(page: Path) -> None:
+    for path, heading in re.findall(r"\]\(([\w./]*)(?:#([\w-]+))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if heading:
+            assert heading in _headings(target.read_text()), (path, heading)
 
 
 def test_every_promise_that_the_code_cites_is_numbered_in_readme() -> None:
     numbered = set(re.findall(r"^- \*\*(P\d+)\*\*", README, re.M))
     assert numbered == {f"P{n}" for n in range(1, 13)}
-    folders = ("engine", "train", "export", "bench", "tests")
-    files = chain.from_iterable((ROOT / x).rglob("*.py") for x in folders)
+    files = chain.from_iterable((ROOT / x).rglob("*.py") for x in (*FOLDERS, "tests"))
     cited = set(chain.from_iterable(re.findall(r"\bP\d+\b", x.read_text()) for x in files))
     assert cited & {f"P{n}" for n in range(1, 100)} <= numbered
 
 
 def test_readme_is_short_enough_to_be_read_to_its_end() -> None:
     assert len(README.splitlines()) <= LINES
+
+
+@cache
+def _help(call: tuple[str, ...]) -> str:
+    shown = subprocess.run([*HELP, *call, "--help"], capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, (call, shown.stderr)
+    return shown.stdout
+
+
+def _commands(text: str) -> dict[tuple[str, ...], set[str]]:
+    """The options that each command has in the code blocks of a page."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
+    lines = chain.from_iterable(x.replace("\\\n", " ").splitlines() for x in blocks)
+    for line in lines:
+        code = re.sub(r"(^|\s)#.*", "", line)
+        for words in re.findall(r"(?<!-t )\bmcdiff-batch ([^&|]+)", code):
+            call, options = _call(words)
+            found.setdefault(call, set()).update(options)
+    return found
+
+
+def _call(words: str) -> tuple[tuple[str, ...], list[str]]:
+    """Command (with the one below `bench`) and options of one call; `--config FILE` may precede."""
+    command, rest = re.findall(r"(?:--config \S+ |--show-config )*(\S+)(.*)", words)[0]
+    if command.startswith("-"):
+        return (), [command]
+    below = re.findall(r"^ ([a-z]+)", rest) if command == "bench" else []
+    return (command, *below), re.findall(r"--[a-z][\w-]*", rest)
+
+
+def _headings(text: str) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in titles}
