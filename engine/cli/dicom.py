@@ -105,13 +105,11 @@ def import_from_dicom(
         made = import_dicom(folder, output, options, tell=_say)
     else:
         assert url is not None
-        made = _import_from_server(url, dict(map(_parse_match, matches)), output, options)
+        return _import_from_server(url, dict(map(_parse_match, matches)), output, options)
     return _summarise(made)
 
 
-def _import_from_server(
-    url: str, matches: dict[str, str], output: Path, options: Options
-) -> Imported:
+def _import_from_server(url: str, matches: dict[str, str], output: Path, options: Options) -> int:
     """Fetches the images beside the output first, so that a lost connection loses nothing."""
     from mcdiff_batch.engine.archive.importer import check_output
     from mcdiff_batch.engine.dicom.importer import import_dicom
@@ -125,7 +123,9 @@ def _import_from_server(
     server = Server(url)
     folder = output.with_name(f"{output.name}.download")
     try:
-        if not download(server, matches, folder, _say):
+        skip, ids = options.skip_refused, options.show_ids
+        fetched = download(server, matches, folder, _say, skip_gaps=skip, show_ids=ids)
+        if not fetched.images:
             raise ArchiveError(
                 f"{server.url}: no image of the classes Ultrasound, Ultrasound Multi-frame or "
                 "Secondary Capture matches; look at --match"
@@ -140,7 +140,10 @@ def _import_from_server(
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         _say(f"{folder} cannot be deleted, and holds images of patients; delete it")
-    return made
+    code = _summarise(made)
+    if fetched.gaps:
+        _say("the server did not give everything; what is missing is said above")
+    return Exit.FAILED_CASES if fetched.gaps else code
 
 
 def _parse_match(text: str) -> tuple[str, str]:

@@ -6,12 +6,14 @@ It follows no redirect and uses no proxy, so patients' data go to the named serv
 import json
 import netrc
 import os
+import re
 import socket
 import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from secrets import token_hex
@@ -35,7 +37,19 @@ AGAIN = "look at the address, or run the same command again"
 PLAIN_JSON = "application/dicom+json"
 BINARY = 'multipart/related; type="application/dicom"'
 
+KEPT = ("00080016", "00201206", "00201208", "00201209")  # SOPClassUID, and numbers of parts
+MORE = re.compile("additional|remaining|exceed|maximum|truncat|more ", re.IGNORECASE)
+
 Answer = dict[str, Any]  # one result: tag in hexadecimal -> {"vr", "Value"}
+
+
+@dataclass(slots=True)
+class Listing:
+    """The results of a query.  What the server names twice is here once."""
+
+    found: dict[str, Answer] = field(default_factory=dict)  # by UID; the elements of KEPT
+    whole: bool = False  # False: there are more, or there may be, and the server does not give them
+    paged: bool = True  # False: it repeats results when it is asked for further ones
 
 
 class Server:
@@ -80,31 +94,60 @@ class Server:
     def close(self) -> None:
         self._connection.close()
 
-    def query(self, path: str, matches: Mapping[str, str]) -> Iterator[Answer]:
-        """All results of a query, page by page; a server that repeats itself ends it."""
-        seen: set[str] = set()
-        offset = 0
+    def query(self, path: str, matches: Mapping[str, str], tag: str) -> Listing:
+        """All results of a query; `tag` is that of their UID.
+
+        They come page by page.  Where pages overlap or a warning says that there are more, the
+        server is asked for all in one answer, until an answer is shorter than what it may hold.
+        """
+        out, offset, limit = Listing(), 0, PAGE
         while True:
-            words = urlencode({**matches, "limit": PAGE, "offset": offset}, safe=WILD)
-            status, _, body = self._ask("GET", f"{path}?{words}", PLAIN_JSON, JSON_LIMIT)
-            page = _results(body) if status == 200 else []
-            fresh = {text: x for x in page if (text := json.dumps(x)) not in seen}
-            seen.update(fresh)
-            yield from fresh.values()
-            if not fresh:
-                return
+            page, warned = self._page(path, matches, tag, limit, offset)
+            known = len(out.found)
+            out.found.update(page)
+            out.paged &= len(out.found) - known == len(page)
+            if len(out.found) == known:
+                break
             offset += len(page)
+        out.whole = out.paged and not warned
+        while not out.whole:
+            limit = 2 * max(limit, len(out.found))
+            page, warned = self._page(path, matches, tag, limit, 0)
+            known = len(out.found)
+            covered = out.found.keys() <= dict(page).keys()
+            out.found.update(page)
+            if warned or not covered or (known == len(page) == PAGE):  # a limit of its own
+                break
+            out.whole = len(page) < limit
+        return out
+
+    def _page(
+        self, path: str, matches: Mapping[str, str], tag: str, limit: int, offset: int
+    ) -> tuple[list[tuple[str, Answer]], bool]:
+        """Results of a query with their UIDs, and whether a warning says that there are more."""
+        words = urlencode({**matches, "limit": limit, "offset": offset}, safe=WILD)
+        status, headers, body = self._ask("GET", f"{path}?{words}", PLAIN_JSON, JSON_LIMIT)
+        warned = any(MORE.search(x) for x in headers.get_all("Warning", ()))
+        page = _results(body) if status == 200 else []
+        return [(self._uid(x, tag), {k: x[k] for k in KEPT if k in x}) for x in page], warned
+
+    def _uid(self, answer: Answer, tag: str) -> str:
+        """A UID from the server, which becomes part of an address and of a file name."""
+        uid = str(value(answer, tag) or "")
+        if not is_uid(uid):
+            raise McdiffError(f"{self.url}: sent a UID ({tag[:4]},{tag[4:]}) that is none")
+        return uid
 
     def fetch(self, study: str, series: str, uid: str) -> bytes:
         """One file, in the transfer syntax that it is stored in."""
         path = f"{series_path(study, series)}/instances/{uid}"
         accept = f"{BINARY}; transfer-syntax=*"
-        _, kind, body = self._ask("GET", path, accept, FILE_LIMIT)
-        return _first_part(kind, body)
+        _, headers, body = self._ask("GET", path, accept, FILE_LIMIT)
+        return _first_part(headers.get("Content-Type", ""), body)
 
     def holds(self, study: str, series: str, uid: str) -> bool:
         path = f"{series_path(study, series)}/instances"
-        return any(value(x, "00080018") == uid for x in self.query(path, {"SOPInstanceUID": uid}))
+        return uid in self.query(path, {"SOPInstanceUID": uid}, "00080018").found
 
     def store(self, files: Sequence[bytes]) -> tuple[set[str], dict[str, int]]:
         """Sends files.  Returns the SOPInstanceUIDs that the server says it stored, and those that
@@ -129,8 +172,8 @@ class Server:
 
     def _ask(
         self, method: str, path: str, accept: str, limit: int, body: bytes = b"", kind: str = ""
-    ) -> tuple[int, str, bytes]:
-        """Status, content type and body of an answer.  Tries again when the connection breaks."""
+    ) -> tuple[int, Message, bytes]:
+        """Status, headers and body of an answer.  Tries again when the connection breaks."""
         headers = {**self._headers, "Accept": accept}
         if body:
             headers |= {"Content-Type": kind, "Content-Length": str(len(body))}
@@ -156,7 +199,7 @@ class Server:
                 "command again"
             ) from lost
         _check_status(self.url, response)
-        return response.status, response.headers.get("Content-Type", ""), data
+        return response.status, response.headers, data
 
 
 def series_path(study: str, series: str) -> str:

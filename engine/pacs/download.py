@@ -1,16 +1,31 @@
 """Fetches images from a DICOMweb server into a folder; what is there is not fetched again."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcdiff_batch.engine.dicom.layout import CLASSES
-from mcdiff_batch.engine.dicom.reading import MAGIC, is_uid
-from mcdiff_batch.engine.errors import McdiffError, UsageError
+from mcdiff_batch.engine.dicom.reading import MAGIC, Refusal, read
+from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError
 from mcdiff_batch.engine.output import durable
 from mcdiff_batch.engine.telemetry.pace import paced
 
-from .dicomweb import Server, series_path, value
+from .dicomweb import Answer, Listing, Server, series_path, value
+
+STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"  # UIDs
+SOP_CLASS = "00080016"
+SERIES_OF_STUDY, IMAGES_OF_STUDY, IMAGES_OF_SERIES = "00201206", "00201208", "00201209"  # numbers
+LISTED = 20  # studies with gaps, in messages
+
+Wanted = dict[str, tuple[str, str, str]]  # name of a file -> study, series, instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What a download came to."""
+
+    images: int
+    gaps: int  # studies that were left out, and 1 if the list of the studies is not whole
 
 
 def download(
@@ -18,16 +33,21 @@ def download(
     matches: Mapping[str, str],
     folder: Path,
     tell: Callable[[str], None] = lambda _: None,
-) -> int:
+    *,
+    skip_gaps: bool = False,
+    show_ids: bool = False,
+) -> Fetched:
     """Makes `folder` hold the ultrasound images of the studies that match, and no other files.
 
     matches: attributes of a study, as QIDO-RS has them, such as StudyDate: 20260101-20260131.
     tell: gets a line on how far it is, now and then.
-    Returns their number.  Raises McdiffError, UsageError, SpaceError.
+    skip_gaps: leaves out the studies that the server does not give completely.
+    Raises ArchiveError for what is not complete, McdiffError, UsageError, SpaceError.
     """
-    wanted = {f"{uid}.dcm": (study, series, uid) for study, series, uid in _find(server, matches)}
+    wanted, gaps = _find(server, matches, tell, show_ids)
+    _judge(server, gaps, skip_gaps, tell)
     if not wanted:
-        return 0
+        return Fetched(images=0, gaps=len(gaps))
     _claim(folder, wanted)
     missing = {name: where for name, where in wanted.items() if not (folder / name).is_file()}
     tell(f"{len(wanted)} images match, {len(missing)} are still to be fetched")
@@ -35,8 +55,21 @@ def download(
         data = server.fetch(*where)
         if data[MAGIC : MAGIC + 4] != b"DICM":
             raise McdiffError(f"{server.url}: sent something that is not a DICOM file")
+        if _read_uid(data) not in (where[-1], None):
+            raise McdiffError(
+                f"{server.url}: sent another image than the one that was asked for; look at the "
+                "server, then run the same command again"
+            )
         durable.write(folder, name, data)
-    return len(wanted)
+    return Fetched(images=len(wanted), gaps=len(gaps))
+
+
+def _read_uid(data: bytes) -> str | None:
+    """SOPInstanceUID of a file; None where it cannot be read, which the import says later."""
+    try:
+        return str(read(data, ["SOPInstanceUID"]).get("SOPInstanceUID", ""))
+    except Refusal:
+        return None
 
 
 def _claim(folder: Path, wanted: Collection[str]) -> None:
@@ -54,22 +87,71 @@ def _claim(folder: Path, wanted: Collection[str]) -> None:
     )
 
 
-def _find(server: Server, matches: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Study, series and instance of every image of a class that can be imported."""
-    for study in _uids(server, "/studies", matches, "0020000D"):
-        for series in _uids(server, f"/studies/{study}/series", {}, "0020000E"):
-            for answer in server.query(f"{series_path(study, series)}/instances", {}):
-                if str(value(answer, "00080016")) in CLASSES:
-                    yield study, series, _uid(server, answer, "00080018")
+def _find(
+    server: Server, matches: Mapping[str, str], tell: Callable[[str], None], show_ids: bool
+) -> tuple[Wanted, list[str]]:
+    """The images of complete studies that can be imported, and a line for each gap."""
+    studies = server.query("/studies", matches, STUDY)
+    wanted: Wanted = {}
+    gaps = []
+    if text := _gap(studies, None, "studies"):
+        gaps.append(f"{text}; narrow --match, for example to the StudyDate of one day")
+    elif not studies.paged:
+        tell(
+            f"note: the server names {len(studies.found)} studies, and repeats them when it is "
+            "asked for further ones; if there should be more, narrow --match"
+        )
+    for number, (study, answer) in enumerate(studies.found.items(), 1):
+        images, text = _find_in_study(server, study, answer)
+        if text:
+            name = study if show_ids else f"{number} of {len(studies.found)}"
+            gaps.append(f"study {name}: {text}; run the same command again when it is complete")
+        else:
+            wanted |= images
+    return wanted, gaps
 
 
-def _uids(server: Server, path: str, matches: Mapping[str, str], tag: str) -> list[str]:
-    return [_uid(server, answer, tag) for answer in server.query(path, matches)]
+def _find_in_study(server: Server, study: str, answer: Answer) -> tuple[Wanted, str]:
+    """The images of a study that can be imported; a text if the server does not name all."""
+    wanted: Wanted = {}
+    count = 0
+    several = server.query(f"/studies/{study}/series", {}, SERIES)
+    text = _gap(several, _number(answer, SERIES_OF_STUDY), "series")
+    for series, about in several.found.items():
+        images = server.query(f"{series_path(study, series)}/instances", {}, INSTANCE)
+        text = text or _gap(images, _number(about, IMAGES_OF_SERIES), "images of a series")
+        count += len(images.found)
+        for uid, image in images.found.items():
+            if str(value(image, SOP_CLASS)) in CLASSES:
+                wanted[f"{uid}.dcm"] = (study, series, uid)
+    expected = _number(answer, IMAGES_OF_STUDY)
+    if not text and expected and count < expected:
+        text = f"the server names {count} of its {expected} images"
+    return wanted, text
 
 
-def _uid(server: Server, answer: dict[str, Any], tag: str) -> str:
-    """A UID from the server, which becomes part of an address and of a file name."""
-    uid = str(value(answer, tag) or "")
-    if not is_uid(uid):
-        raise McdiffError(f"{server.url}: sent a UID ({tag[:4]},{tag[4:]}) that is none")
-    return uid
+def _gap(listing: Listing, expected: int | None, what: str) -> str:
+    """What is not in a listing, in words; "" where nothing is missing."""
+    count = len(listing.found)
+    if expected and count <= expected:
+        return "" if count == expected else f"the server names {count} of its {expected} {what}"
+    return "" if listing.whole else f"the server names {count} {what}, and there may be more"
+
+
+def _number(answer: Answer, tag: str) -> int | None:
+    """A number of parts; None where the server does not say it."""
+    text = str(value(answer, tag))
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def _judge(server: Server, gaps: list[str], skip: bool, tell: Callable[[str], None]) -> None:
+    """Tells the gaps; raises ArchiveError if there are any and they may not be left out."""
+    advice = "--skip-refused imports what is complete"
+    if len(gaps) == 1 and not skip:
+        raise ArchiveError(f"{server.url}: {gaps[0]}; {advice}")
+    for line in gaps[:LISTED]:
+        tell(line)
+    if len(gaps) > LISTED:
+        tell(f"... and {len(gaps) - LISTED} more")
+    if gaps and not skip:
+        raise ArchiveError(f"{server.url}: does not give all of its images; {advice}")

@@ -98,7 +98,7 @@ def proxy(target: int) -> Iterator[Proxy]:
         made.close()
 
 
-Reply = tuple[int, str, bytes]  # status, content type, body
+Reply = tuple[int, str, bytes, *tuple[tuple[str, str], ...]]  # status, content type, body, headers
 Replies = Callable[[str, str, Any], Reply]  # of method, path and headers
 
 
@@ -109,8 +109,10 @@ def web_server(replies: Replies) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, kind, body = replies(self.command, self.path, self.headers)
+            status, kind, body, *more = replies(self.command, self.path, self.headers)
             self.send_response(status)
+            for name, text in more:
+                self.send_header(name, text)
             self.send_header("Content-Type", kind)
             if status == 302:
                 self.send_header("Location", body.decode())
