@@ -4,25 +4,21 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+from mcdiff_batch.engine.cli.options import EXISTING, EXISTING_FOLDER, count
+
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("trained", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--output", type=FOLDER, required=True, help="bundle folder to write")
+@click.argument("trained", type=EXISTING_FOLDER)
+@click.option("--output", type=NEW_FOLDER, required=True, help="bundle folder to write")
 @click.option(
     "--data",
-    type=click.Path(exists=True, path_type=Path),
+    type=EXISTING,
     required=True,
     help="archive of held-out phantoms, for parity and to choose the sampler",
 )
-@click.option(
-    "--cases",
-    type=click.IntRange(min=2),
-    default=12,
-    show_default=True,
-    help="number of cases of --data to use",
-)
+@count("--cases", 12, "number of cases of --data to use", at_least=2)
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 1),
@@ -71,27 +67,15 @@ def export(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle", type=EXISTING_FOLDER)
 @click.option(
     "--data",
-    type=click.Path(exists=True, path_type=Path),
+    type=EXISTING,
     required=True,
     help="archive of validation cases, which no training and no test uses",
 )
-@click.option(
-    "--cases",
-    type=click.IntRange(min=4),
-    default=40,
-    show_default=True,
-    help="number of cases of --data to use",
-)
-@click.option(
-    "--draws",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="noise seeds per case; with two or more, the spread gets a threshold",
-)
+@count("--cases", 40, "number of cases of --data to use", at_least=4)
+@count("--draws", 1, "noise seeds per case; with two or more, the spread gets a threshold")
 def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     """Choose which results a bundle flags, and write the thresholds into its contract.
 
@@ -105,34 +89,22 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
 
 
 @click.command("fit-steps")
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle", type=EXISTING_FOLDER)
 @click.option(
     "--data",
-    type=click.Path(exists=True, path_type=Path),
+    type=EXISTING,
     required=True,
     help="archive to fit on, which no training and no test uses",
 )
 @click.option(
     "--held-out",
-    type=click.Path(exists=True, path_type=Path),
+    type=EXISTING,
     required=True,
     help="archive to score on; phantoms are scored against the truth",
 )
-@click.option("--output", type=FOLDER, required=True, help="bundle folder to write")
-@click.option(
-    "--cases",
-    type=click.IntRange(min=1),
-    default=40,
-    show_default=True,
-    help="number of cases of --data to use",
-)
-@click.option(
-    "--scored",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="number of cases of --held-out to use",
-)
+@click.option("--output", type=NEW_FOLDER, required=True, help="bundle folder to write")
+@count("--cases", 40, "number of cases of --data to use")
+@count("--scored", 32, "number of cases of --held-out to use")
 @click.option(
     "--evaluations",
     type=click.IntRange(1, 100),
@@ -141,13 +113,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     show_default=True,
     help="number of evaluations to fit a ladder for; may be repeated",
 )
-@click.option(
-    "--calls",
-    type=click.IntRange(min=1),
-    default=160,
-    show_default=True,
-    help="network calls per case in the search for a ladder",
-)
+@count("--calls", 160, "network calls per case in the search for a ladder")
 def fit_steps(
     bundle: Path,
     data: Path,
@@ -189,7 +155,7 @@ def fit_steps(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle", type=EXISTING_FOLDER)
 @click.option(
     "--evaluation",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -17,7 +17,8 @@ ORDER = (  # a package imports only from those above it
     *("engine", "engine.cloud", "engine.telemetry", "engine.archive", "engine.image"),
     *("engine.model", "engine.backends", "engine.output", "engine.report", "engine.page"),
     "engine.run",
-    *("engine.cluster", "engine.dicom", "engine.pacs", "engine.review", "engine.cli"),
+    *("engine.cluster", "engine.dicom", "engine.pacs", "engine.review"),
+    *("engine.cli.terminal", "engine.cli"),
     *(
         "train",
         "train.phantom",

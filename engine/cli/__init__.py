@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
+from mcdiff_batch.engine.cli.terminal.streams import Streams, lossy_streams
 from mcdiff_batch.engine.errors import DEBUG, Exit, explain_any
 from mcdiff_batch.engine.signals import SIGNALS, handling
 from mcdiff_batch.engine.text import make_printable
 
 from .config import CONFIG, blame, configure, read_file, warn
-from .streams import Streams, lossy_streams
 
 ORDER = (
     *("run", "check", "status", "verify", "report", "review", "import", "phantom"),

@@ -12,6 +12,7 @@ from mcdiff_batch.engine.cloud.place import Place, parse_place
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.text import make_printable
 
+from . import options
 from .dicom import import_from_dicom, import_options
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ ID_LENGTH = 80  # characters of a case id on a terminal
 
 @click.command()
 @click.argument("archive", type=parse_place, metavar="ARCHIVE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--show-ids", is_flag=True, help="Name cases by id too.")
+@options.as_json
+@options.show_ids
 def check(archive: Place, as_json: bool, show_ids: bool) -> int:
     """Check every case of an archive, a folder or an address (s3://, gs://, az://, https://).
 
@@ -129,8 +130,8 @@ def _parse_spacing(
 
 
 @click.command("import")
-@click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Archive to create.")
+@click.argument("sources", nargs=-1, type=options.PATH)
+@click.option("--output", required=True, type=options.PATH, help="Archive to create.")
 @click.option(
     "--pixel-spacing",
     callback=_parse_spacing,

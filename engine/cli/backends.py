@@ -8,28 +8,22 @@ import click
 
 from mcdiff_batch.engine.text import make_printable, name_device
 
+from . import options
+
 if TYPE_CHECKING:
     from mcdiff_batch.engine.backends.plan_cache import PlanSet
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
 
 @click.command(name="compile")
-@click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one).")
+@options.bundle
 @click.option(
     "--target",
     default="sm_86",
     show_default=True,
     help="Kind of GPU, such as sm_86 for an RTX A6000; or current, the first GPU of this machine.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Cases per step, fixed in the plan.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.count("--batch-size", 8, "Cases per step, fixed in the plan.")
+@options.as_json
 def compile_(bundle: Path | None, target: str, batch_size: int, as_json: bool) -> None:
     """Compile a bundle's float16 graphs with TensorRT.
 
@@ -73,8 +67,8 @@ def _ratio(row: dict[str, Any], what: str) -> str:
 
 
 @click.command()
-@click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.bundle
+@options.as_json
 def doctor(bundle: Path | None, as_json: bool) -> int:
     """Show what this machine has and what a run would use.
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcdiff_batch.engine.errors import ArchiveError, Exit, McdiffError, UsageError
 from mcdiff_batch.engine.output.places import check_outside, default_archive, find_run
 from mcdiff_batch.engine.text import make_printable, pluralise
+
+from .options import EXISTING_FOLDER, PATH, join
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.dicom.importer import Imported, Options
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 PACKAGES = ("pydicom", "highdicom", "pynetdicom", "gdcm")
 LISTED = 20  # cases that failed, on a terminal
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def check_extra() -> None:
@@ -35,40 +35,35 @@ def check_extra() -> None:
             )
 
 
-def import_options(command: Command) -> Command:
-    """The options of `import` for DICOM."""
-    options = (
-        click.option(
-            "--dicom",
-            "folder",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="Import the ultrasound images of a folder of DICOM files.",
-        ),
-        click.option("--dicomweb", "url", help="Import from a PACS; a DICOMweb address."),
-        click.option(
-            "--match",
-            "matches",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="With --dicomweb: which studies, for example StudyDate=20260101-20260131.",
-        ),
-        click.option(
-            "--case-by",
-            type=click.Choice(["series", "study", "folder"]),
-            default="series",
-            show_default=True,
-            help="With DICOM: the images that make one case.",
-        ),
-        click.option(
-            "--skip-refused",
-            is_flag=True,
-            help="With DICOM: leave out the cases that cannot be used, instead of stopping.",
-        ),
-        click.option("--show-ids", is_flag=True, help="With DICOM: name files in messages."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+import_options = join(  # of `import`, for DICOM
+    click.option(
+        "--dicom",
+        "folder",
+        type=EXISTING_FOLDER,
+        help="Import the ultrasound images of a folder of DICOM files.",
+    ),
+    click.option("--dicomweb", "url", help="Import from a PACS; a DICOMweb address."),
+    click.option(
+        "--match",
+        "matches",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="With --dicomweb: which studies, for example StudyDate=20260101-20260131.",
+    ),
+    click.option(
+        "--case-by",
+        type=click.Choice(["series", "study", "folder"]),
+        default="series",
+        show_default=True,
+        help="With DICOM: the images that make one case.",
+    ),
+    click.option(
+        "--skip-refused",
+        is_flag=True,
+        help="With DICOM: leave out the cases that cannot be used, instead of stopping.",
+    ),
+    click.option("--show-ids", is_flag=True, help="With DICOM: name files in messages."),
+)
 
 
 def import_from_dicom(
@@ -172,8 +167,8 @@ def _say(line: str) -> None:
 
 
 @click.command("export-dicom")
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="Write files to a folder.")
+@click.argument("output", type=PATH)
+@click.option("--to", "folder", type=PATH, help="Write files to a folder.")
 @click.option("--dicomweb", "url", help="Send to a PACS; a DICOMweb address.")
 @click.option("--store", "address", metavar="HOST:PORT", help="Send to a PACS by C-STORE.")
 @click.option("--aet", default="MCDIFF", show_default=True, help="Our AE title, with --store.")
@@ -194,7 +189,7 @@ def _say(line: str) -> None:
 @click.option(
     "--map",
     "map_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The map of UIDs (default: archive.zarr.dicom.json beside archive.enhanced).",
 )
 def export_dicom(

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcdiff_batch.engine.cli.terminal.outcome import LISTED, describe_failures, describe_parts
 from mcdiff_batch.engine.cloud.place import Place, parse_place
 from mcdiff_batch.engine.errors import Exit, UsageError, VerificationError
 from mcdiff_batch.engine.text import make_printable, pluralise
 
-from .outcome import LISTED, describe_failures, describe_parts
+from . import options
 
 if TYPE_CHECKING:
+    from mcdiff_batch.engine.archive.archive import Archive
     from mcdiff_batch.engine.output.verify import Damage
-
-PATH = click.Path(path_type=Path)
 
 
 def open_output(text: str) -> Path:
@@ -30,9 +30,23 @@ def open_output(text: str) -> Path:
     return open_workspace(parse_place(text))
 
 
+def open_input(output: Path, archive: Place) -> "Archive":
+    """The archive that a user names as that of a run.  Raises ArchiveError, UsageError."""
+    from mcdiff_batch.engine.archive.archive import open_archive
+    from mcdiff_batch.engine.output import runs
+
+    opened = open_archive(archive)
+    if opened.identity != runs.load_existing(output).settings.archive:
+        raise UsageError(
+            f"--input {archive}: is not the archive of {output}, or its metadata were changed; "
+            "name the archive that was enhanced"
+        )
+    return opened
+
+
 @click.command()
 @click.argument("output", type=open_output, metavar="OUTPUT")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 @click.option("--watch", is_flag=True, help="Show the progress of the run until it ends.")
 def status(output: Path, as_json: bool, watch: bool) -> int:
     """Show how far a run is, and which of its cases are not done.
@@ -55,10 +69,9 @@ def status(output: Path, as_json: bool, watch: bool) -> int:
 
 def _follow(output: Path, way: str) -> None:
     """Shows the progress of a run until it ends or the user presses Ctrl-C."""
+    from mcdiff_batch.engine.cli.terminal.progress import show_progress
     from mcdiff_batch.engine.output import locks
     from mcdiff_batch.engine.run import tracker
-
-    from .progress import show_progress
 
     with suppress(KeyboardInterrupt), show_progress(way, watch=True) as show:
         while locks.is_running(output):
@@ -109,7 +122,7 @@ def describe_status(output: Path, counts: dict[str, Any]) -> str:
     show_default=True,
     help="Part k of n, written k/n, of the images; all other files are read in every part.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def verify(output: Path, subset: str, as_json: bool) -> int:
     """Check the files of a run against their hashes.
 
@@ -207,7 +220,7 @@ def _parse_subset(text: str) -> tuple[int, int]:
     metavar="ARCHIVE",
     help="Archive of the run (default: archive.zarr beside archive.enhanced).",
 )
-@click.option("--show-ids", is_flag=True, help="Name cases by id too.")
+@options.show_ids
 @click.option("--show-host", is_flag=True, help="Name the machine that writes the report.")
 @click.option(
     "--compare",
@@ -218,21 +231,15 @@ def _parse_subset(text: str) -> tuple[int, int]:
 )
 def report(output: Path, archive: Place | None, other: Path | None, **shown: bool) -> int:
     """Write the report of a run again."""
-    from mcdiff_batch.engine.archive.archive import open_archive
     from mcdiff_batch.engine.cloud import workspace
-    from mcdiff_batch.engine.output import locks, runs
+    from mcdiff_batch.engine.output import locks
     from mcdiff_batch.engine.output.places import find_run
     from mcdiff_batch.engine.page.write import write_report
 
     for folder in (output, other):
         if folder is not None:
             find_run(folder)
-    opened = open_archive(archive) if archive is not None else None
-    if opened is not None and opened.identity != runs.load_existing(output).settings.archive:
-        raise UsageError(
-            f"--input {archive}: is not the archive of {output}, or its metadata were changed; "
-            "name the archive that was enhanced"
-        )
+    opened = open_input(output, archive) if archive is not None else None
     page = write_report(output, archive=opened, other=other, **shown)
     if not locks.is_running(output):
         workspace.mark(output)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mcdiff_batch.engine.errors import Exit, UsageError, explain
+from mcdiff_batch.engine.errors import ArchiveError, Exit, UsageError, explain
 from mcdiff_batch.engine.text import make_printable, pluralise
+
+from . import options
+from .output import open_input
 
 if TYPE_CHECKING:
     from mcdiff_batch.engine.archive.archive import Archive
 
-PATH = click.Path(path_type=Path)
 NAME = 64  # characters of a reviewer's name
 REDIRECT = (
     '<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
@@ -22,11 +24,11 @@ REDIRECT = (
 
 
 @click.command()
-@click.argument("output", type=PATH)
+@click.argument("output", type=options.PATH)
 @click.option(
     "--input",
     "archive",
-    type=PATH,
+    type=options.PATH,
     help="Archive of the run (default: archive.zarr beside archive.enhanced).",
 )
 @click.option(
@@ -49,14 +51,16 @@ REDIRECT = (
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
-@click.option("--show-ids", is_flag=True, help="Name cases by id too.")
+@options.show_ids
 @click.option(
     "--export",
     "kind",
     type=click.Choice(["csv"]),
     help="Print the verdicts as a table instead of showing the page.",
 )
-@click.option("--to", "file", type=PATH, help="File for --export (default: standard output).")
+@click.option(
+    "--to", "file", type=options.PATH, help="File for --export (default: standard output)."
+)
 def review(
     output: Path,
     archive: Path | None,
@@ -114,24 +118,17 @@ def review(
 def _open_archive(output: Path, named: Path | None) -> "Archive | None":
     """The archive of a run if it is found.  Raises UsageError if `named` is another one."""
     from mcdiff_batch.engine.archive.archive import open_archive
-    from mcdiff_batch.engine.errors import ArchiveError
     from mcdiff_batch.engine.output import runs
     from mcdiff_batch.engine.output.places import default_archive
 
+    if named is not None:
+        return open_input(output, named)
     try:
-        opened = open_archive(named or default_archive(output))
+        opened = open_archive(default_archive(output))
     except ArchiveError:
-        if named is not None:
-            raise
         return None  # the page says that it is gone
-    if opened.identity != runs.load_existing(output).settings.archive:
-        if named is None:
-            return None  # the page says that it has changed
-        raise UsageError(
-            f"--input {named}: is not the archive of {output}, or its metadata were changed; "
-            "name the archive that was enhanced"
-        )
-    return opened
+    same = opened.identity == runs.load_existing(output).settings.archive
+    return opened if same else None  # the page says that it has changed
 
 
 def _export(output: Path, ids: "Archive | None", file: Path | None) -> int:

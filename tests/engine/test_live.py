@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mcdiff_batch.engine.cli.live import table
-from mcdiff_batch.engine.cli.progress import Json, Lines, show_progress
+from mcdiff_batch.engine.cli.terminal.live import table
+from mcdiff_batch.engine.cli.terminal.progress import Json, Lines, show_progress
 from mcdiff_batch.engine.output import locks
 from mcdiff_batch.engine.run import tracker
 from mcdiff_batch.engine.run.enhance import enhance

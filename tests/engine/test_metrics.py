@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from mcdiff_batch.engine.cli import main
-from mcdiff_batch.engine.cli.progress import keep_metrics
+from mcdiff_batch.engine.cli.terminal.progress import keep_metrics
 from mcdiff_batch.engine.errors import Drained
 from mcdiff_batch.engine.run.tracker import Progress
 from mcdiff_batch.engine.telemetry.metrics import MetricsFile

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from mcdiff_batch.engine.cli import run as cli
+from mcdiff_batch.engine.cli.job import make_job
 from mcdiff_batch.engine.cli.run import run
 from mcdiff_batch.engine.errors import (
     Exit,
@@ -361,7 +362,7 @@ def test_a_part_that_begins_at_the_same_moment_takes_over_the_choices_of_the_oth
     model = load_bundle(begun / "bundle")
     with click.Context(run, info_name="run") as context:
         run.parse_args(context, [*map(str, words), "--part", "1/2"])
-        asked = cli._job(words[0], tmp_path / "night.enhanced", model, context.params)
+        asked = make_job(words[0], tmp_path / "night.enhanced", model, context.params)
     rival = lambda: command(monkeypatch, "run", *words, *chosen)
     found, _ = cli._process(asked, model, "processes", rival, lambda at: None, print)
     assert (found.exit_code, found.units) == (Exit.DONE, 2)  # of units 0 to 2 of three cases

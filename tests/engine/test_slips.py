@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from mcdiff_batch.engine.archive.archive import open_archive
-from mcdiff_batch.engine.cli.progress import show_progress
+from mcdiff_batch.engine.cli.terminal.progress import show_progress
 from mcdiff_batch.engine.errors import CaseError, Exit, VerificationError
 from mcdiff_batch.engine.output.places import default_archive, default_output
 from mcdiff_batch.engine.run.tracker import Progress

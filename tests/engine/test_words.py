@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zarr
 
-from mcdiff_batch.engine.cli.outcome import describe_failures, name_devices
+from mcdiff_batch.engine.cli.terminal.outcome import describe_failures, name_devices
 from mcdiff_batch.engine.errors import Exit, FingerprintError, UsageError
 from mcdiff_batch.engine.model.ladder import choose
 from mcdiff_batch.engine.model.plan import Device
