@@ -62,13 +62,16 @@ def pluralise(number: int, noun: str) -> str:
 
 def name_device(device: str) -> str:
     """A device as people say it: "CPU" for cpu:0, "CPU worker 2" for cpu:1, "GPU 0" for cuda:0,
-    "GPU 0 of host 2" for host2/cuda:0, "CPU of part 3" for part3/cpu:0."""
+    "GPU 0 worker 2" for cuda:0.1, "GPU 0 of host 2" for host2/cuda:0, "CPU of part 3" for
+    part3/cpu:0."""
     if there := re.fullmatch("(host|part)([0-9]+)/(.+)", device):
         return f"{name_device(there[3])} of {there[1]} {there[2]}"
     kind, _, index = device.partition(":")
     if kind == "cpu" and index.isdecimal():
         return "CPU" if index == "0" else f"CPU worker {int(index) + 1}"
-    return f"GPU {index}" if kind == "cuda" else device
+    index, _, worker = index.partition(".")
+    also = f" worker {int(worker) + 1}" if worker.isdecimal() else ""
+    return f"GPU {index}{also}" if kind == "cuda" else device
 
 
 def natural_order(text: str) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from mcdiff_batch.engine.backends.plan_cache import graph_shapes
+from mcdiff_batch.engine.backends.backend import graph_shapes
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import cores

@@ -11,6 +11,18 @@ from mcdiff_batch.engine.model.plan import Device, Plan
 from .gpus import Gpu
 
 BUILD = "build.json"
+Shapes = Mapping[str, int]  # sizes of the free dimensions of a graph
+
+
+def graph_shapes(bundle: Bundle, batch: int) -> dict[str, tuple[str, Shapes]]:
+    """The graph and the free dimensions of each part of a plan.  "relabel" takes results as stacks
+    of one depth."""
+    depths = len(bundle.contract.depth_weights)
+    return {
+        "conditioner": ("conditioner", {"batch": batch, "depths": depths}),
+        "relabel": ("conditioner", {"batch": batch, "depths": 1}),
+        "denoiser": ("denoiser", {"batch": batch}),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

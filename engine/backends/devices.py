@@ -20,6 +20,7 @@ BACKENDS: tuple[Backend, ...] = (  # a run uses the first that serves its device
     REFERENCE,
 )
 MOST_WORKERS = 1024  # on the CPU
+MOST_ON_A_GPU = 8  # workers; each has its own copy of the plan
 
 
 def backends_on(gpu: Gpu | None) -> tuple[Backend, ...]:
@@ -37,8 +38,9 @@ def devices(text: str, available: Sequence[Gpu] | None = None) -> tuple[Device, 
     """The devices that `--devices` names: "auto", "cpu", "cpu:2" (two), "gpu", "cuda:0,cuda:1".
 
     "gpu" or "cuda" means every GPU with the compute capability of the first one; so does "auto" if
-    a backend serves it, else the CPU.  available: the GPUs of this machine; None: asks NVIDIA's
-    library.  Raises UsageError, DeviceError.
+    a backend serves it, else the CPU.  A GPU that is named twice gets two workers.
+    available: the GPUs of this machine; None: asks NVIDIA's library.
+    Raises UsageError, DeviceError.
     """
     if available is None:
         available = gpus.gpus()
@@ -73,7 +75,7 @@ def _count(text: str, name: str) -> int:
 
 
 def _parse(text: str, names: Sequence[str]) -> tuple[Device, ...]:
-    """The GPUs of a list such as "cuda:0,cuda:1"."""
+    """The workers on the GPUs of a list such as "cuda:0,cuda:1"."""
     head = f"--devices {clean(text)}: "
     indices = []
     for name in names:
@@ -81,10 +83,16 @@ def _parse(text: str, names: Sequence[str]) -> tuple[Device, ...]:
         if found is None:
             raise UsageError(f"{head}{_describe_mistake(name, names)}")
         indices.append(int(found[1]))
-    twice = [x for x in indices if indices.count(x) > 1]
-    if twice:
-        raise UsageError(f"{head}cuda:{twice[0]} is named twice; name each GPU once")
-    return tuple(Device(kind="cuda", index=x) for x in indices)
+    most = max(indices, key=indices.count)
+    if indices.count(most) > MOST_ON_A_GPU:
+        raise UsageError(
+            f"{head}cuda:{most} is named {indices.count(most)} times; a GPU gets as many workers "
+            f"as it has mentions, at most {MOST_ON_A_GPU}"
+        )
+    earlier = lambda position: indices[:position].count(indices[position])
+    return tuple(
+        Device(kind="cuda", index=x, worker=earlier(position)) for position, x in enumerate(indices)
+    )
 
 
 def _describe_mistake(name: str, names: Sequence[str]) -> str:

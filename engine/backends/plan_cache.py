@@ -27,7 +27,7 @@ from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device, Plan
 
 from . import cuda, trt
-from .backend import BUILD, CompiledFiles
+from .backend import BUILD, CompiledFiles, graph_shapes
 from .build_log import parse_log, summarise
 from .gpus import Gpu, capability
 
@@ -100,16 +100,6 @@ def load(folder: Path, hashes: Mapping[str, str], device: Device, batch: int) ->
             )
     queue = cuda.Queue(device.index, cuda.runtime())
     return trt.TrtPlan(trt.tensorrt(), queue, folder, batch)
-
-
-def graph_shapes(bundle: Bundle, batch: int) -> dict[str, tuple[str, trt.Shapes]]:
-    """Each plan's graph and free dimensions.  "relabel" takes results as stacks of one depth."""
-    depths = len(bundle.contract.depth_weights)
-    return {
-        "conditioner": ("conditioner", {"batch": batch, "depths": depths}),
-        "relabel": ("conditioner", {"batch": batch, "depths": 1}),
-        "denoiser": ("denoiser", {"batch": batch}),
-    }
 
 
 def _compile(

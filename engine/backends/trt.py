@@ -21,13 +21,12 @@ from mcdiff_batch.engine.image.frame import Image, Labels
 from mcdiff_batch.engine.model.plan import Conditioning, OnDevice, step_inputs
 from mcdiff_batch.engine.model.solver import Rung
 
+from .backend import Shapes
 from .cuda import Buffer, Queue
 
 FLAVOURS = ("tensorrt_rtx", "tensorrt")  # modules of one API; the first compiles without a GPU
 CURRENT = "current"
 HOST_INPUTS = ("depths", "weights", "strip")  # of a conditioner
-
-Shapes = Mapping[str, int]  # sizes of the free dimensions of a graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

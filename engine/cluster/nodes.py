@@ -33,11 +33,11 @@ class Node:
 class Nodes:
     """The hosts and their devices.
 
-    On CPUs each host has `per_host` workers, which share its cores; else one for each GPU.
+    On CPUs each host has `per_host` workers, which share its cores; else `per_gpu` for each GPU.
     """
 
-    def __init__(self, kind: str, per_host: int) -> None:
-        self.kind, self.per_host = kind, per_host
+    def __init__(self, kind: str, *, per_host: int, per_gpu: int) -> None:
+        self.kind, self.per_host, self.per_gpu = kind, per_host, per_gpu
         self.by_id: dict[str, Node] = {}
         self.surveyed = -SURVEY_PERIOD
 
@@ -60,8 +60,9 @@ class Nodes:
         if node.used or not node.alive or node.losses >= CHANCES:
             return
         node.used = True
-        for index in range(self._count(node)):
-            yield Device(kind=self.kind, index=index, host=node.number)
+        for worker in range(self.per_gpu):
+            for index in range(self._count(node)):
+                yield Device(kind=self.kind, index=index, host=node.number, worker=worker)
 
     def _count(self, node: Node) -> int:
         return node.gpus if self.kind != "cpu" else min(self.per_host, node.cpus)

@@ -38,7 +38,7 @@ def workplace(
     """The devices of a run and how to start workers on them, until the end of the block.
 
     on: "processes" of this machine, "ray" or "ray=ADDRESS".  chosen: the devices of this machine;
-    each host of a cluster gives as many CPU workers, or all its GPUs.
+    each host of a cluster gives as many CPU workers, or all its GPUs with as many workers each.
     Raises DeviceError.
     """
     if on == HERE:
@@ -46,5 +46,6 @@ def workplace(
         return
     address = on.partition("=")[2]
     with joined(parse_address(address) if address else None):
-        nodes = Nodes(chosen[0].kind, len(chosen))
+        per_gpu = 1 + max(x.worker for x in chosen)
+        nodes = Nodes(chosen[0].kind, per_host=len(chosen), per_gpu=per_gpu)
         yield nodes.first(), partial(RayWorkers, nodes)

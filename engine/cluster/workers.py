@@ -193,7 +193,7 @@ class RayWorkers:
         node, threads = self.nodes.of(device), self.nodes.threads(device)
         on_gpu = device.kind != "cpu"
         actor = self.actors.options(
-            num_gpus=1 if on_gpu else 0,
+            num_gpus=1 / self.nodes.per_gpu if on_gpu else 0,
             num_cpus=1 if on_gpu else threads,
             scheduling_strategy=self.pin(node.id, soft=False),
         ).remote()

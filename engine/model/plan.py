@@ -71,12 +71,14 @@ class Plan(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Where a worker computes.  As text, "cpu:0", "cuda:1" or, on a host of a cluster,
-    "host2/cuda:1"; for people, "CPU", "GPU 1" or "GPU 1 of host 2"."""
+    """Where a worker computes.  As text, "cpu:0", "cuda:1", "cuda:1.1" for the second worker on
+    that GPU or, on a host of a cluster, "host2/cuda:1"; for people, "CPU", "GPU 1", "GPU 1 worker
+    2" or "GPU 1 of host 2"."""
 
     kind: str
     index: int
     host: int = 0  # number of a host of a cluster; 0: this machine
+    worker: int = 0  # number of a worker among those that share a GPU
 
     @property
     def title(self) -> str:
@@ -84,7 +86,8 @@ class Device:
 
     def __str__(self) -> str:
         host = f"host{self.host}/" if self.host else ""
-        return f"{host}{self.kind}:{self.index}"
+        worker = f".{self.worker}" if self.worker else ""
+        return f"{host}{self.kind}:{self.index}{worker}"
 
 
 PlanMaker = Callable[[Device, int], Plan]  # (device, batch); pickled, and called in the worker

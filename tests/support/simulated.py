@@ -15,8 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 
-from mcdiff_batch.engine.backends.backend import CompiledFiles
-from mcdiff_batch.engine.backends.plan_cache import graph_shapes
+from mcdiff_batch.engine.backends.backend import CompiledFiles, graph_shapes
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.contract import Bundle
 from tests.support.fake import FakePlan
@@ -213,6 +212,35 @@ class TensorRT:
             return None
         self.loaded.append(Engine(self.cuda, plan))
         return self.loaded[-1]
+
+
+class RecordingSession:
+    """A session that records CUDA graphs as ONNX Runtime's CUDA provider does, on the CPU.
+
+    The first run of a number executes the graph three times: twice to warm up, once to record.
+    Later runs of the number use the tensors that it had then, whatever is bound since.
+    """
+
+    def __init__(self, path: Path, sizes: dict[str, int]):
+        options = onnxruntime.SessionOptions()
+        for name, size in sizes.items():
+            options.add_free_dimension_override_by_name(name, size)
+        self.session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        self.recordings = {}
+        self.replays = 0
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def run_with_iobinding(self, binding, options):
+        number = options.get_run_config_entry("gpu_graph_id")
+        if number in self.recordings:
+            self.replays += 1
+            self.session.run_with_iobinding(self.recordings[number])
+            return
+        self.recordings[number] = binding
+        for _ in range(3):
+            self.session.run_with_iobinding(binding)
 
 
 def plan_folder(bundle: Bundle, batch: int, folder: Path) -> Path:
