@@ -5,8 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import isclose
 from pathlib import Path
 from typing import Literal
+
+from pydicom.datadict import tag_for_keyword
 
 from mcdiff_batch.engine.archive.archive import DEPTHS_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError
@@ -15,7 +18,7 @@ from mcdiff_batch.engine.telemetry.pace import paced
 from mcdiff_batch.engine.text import natural_order
 
 from .headers import Header, read_header
-from .layout import CLASSES, Layout
+from .layout import CLASSES, SIDES, Layout
 from .reading import Refusal, is_dicom, read_media_class
 
 GroupBy = Literal["series", "study", "folder"]
@@ -169,7 +172,7 @@ def _case(group: Sequence[Header]) -> Case:
     first, *others = images = _in_order(group)
     for other in others:
         for name, found, expected in _facts(other, first):
-            if found != expected:
+            if found != expected and not _is_noise(found, expected):
                 text = f"{name} differs from that of the first image of the case"
                 raise _GroupError({other.path: f"{text}; export the scan again, or try --case-by"})
     depths = sum(x.frames for x in images)
@@ -196,12 +199,23 @@ def _facts(one: Header, other: Header) -> list[tuple[str, object, object]]:
         "(0018,6011) SequenceOfUltrasoundRegions": "box",
         "(0028,0030) PixelSpacing or (0018,602C) PhysicalDeltaX": "spacing_mm",
         "(0028,0101) BitsStored": "white",
-        "(0020,0020) PatientOrientation": "orientation",
+        "(0020,0037) ImageOrientationPatient": "plane",
     }
+    sides = [f"({x >> 16:04X},{x & 0xFFFF:04X}) {y}" for y in SIDES if (x := tag_for_keyword(y))]
     return [
         *((x, getattr(one, y), getattr(other, y)) for x, y in names.items()),
         *((x, getattr(one.layout, y), getattr(other.layout, y)) for x, y in parts.items()),
+        *zip(sides, one.layout.sides, other.layout.sides, strict=True),
     ]
+
+
+def _is_noise(found: object, expected: object) -> bool:
+    """Whether two directions (cosines) are the same but for the last digits."""
+    if not isinstance(found, tuple) or not isinstance(expected, tuple):
+        return False
+    return len(found) == len(expected) == 6 and all(
+        isclose(x, y, abs_tol=0.001) for x, y in zip(found, expected, strict=True)
+    )
 
 
 def _in_order(group: Sequence[Header]) -> list[Header]:

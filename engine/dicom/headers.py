@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from .layout import Layout, count_frames, read_layout
+from .layout import SIDES, Layout, count_frames, read_layout
 from .reading import NATIVE, Refusal, integer, is_uid, read, refuse, refuse_damage
 
 PRODUCT = "mcdiff-batch"  # Manufacturer of what this program writes
@@ -14,7 +14,7 @@ KEYWORDS = (
     *("IssuerOfPatientID", "SeriesNumber", "InstanceNumber", "NumberOfFrames", "Manufacturer"),
     *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PhotometricInterpretation", "PixelSpacing", "PixelAspectRatio"),
-    *("SequenceOfUltrasoundRegions", "BurnedInAnnotation", "PatientOrientation"),
+    *("SequenceOfUltrasoundRegions", "BurnedInAnnotation", *SIDES, "ImageOrientationPatient"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence"),
     *("RescaleSlope", "RescaleIntercept", "PresentationLUTShape", "PixelPresentation"),
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from mcdiff_batch.engine.archive.archive import DEPTHS_LIMIT, SMALLEST
 from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
@@ -23,6 +24,11 @@ CLASSES = {  # of images, retired ones included -> the class of what is derived 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 APPLY = "apply it and export the image again"
 GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+SIDES = (  # what says how the patient lies in the image, besides what is numbers
+    *("PatientOrientation", "Laterality", "ImageLaterality", "ViewPosition", "PatientPosition"),
+    *("ImageHorizontalFlip", "ImageRotation"),
+)
+UNPAIRED = "U"  # a laterality that says no more than an absent one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,8 @@ class Layout:
     spacing_mm: tuple[float, float] | None  # y, x; None where the file has none
     dtype: str  # of the grey levels, "u1" or "u2"
     white: int  # its highest level
-    orientation: str  # PatientOrientation, or ""
+    sides: tuple[str, ...]  # values of SIDES, "" for an absent one
+    plane: tuple[float, ...]  # the six numbers of ImageOrientationPatient, or none
 
 
 def _count(dataset: Dataset, keyword: str, allowed: Collection[int], expected: str) -> int:
@@ -83,6 +90,7 @@ def read_layout(dataset: Dataset) -> Layout:
     region = _region(dataset)
     box = _box(dataset, region, rows, columns)
     _check_burned_in(dataset, box, rows, columns)
+    _check_orientation(dataset)
     bits = 8 if dataset.PhotometricInterpretation == "PALETTE COLOR" else stored
     return Layout(
         rows=rows,
@@ -91,7 +99,8 @@ def read_layout(dataset: Dataset) -> Layout:
         spacing_mm=_spacing(dataset, region),
         dtype="u1" if bits <= 8 else "u2",
         white=(1 << bits) - 1,
-        orientation=_orientation(dataset),
+        sides=tuple(_side(dataset, x) for x in SIDES),
+        plane=_plane(dataset),
     )
 
 
@@ -163,17 +172,35 @@ def _check_burned_in(dataset: Dataset, box: Box, rows: int, columns: int) -> Non
         raise refuse(dataset, "BurnedInAnnotation", "NO", "export the images without text")
 
 
-def _orientation(dataset: Dataset) -> str:
+def _parts(dataset: Dataset, keyword: str) -> list[str]:
+    value = dataset.get(keyword)
+    several = isinstance(value, (list, tuple, MultiValue))
+    return [str(x) for x in (value if several else [value]) if x not in (None, "")]
+
+
+def _check_orientation(dataset: Dataset) -> None:
     """Raises Refusal unless the image is coronal with the head at the top, or says nothing."""
-    value = dataset.get("PatientOrientation") or ()
-    parts = [value] if isinstance(value, str) else [str(x) for x in value]
-    if not any(parts):
-        return ""
-    if len(parts) != 2 or parts[0][:1] not in ("L", "R") or parts[1][:1] != "F":
+    parts = _parts(dataset, "PatientOrientation")
+    if parts and (len(parts) != 2 or parts[0][:1] not in ("L", "R") or parts[1][:1] != "F"):
         raise refuse(
             dataset, "PatientOrientation", "L\\F or R\\F, a coronal image, head at the top"
         )
-    return "\\".join(parts)
+
+
+def _side(dataset: Dataset, keyword: str) -> str:
+    text = "\\".join(x.strip().upper() for x in _parts(dataset, keyword))
+    return "" if text == UNPAIRED else text
+
+
+def _plane(dataset: Dataset) -> tuple[float, ...]:
+    parts = _parts(dataset, "ImageOrientationPatient")
+    try:
+        numbers = tuple(float(x) for x in parts)
+    except ValueError:
+        numbers = (math.nan,)
+    if numbers and (len(numbers) != 6 or not all(map(math.isfinite, numbers))):
+        raise refuse(dataset, "ImageOrientationPatient", "six numbers, directions of rows, columns")
+    return numbers
 
 
 def _spacing(dataset: Dataset, region: Dataset | None) -> tuple[float, float] | None:
