@@ -1,11 +1,14 @@
 """A small output to review, a server of its page in a process, and requests to it."""
 
+import csv
 import http.client
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pytest
 import zarr
 
+from mcdiff_batch.engine.review.server import Server
+from mcdiff_batch.engine.review.session import Session
+from tests.support.crafting import command
 from tests.support.running import archive, inline, job
 
 IDS = (
@@ -134,3 +141,43 @@ def become(user: int) -> None:
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
+
+
+class Page:
+    """A server in this process, asked as the page asks."""
+
+    def __init__(self, output: Path, **options: Any) -> None:
+        self.server = Server(Session(out=output, **options))
+        self.port, self.token = self.server.server_port, self.server.token
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def __enter__(self) -> "Page":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(20)
+
+    def ask(self, path: str, method: str = "GET", body: object = None, **headers: Any) -> Answer:
+        return ask(self.port, f"/{self.token}/{path}", method, body, **headers)
+
+    def show(self, case: int, blind: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+        found = self.ask(f"case/{case}?blind={blind}")
+        assert found.status == 200, found.body
+        return unpack(found.body)
+
+    def vote(self, case: int, blind: int = 0, **ballot: Any) -> Answer:
+        pixels = self.show(case, blind)[0]["pixels"]
+        return self.ask("verdict", "POST", {"case": case, "pixels": pixels} | ballot)
+
+    def states(self, blind: int = 0) -> dict[int, int]:
+        found = self.ask(f"cases?blind={blind}").json
+        return dict(zip(found["cases"], map(int, found["states"]), strict=True))
+
+
+def table(output: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: str) -> list[Any]:
+    capsys.readouterr()
+    assert command(monkeypatch, "review", output, "--export", "csv", *words) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
