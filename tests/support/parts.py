@@ -10,16 +10,26 @@ from pathlib import Path
 
 import psutil
 
+from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.output import ledger, locks
-from mcdiff_batch.engine.output.units import Part
-from tests.support.running import FakeMaker, Fault, enhance, job
+from mcdiff_batch.engine.output.units import Part, parse_part
+from tests.support.running import FakeMaker, Fault, enhance, inline, job
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0  # s
+CASES = 9  # in units of 2: 0 to 4, the last of one case
 
 
 def part(number: int, count: int) -> Part:
     return Part(number=number, count=count)
+
+
+def do(source: Path, out: Path, number: int, count: int, **options: object) -> object:
+    return inline(job(source, out, unit_size=2, part=part(number, count), **options))
+
+
+def finish(source: Path, out: Path) -> Exit:
+    return inline(job(source, out, unit_size=2, finish=True)).exit_code
 
 
 @contextmanager
@@ -91,9 +101,6 @@ def lose_locks(output: Path) -> None:
 
 
 def main() -> int:
-    from mcdiff_batch.engine.errors import McdiffError
-    from mcdiff_batch.engine.output.units import parse_part
-
     source, output, words, delay, fault = sys.argv[1:]
     chosen = parse_part(words, os.environ) if words else None
     asked = job(Path(source), Path(output), unit_size=2, part=chosen)
