@@ -1,7 +1,9 @@
 """Serves the page of a review to this machine alone, and to nobody without the token.
 
 It listens on 127.0.0.1.  The token is in the path, new for each start, so there are no cookies.
-Every request without it gets the same answer.  The name in `Host` must be this machine's, so that
+Every request without it gets the same answer.  A connection is a stranger's until it has shown the
+token: it is closed soon, or at once where a new one needs its place, so that nobody can keep the
+owner out.  The name in `Host` must be this machine's, so that
 a page of a foreign name that was made to point here (DNS rebinding) gets nothing; a POST must come
 from the page itself.
 """
@@ -16,7 +18,9 @@ from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import SHUT_RDWR
 from socketserver import TCPServer
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -58,6 +62,8 @@ HEADERS = {
 LARGEST = 16 << 10  # bytes of a request's body
 CONNECTIONS = 64  # at once
 PATIENCE = 30  # s for a request, and between two
+STRANGER_TIME = 5.0  # s in which a connection has to show the token
+EVICTION_TIME = 1.0  # s that the end of a stranger's connection may take
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
@@ -72,6 +78,8 @@ class Server(ThreadingHTTPServer):
         """port: 0 chooses a free one.  Raises UsageError where the port is taken."""
         self.session, self.token = session, secrets.token_urlsafe(24)
         self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self._lock = threading.Lock()
+        self._strangers: dict[Any, float] = {}  # connections, oldest first -> s of their beginning
         try:
             super().__init__((HOST, port), Handler)
         except (OSError, OverflowError) as error:
@@ -89,16 +97,45 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/{self.token}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
+        if not self._room.acquire(blocking=False) and not self._evict():
             self.shutdown_request(request)
             return
+        with self._lock:
+            self._strangers[request] = monotonic()
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.welcome(request)
             self._room.release()
+
+    def welcome(self, connection: Any) -> None:
+        """The connection is no stranger's any more."""
+        with self._lock:
+            self._strangers.pop(connection, None)
+
+    def service_actions(self) -> None:
+        """Closes the connections of strangers whose time is up; called twice a second."""
+        self._close_strangers(monotonic() - STRANGER_TIME)
+
+    def _evict(self) -> bool:
+        """Makes room for a new connection, if a stranger has a place.  Whether there is room."""
+        with self._lock:
+            oldest = next(iter(self._strangers.values()), None)
+        if oldest is None:
+            return False
+        self._close_strangers(oldest)
+        return self._room.acquire(timeout=EVICTION_TIME)
+
+    def _close_strangers(self, begun: float) -> None:
+        """Those whose connection began then or before; their threads end by it."""
+        with self._lock:
+            for connection in [x for x, since in self._strangers.items() if since <= begun]:
+                del self._strangers[connection]
+                with suppress(OSError):
+                    connection.shutdown(SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error; another one is told without data (P10)."""
@@ -141,6 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         if not (known and slash and host and self._from_page()):
             self.send_error(403)
             return None
+        self.server.welcome(self.connection)
         return name, {k: v[-1] for k, v in parse_qs(query).items()}
 
     def _from_page(self) -> bool:

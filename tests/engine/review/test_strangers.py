@@ -1,0 +1,85 @@
+"""Whoever does not know the secret cannot keep the owner out, however many connections he holds."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mcdiff_batch.engine.review import server
+from tests.support.network import time_limit
+from tests.support.review import Page
+
+WORDS = {  # what a stranger says before he waits
+    "nothing": b"",
+    "half a line": b"GET /",
+    "half a request": b"GET /guess/ HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+    "a body that never comes": b"POST /guess/verdict HTTP/1.1\r\nContent-Length: 9000\r\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _limited() -> Iterator[None]:
+    with time_limit(60):
+        yield
+
+
+@contextmanager
+def strangers(port: int, count: int, words: bytes) -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        held = []
+        for _ in range(count):
+            line = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            line.sendall(words)
+            held.append(line)
+        yield held
+
+
+def is_open(line: socket.socket) -> bool:
+    line.setblocking(False)
+    try:
+        return line.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
+@pytest.mark.parametrize("words", WORDS.values(), ids=list(WORDS))
+def test_the_owner_gets_in_while_strangers_hold_every_place(made: Path, words: bytes) -> None:
+    with Page(made) as page, strangers(page.port, 3 * server.CONNECTIONS, words):
+        for _ in range(5):
+            assert page.ask("session").status == 200
+
+
+def test_a_stranger_who_says_a_byte_now_and_then_is_sent_away_soon(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STRANGER_TIME", 0.3)
+    with Page(made) as page, strangers(page.port, 1, b"GET /") as (line,):
+        end = time.monotonic() + 20
+        while is_open(line) and time.monotonic() < end:
+            try:
+                line.send(b"x")
+            except OSError:
+                break
+            time.sleep(0.05)
+        assert not is_open(line)
+
+
+def test_the_owners_connection_stays_while_strangers_come(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STRANGER_TIME", 0.1)
+    request = "GET /{}/session HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n"
+    with Page(made) as page, strangers(page.port, 1, b"") as (line,):
+        line.settimeout(20)
+        sent = request.format(page.token, page.port).encode()
+        line.sendall(sent)
+        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        with strangers(page.port, 2 * server.CONNECTIONS, b"GET"):
+            time.sleep(0.3)  # longer than a stranger may stay
+            line.sendall(sent)
+            assert line.recv(1 << 16).startswith(b"HTTP/1.1 200")
