@@ -7,6 +7,7 @@ from typing import Any
 import gdcm
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -173,3 +174,8 @@ def tinted(image: Any) -> None:
     pixels = np.stack([scan()[0]] * 3, -1)
     pixels[20, 8, 2] ^= 1
     set_pixels(image, pixels)
+
+
+def written(folder: Path, case: int = 0, kind: str = "image") -> Any:
+    """An object of an export."""
+    return pydicom.dcmread(folder / f"{case:06d}" / f"{kind}.dcm")
