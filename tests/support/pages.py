@@ -13,6 +13,8 @@ from mcdiff_batch.engine.output.runs import Run, Settings
 from mcdiff_batch.engine.page.parts import SCRIPT, STYLE, policy
 from tests.support.running import CONTRACT
 
+CASES = 10  # of the run that has a report
+CANARY = "Jane-Doe-1970"
 BIDI, ESCAPE = "\u202e", "\x1b[31m"
 HOSTILE = f"""<script>alert(1)</script>" onload='x' {ESCAPE}{BIDI}=cmd()\n</style></title>"""
 
