@@ -39,13 +39,14 @@ def export(
     temperature: float,
     optimal_share: float | None,
 ) -> None:
-    """Make a bundle from a training folder: ONNX graphs, hashes, parity, sampler, contract.
+    """Make a bundle from a training: graphs and contract.
+
+    The command compares the ONNX graphs with the trained networks. Then it scores samplers of 1 to
+    10 evaluations on --data, against the truth if the cases are phantoms, and recommends the best.
+    The reference takes 1000 steps for each case: about a minute on two cores with the preset
+    `small`.
 
     TRAINED may also be a bundle: it is copied, and float16 graphs are added.
-
-    Samplers of 1 to 10 evaluations are scored on --data, against the truth if the cases are
-    phantoms, and the best is recommended. Every case walks the 1000-step reference once, which
-    takes about a minute on two cores for the preset `small`.
     """
     from mcdiff_batch.engine.output.places import check_outside
 
@@ -77,11 +78,11 @@ def export(
 @count("--cases", 40, "number of cases of --data to use", at_least=4)
 @count("--draws", 1, "noise seeds per case; with two or more, the spread gets a threshold")
 def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
-    """Choose which results a bundle flags, and write the thresholds into its contract.
+    """Choose which results a bundle flags.
 
-    Each case is enhanced as it is and with planted failures: the conditions of another case,
-    another case's image, a missing depth. Half of the cases choose the thresholds, the other half
-    measure them. Every case is sampled four times.
+    Each case is enhanced as it is, and with planted failures: the conditions of another case, the
+    image of another case, a missing depth. Half of the cases choose the thresholds, which are
+    written into the contract; the other half measure them. Every case is sampled four times.
     """
     from .gate import as_text, calibrate
 
@@ -124,13 +125,14 @@ def fit_steps(
     evaluations: tuple[int, ...],
     calls: int,
 ) -> None:
-    """Fit step times and weights to a bundle, score all samplers, and recommend the best.
+    """Fit step times and weights to a bundle.
 
-    OUTPUT is BUNDLE with fitted ladders in its contract, and a table of their quality to clean and
-    their likeness to 1000 steps. A search starts from BUNDLE's own ladder; its ladders for other
-    numbers of evaluations stay and are scored on the same cases. Each held-out case walks 1000
-    steps once, about a minute on two cores for the preset `small`. References and fits are stored
-    in OUTPUT.work, and the same command again continues from there.
+    OUTPUT is a copy of BUNDLE with fitted ladders (times and weights of the steps) in its contract,
+    the scores of all samplers, and the best one as its recommendation. A search starts from the
+    ladder of BUNDLE; ladders for other numbers of evaluations stay, and are scored on the same
+    cases. The reference takes 1000 steps for each held-out case: about a minute on two cores with
+    the preset `small`. References and fits are stored in OUTPUT.work; the same command again
+    continues from there.
     """
     from mcdiff_batch.engine.output.places import check_outside
 
@@ -162,7 +164,7 @@ def fit_steps(
     help="what `mcdiff-batch evaluate --json` printed for this bundle; adds its figures",
 )
 def card(bundle: Path, evaluation: Path | None) -> None:
-    """Write the model card of a bundle, card.md and card.html, into its folder.
+    """Write the model card of a bundle: card.md and card.html.
 
     It says what the model is for, what it was trained on, how it was measured, where it fails, and
     what its limits are. `export`, `fit-steps` and `gate` write it too, without an evaluation. The

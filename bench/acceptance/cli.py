@@ -17,7 +17,7 @@ ANY = (
     click.option("--devices", help="as for `run`; default: auto"),
     click.option("--input", "archive", type=FOLDER, help="your archive; default: phantoms"),
     click.option(
-        "--scratch", type=FOLDER, help="folder for outputs meanwhile, on the disk to measure"
+        "--scratch", type=FOLDER, help="folder for temporary outputs, on the disk to measure"
     ),
     click.option("--output", type=NewPath(), help="also write the JSON document here"),
 )
@@ -90,7 +90,10 @@ def latency(**options: Any) -> None:
 )
 @click.option("--official", is_flag=True, help="MLPerf's length: at least 600 s and 24,576 cases")
 def throughput(**options: Any) -> None:
-    """Measure cases per hour of `run`: by batch size, and one device against all."""
+    """Measure cases per hour of `run`.
+
+    By batch size, and with one device against all.
+    """
     _run(options, ("throughput",))
 
 
@@ -103,7 +106,10 @@ def throughput(**options: Any) -> None:
     help="cases/s of a device that is to be kept busy",
 )
 def io_(**options: Any) -> None:
-    """Measure the host's work around the model, and how many processes a device needs."""
+    """Measure the host's work around the model.
+
+    Also says how many processes a device needs.
+    """
     _run(options | {"batches": None}, ("io",))
 
 
@@ -112,7 +118,7 @@ def io_(**options: Any) -> None:
 @SAMPLES
 @BATCHES
 def step(**options: Any) -> None:
-    """Measure the denoiser alone, against a matrix product in the same run."""
+    """Measure the denoiser alone, against a matrix product."""
     _run(options, ("step",))
 
 
@@ -123,7 +129,10 @@ def step(**options: Any) -> None:
     "--rounds", type=AT_LEAST_1, help="rounds in which all are measured in turn; default: 5"
 )
 def peers(**options: Any) -> None:
-    """Compare with PyTorch, diffusers' scheduler and the paper's 1000 steps, in turn."""
+    """Compare with PyTorch, diffusers and the paper's way.
+
+    The paper's way is 1000 steps; of diffusers, the scheduler is used.  All take turns.
+    """
     _run(UNJUDGED | options, ("peers",))
 
 
@@ -137,7 +146,10 @@ def peers(**options: Any) -> None:
     help="how long to measure",
 )
 def soak(**options: Any) -> None:
-    """Measure the same work for a long time: drift of the rate, memory, throttling."""
+    """Measure the same work for a long time.
+
+    Shows drift of the rate, growth of memory, and throttling.
+    """
     _run(UNJUDGED | options, ("soak",))
 
 

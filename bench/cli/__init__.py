@@ -45,7 +45,10 @@ for command in (*COMMANDS, picture):
 )
 @OUTPUT
 def memory(cases: tuple[int, ...], output: Path | None) -> None:
-    """Measure the peak memory of runs of several lengths, with a plan that has no model."""
+    """Measure the peak memory of runs of several lengths.
+
+    The plan has no model.
+    """
     from mcdiff_batch.bench.measures import memory
 
     document = memory.measure(cases)
@@ -67,7 +70,10 @@ def startup(repeats: int, output: Path | None) -> None:
 @click.option("--repeats", type=click.IntRange(min=1), default=100, show_default=True)
 @OUTPUT
 def review(cases: int, repeats: int, output: Path | None) -> None:
-    """Measure how long a reader waits for pictures of `review`, in chromium."""
+    """Measure how long a reader waits on the page of `review`.
+
+    Needs chromium.
+    """
     from mcdiff_batch.bench.review.waiting import measure
 
     _say(measure(cases, repeats), output)
@@ -93,7 +99,10 @@ def review(cases: int, repeats: int, output: Path | None) -> None:
 def hosts(
     units: int, pairs: int, nodes: tuple[int, ...], cases: tuple[int, ...], output: Path | None
 ) -> None:
-    """Measure what a run over Ray costs beside processes; needs the extra `ray`."""
+    """Measure what a run over Ray costs.
+
+    Compares it with processes on this machine, in turn.  Needs the extra `ray`.
+    """
     from mcdiff_batch.bench.measures import hosts
 
     _say(hosts.measure(units, pairs, nodes, cases), output)
@@ -108,11 +117,14 @@ def hosts(
     multiple=True,
     default=((1000, 10_000), (1000, 100_000), (1000, 1_000_000)),
     show_default=True,
-    help="may be repeated",
+    help="hosts and cases of one measurement; may be repeated",
 )
 @OUTPUT
 def scale(plays: tuple[tuple[int, int], ...], output: Path | None) -> None:
-    """Measure whether a driver keeps up with very many hosts and cases, all simulated."""
+    """Measure a driver with very many hosts and cases.
+
+    The hosts are simulated.
+    """
     from mcdiff_batch.bench.measures import scale
 
     _say(scale.measure(plays), output)
@@ -144,7 +156,7 @@ def _say(document: dict[str, object], output: Path | None) -> None:
 def phantom(
     cases: int, seed: int, sheet: Path | None, beside: Path | None, output: Path | None
 ) -> None:
-    """Compare phantoms with what is known of real images, target by target."""
+    """Compare phantoms with what is known of real images."""
     from mcdiff_batch.bench.studies import calibration
 
     if sheet is not None:
@@ -177,7 +189,7 @@ def phantom(
     help="segmenter that reads Dice and levels; default: the shipped one",
 )
 @click.option(
-    "--arm", "arms", multiple=True, help="play this arm only, such as base; may be repeated"
+    "--arm", "arms", multiple=True, help="run only this arm, such as base; may be repeated"
 )
 def experiments(
     data: Path,
@@ -188,7 +200,10 @@ def experiments(
     rater: Path | None,
     arms: tuple[str, ...],
 ) -> None:
-    """Compare settings of training; the same command again continues where it stopped."""
+    """Compare settings of training.
+
+    The same command again continues where it stopped.
+    """
     from mcdiff_batch.bench.studies.experiments import Options, run_experiments
     from mcdiff_batch.bench.studies.summary import as_text
     from mcdiff_batch.train.segmenters.rater import SHIPPED
@@ -245,9 +260,9 @@ def fidelity(
     times: bool,
     output: Path | None,
 ) -> None:
-    """Compare few evaluations with 1000-step DDIM, by solver and ladder.
+    """Compare few evaluations with 1000-step DDIM.
 
-    The same command again continues where it stopped.
+    Tries several solvers and ladders.  The same command again continues where it stopped.
     """
     from mcdiff_batch.bench.studies.fidelity import Options, draw, measure
     from mcdiff_batch.engine.model.contract import SHIPPED

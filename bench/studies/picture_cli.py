@@ -15,7 +15,10 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @click.group()
 def picture() -> None:
-    """Draw the pictures of README as PNG files; a rule chooses the cases."""
+    """Draw the pictures of README as PNG files.
+
+    A rule chooses the cases.
+    """
 
 
 def _truth(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ def group(
     """Enhance archives of multi-depth coronal spine ultrasound.
 
     Every option can also come from the environment, such as MCDIFF_RUN_BATCH_SIZE=8, or from a
-    file (--config).  The command line comes before the environment, and that before the file.
+    file (--config).  The command line overrides the environment, and the environment the file.
 
     Exit codes: 0 all cases done, 1 unexpected error, 2 wrong usage, 3 finished but some cases
     failed, 4 input cannot be used, 5 output is locked by another run, 6 settings differ from the

@@ -28,9 +28,10 @@ ID_LENGTH = 80  # characters of a case id on a terminal
 @options.as_json
 @options.show_ids
 def check(archive: Place, as_json: bool, show_ids: bool) -> int:
-    """Check every case of an archive, a folder or an address (s3://, gs://, az://, https://).
+    """Check every case of an archive.
 
-    Reads the whole archive, writes nothing and needs no model.  Exit codes: 0 all cases can be
+    ARCHIVE is a folder or an address (s3://, gs://, az://, https://).  The command reads all of
+    it, writes nothing and needs no model.  Exit codes: 0 all cases can be
     used, 3 some cannot, 4 the archive cannot be used at all.
 
     An archive is a zarr group (format 2 or 3).  Only depths is required.
@@ -45,15 +46,15 @@ def check(archive: Place, as_json: bool, show_ids: bool) -> int:
       pixel_spacing_mm  (case, 2), y and x: size of a pixel in mm
 
     The attribute mcdiff of the group has intensity_range ([black, white]; default 0 to 255 for u1,
-    0 to 65535 for u2, 0 to 1 for floats) and pixel_spacing_mm (one number, or y and x).  This sets
-    them:
+    0 to 65535 for u2, 0 to 1 for floats) and pixel_spacing_mm (one number, or y and x).  Set them
+    with:
 
     \b
       python -c "import zarr; zarr.open_group('A.zarr').attrs['mcdiff'] = {
         'intensity_range': [0, 4095], 'pixel_spacing_mm': 0.18}"
 
-    This writes an archive again, from A.zarr to B.zarr, with usual codecs and without leaving out
-    chunks that are black:
+    If chunks are absent because they are black, or a codec is not supported, write the archive
+    again, from A.zarr to B.zarr:
 
     \b
       python -c "import zarr; a = zarr.open_group('A.zarr', mode='r'); b = (
@@ -142,7 +143,7 @@ def _parse_spacing(
     "--intensity-range",
     type=(float, float),
     metavar="BLACK WHITE",
-    help="Values of black and white (default: all that the files can have, such as 0 65535).",
+    help="Values of black and white (default: the full range of the files, such as 0 65535).",
 )
 @click.option(
     "--depths",
@@ -167,7 +168,7 @@ def import_(
     names become case ids.  Hidden files and those of operating systems are passed over.
 
     DICOM images come from a folder (--dicom) or from a PACS (--dicomweb).  Their depths are sorted
-    by InstanceNumber or frame.  The way back to them is in a file beside the archive.
+    by InstanceNumber or frame.  A file beside the archive says which images a case was made from.
     """
     if dicom["folder"] is not None or dicom["url"] is not None:
         if sources:

@@ -72,8 +72,8 @@ def _ratio(row: dict[str, Any], what: str) -> str:
 def doctor(bundle: Path | None, as_json: bool) -> int:
     """Show what this machine has and what a run would use.
 
-    Every plan that can run here computes a few made-up cases.  The exit code is 7 if one of them
-    cannot be trusted.
+    Every plan that can run here computes a few made-up cases.  The exit code is 7 if a plan cannot
+    be trusted.
     """
     from mcdiff_batch.engine.backends.doctor import examine
     from mcdiff_batch.engine.backends.plan_cache import cache_root

@@ -48,14 +48,14 @@ import_options = join(  # of `import`, for DICOM
         "matches",
         multiple=True,
         metavar="KEY=VALUE",
-        help="With --dicomweb: which studies, for example StudyDate=20260101-20260131.",
+        help="With --dicomweb: import these studies only, for example StudyDate=20260101-20260131.",
     ),
     click.option(
         "--case-by",
         type=click.Choice(["series", "study", "folder"]),
         default="series",
         show_default=True,
-        help="With DICOM: the images that make one case.",
+        help="With DICOM: images of one series, study or folder make a case.",
     ),
     click.option(
         "--skip-refused",
@@ -179,7 +179,7 @@ def _say(line: str) -> None:
     "--objects",
     default="image,segmentation,report",
     show_default=True,
-    help="What to make of each case.",
+    help="Objects to make for each case.",
 )
 @click.option("--cases", help="Case numbers, for example 0,3,5-9 (default: all).")
 @click.option(
@@ -190,7 +190,7 @@ def _say(line: str) -> None:
     "--map",
     "map_path",
     type=PATH,
-    help="The map of UIDs (default: archive.zarr.dicom.json beside archive.enhanced).",
+    help="The map that `import` wrote (default: archive.zarr.dicom.json beside archive.enhanced).",
 )
 def export_dicom(
     output: Path,
@@ -207,9 +207,9 @@ def export_dicom(
     """Write the results of a run as DICOM, not for diagnosis.
 
     For each case, in the study of its source: the enhanced image, the label map as a segmentation,
-    and the curve angles as a structured report.  Cases that a review rejected are held back.  The
-    same command again finishes an export that was stopped; sending twice does no harm.  What an
-    earlier export wrote or sent before a case was rejected stays there; delete it there.
+    and the curve angles as a structured report.  The same command again finishes an export that was
+    stopped; sending twice does no harm.  Cases that a review rejected are held back.  If a case was
+    exported before it was rejected, its objects stay where they are; delete them there.
     """
     find_run(output)
     check_extra()

@@ -68,9 +68,9 @@ run_options = join(
         default="processes",
         show_default=True,
         help="processes: on this machine. ray=ADDRESS: on all hosts of the Ray cluster at that "
-        "address; start the command on one of them. ray: Ray on this machine alone. Each host uses "
-        "the devices that --devices names, on the CPU with one worker (cpu:2: two). All hosts need "
-        "the same kind of device, and see archive and output at the same paths.",
+        "address; start the command on one of them. ray: Ray on this machine alone. --devices "
+        "applies to each host; cpu is one worker, cpu:2 two. All hosts need the same kind of "
+        "device, and must see archive and output at the same paths.",
     ),
     click.option(
         "--batch-size",
@@ -144,13 +144,14 @@ run_options = join(
     click.option(
         "--repair",
         is_flag=True,
-        help="First check all files of the output, as `verify` does, and do damaged ones again.",
+        help="First check all files of the output, as `verify` does, and compute damaged ones "
+        "again.",
     ),
     click.option(
         "--part",
         metavar="k/n",
-        help="Do part k of n, beside other parts on this machine or others; auto: the part that a "
-        "Slurm array or a Kubernetes Indexed Job names.",
+        help="Do part k of n; other parts may run at the same time, here or on other machines. "
+        "auto: take k and n from a Slurm array or a Kubernetes Indexed Job.",
     ),
     click.option(
         "--finish", is_flag=True, help="Complete an output whose parts have all been done."
@@ -178,7 +179,7 @@ run_options = join(
         "--metrics",
         metavar="FILE.prom",
         type=PATH,
-        help="Write metrics for Prometheus there, every few seconds and at the end, as the node "
-        "exporter's textfile collector reads them.",
+        help="Write metrics for Prometheus to this file, every few seconds and at the end; for the "
+        "textfile collector of its node exporter.",
     ),
 )

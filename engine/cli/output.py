@@ -120,7 +120,7 @@ def describe_status(output: Path, counts: dict[str, Any]) -> str:
     "--subset",
     default="1/1",
     show_default=True,
-    help="Part k of n, written k/n, of the images; all other files are read in every part.",
+    help="Check only part k/n of the images, such as 1/4; each part checks all other files too.",
 )
 @options.as_json
 def verify(output: Path, subset: str, as_json: bool) -> int:
@@ -227,7 +227,7 @@ def _parse_subset(text: str) -> tuple[int, int]:
     "other",
     type=open_output,
     metavar="OUTPUT",
-    help="Output of another run: write report/comparison.html too, the report and how they differ.",
+    help="Output of another run; also write report/comparison.html, which compares the two.",
 )
 def report(output: Path, archive: Place | None, other: Path | None, **shown: bool) -> int:
     """Write the report of a run again."""

@@ -47,9 +47,14 @@ REDIRECT = (
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed of the sides and of the order in blind comparisons.",
+    help="Seed of the random sides and order in blind comparisons.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the page (default: any free one).",
+)
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
 @options.show_ids
 @click.option(
@@ -73,11 +78,11 @@ def review(
     kind: str | None,
     file: Path | None,
 ) -> int:
-    """Look at results in a browser, and accept or reject them by keyboard.
+    """Accept or reject results in a browser, by keyboard.
 
-    Serves a page to this machine only, at an address with a secret; Ctrl-C ends it.  What was
-    stored is kept in OUTPUT/review/verdicts.jsonl.  A run may go on meanwhile.  To look from
-    another computer: ssh -L PORT:127.0.0.1:PORT, with the port of the address.
+    Serves a page to this machine only, at an address with a secret; Ctrl-C ends it.  Verdicts are
+    stored in OUTPUT/review/verdicts.jsonl.  The run may continue meanwhile.  To look from another
+    computer, call there `ssh -L PORT:127.0.0.1:PORT HOST`, with the port of the address.
     """
     from mcdiff_batch.engine.output.places import find_run
 

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 def run(
     archives: tuple[Place, ...], named: Place | None, output: Place | None, **options: Any
 ) -> int:
-    """Enhance every case of ARCHIVE, a folder or an address (s3://, gs://, az://, https://).
+    """Enhance every case of an archive.
 
-    The same command again finishes a run that was stopped.  `mcdiff-batch check --help` describes
-    the format of an archive.
+    ARCHIVE is a folder or an address (s3://, gs://, az://, https://); `mcdiff-batch check --help`
+    describes its format.  The same command again finishes a run that was stopped.
     """
     from mcdiff_batch.engine.cli.terminal.outcome import describe_failures, describe_summary
     from mcdiff_batch.engine.cli.terminal.progress import keep_metrics, show_progress

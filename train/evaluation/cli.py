@@ -15,7 +15,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--truth", type=FOLDER, required=True, help="the phantom archive that was enhanced")
 @click.option(
-    "--second", type=PATH, help="the same with another noise seed; adds the intra-rater rows"
+    "--second", type=PATH, help="the same from another noise seed; adds the intra-rater rows"
 )
 @click.option(
     "--against",
@@ -37,12 +37,12 @@ def evaluate(
     bundle: Path | None,
     as_json: bool,
 ) -> None:
-    """Score images against the truth, in the paper's tables and more.
+    """Score images against the truth, with the paper's tables.
 
-    Rows: original, floors, methods to compare with, enhanced, ceiling.  CNR and SNR are in 20 ln,
-    the paper's logarithm, beside the paper's figures and in the bars; elsewhere in dB of 20 log10.
-    Angles, Dice and levels are read from each image's pixels by segmenters that were trained apart
-    from the bundle.
+    The rows are original, floors, methods to compare with, enhanced, ceiling.  CNR and SNR are in
+    dB of 20 log10; only the bars and the tables with the paper's figures have 20 ln, the logarithm
+    of the paper.  Angles, Dice and levels are read from each image by segmenters that were trained
+    apart from the bundle.
     """
     from mcdiff_batch.engine.errors import UsageError
     from mcdiff_batch.engine.model.contract import SHIPPED

@@ -17,8 +17,16 @@ import click
     type=click.Path(path_type=Path),
     help="folder of DICOM images to write instead, for example studies; must not exist",
 )
-@click.option("--cases", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="number of cases"
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="other seeds give other cases",
+)
 @click.option(
     "--first",
     type=click.IntRange(min=0),
@@ -38,8 +46,8 @@ def phantom(
 ) -> None:
     """Write synthetic scans of scoliotic spines.
 
-    An archive (--output) has masks and true angles too.  DICOM images (--dicom), a study for each
-    case, are what `import --dicom` reads.
+    The archive (--output) also has masks and true angles.  Or write DICOM images (--dicom), a study
+    for each case, to try `import --dicom`.
     """
     if (output is None) == (folder is None):
         raise click.UsageError("Expected one of --output ARCHIVE and --dicom FOLDER.")

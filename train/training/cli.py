@@ -25,7 +25,7 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--output", type=FOLDER, required=True, help="folder for checkpoints, samples and the card"
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="seed of weights and batches")
 @click.option("--from", "source", type=FOLDER, help="start from this bundle or training folder")
 @click.option(
     "--budget",
@@ -39,7 +39,7 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
     "stages",
     type=click.Choice(["foundation", "extractor", "tuner"]),
     multiple=True,
-    help="train this stage only, the other networks stay those of --from; may be repeated",
+    help="train only this stage; the other networks are those of --from; may be repeated",
 )
 @click.option(
     "--held-out",
@@ -51,13 +51,13 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--experiments",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="output of `bench experiments`, to be shown in the card",
+    help="show this output of `bench experiments` in the card",
 )
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="end after so many minutes, every stage shortened alike; the weights then depend on the "
-    "machine",
+    help="end after this time, with every stage shortened in proportion; the weights then depend "
+    "on the speed of the machine",
 )
 @click.option(
     "--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or eq. 8 as written"
@@ -86,11 +86,12 @@ def train(
     minutes: float | None,
     **changes: object,
 ) -> None:
-    """Train the three stages on an archive; the same command again resumes.
+    """Train a model on an archive, in three stages.
 
     The archive needs `label (case, y, x)` and `artifact_free (case)`, and `patient (case)` if a
-    patient has several cases.  Options that you leave out are the preset's.  With two GPUs:
-    `torchrun --nproc-per-node 2 --no-python mcdiff-batch train ...`.
+    patient has several cases.  Options that you leave out have the value of the preset.  The same
+    command again continues a training that was stopped.  With two GPUs: `torchrun --nproc-per-node
+    2 --no-python mcdiff-batch train ...`.
     """
     import torch
 
