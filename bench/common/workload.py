@@ -95,13 +95,16 @@ def usual_batch(text: str) -> int:
 
 
 def describe_devices(chosen: Sequence[Device]) -> str:
-    """ "2 x NVIDIA RTX A6000", or "2 devices on 4 cores of AMD EPYC"."""
+    """ "2 x NVIDIA RTX A6000", "1 x NVIDIA RTX A6000, 2 workers", or "2 devices on 4 cores of AMD
+    EPYC"."""
     if chosen[0].kind == "cpu":
         name = str(machine()["cpu"]).partition(" (")[0]
         many = f"{len(chosen)} devices" if len(chosen) > 1 else "1 device"
         return f"{many} on {cores()} cores of {name}"
     names = {gpu.index: gpu.name or "GPU" for gpu in gpus()}
-    return f"{len(chosen)} x {names.get(chosen[0].index, 'GPU')}"
+    count = len({x.index for x in chosen})
+    workers = f", {len(chosen)} workers" if len(chosen) > count else ""
+    return f"{count} x {names.get(chosen[0].index, 'GPU')}{workers}"
 
 
 @dataclass(slots=True)
@@ -147,6 +150,18 @@ class LocalWorker:
         self.recipe = workload.recipe(batch)
         self.plan = TimedPlan(maker(workload.bundle, (device,), batch)(device, batch))
         self.pulse = Pulse(get_context("spawn"))
+
+    def rate(self, cases: Sequence[Case], batches: int) -> float:
+        """Cases/s of the plan's calls alone, on a batch that is in memory."""
+        framed = [frame_case(case, self.recipe.contract) for case in cases]
+        compute = lambda: worker.enhance_batch(
+            self.plan, framed, _work(cases), self.recipe, self.pulse
+        )
+        compute()  # warm
+        start = perf_counter()
+        for _ in range(batches):
+            compute()
+        return batches * len(cases) / (perf_counter() - start)
 
     def process(self, cases: Sequence[Case]) -> dict[str, float]:
         """Processes a batch from decoded cases to measured images; seconds by stage."""

@@ -139,19 +139,21 @@ def programme(size: Size, root: Path, device: str, minutes: float) -> tuple[Part
     )
     first = Part(name="environment", words=(*CLI, "doctor", "--json"), share=0.1)
     on = ("--bundle", size.measured or bundle, "--devices", device)
-    measures = (*_measures(size, root, on), *_night(size, root, on))
+    twice = "cpu:2" if device == "cpu" else f"{device},{device}"
+    measures = (*_measures(size, root, on, twice), *_night(size, root, on))
     if size.measured:
         return (first, *makes, *measures, *exported)
     return (first, *makes, *exported, *measures)
 
 
-def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
-    """The measures of a bundle on a device."""
+def _measures(size: Size, root: Path, on: Words, twice: str) -> tuple[Part, ...]:
+    """The measures of a bundle on a device.  twice: `--devices` of two workers on it."""
     needs = () if size.measured else ("export",)
     bench = lambda name, *more: (
         *(*CLI, "bench", name, *on, "--output", root / f"{name}.json"),
         *(("--quick",) if size.quick else more),
     )
+    once = ("--batches", "8", "--repeats", "2", "--samples", str(size.test))
     tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", TESTS)
     where = ("--output", root / "profile.json", "--preset", size.profiled)
     return (
@@ -164,6 +166,16 @@ def _measures(size: Size, root: Path, on: Words) -> tuple[Part, ...]:
                     "throughput", "--batches", "8,32", "--repeats", "1", "--samples", str(size.test)
                 ),
                 *("--input", root / "test.zarr"),
+            ),
+            share=0.15,
+            needs=(*needs, "phantoms test"),
+        ),
+        Part(
+            name="two workers",
+            words=(
+                *(*CLI, "bench", "throughput", *on[:2], "--devices", twice),
+                *("--input", root / "test.zarr", "--output", root / "two_workers.json"),
+                *(("--quick",) if size.quick else once),
             ),
             share=0.15,
             needs=(*needs, "phantoms test"),

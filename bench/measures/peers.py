@@ -19,11 +19,16 @@ import torch
 
 from mcdiff_batch.bench.common.percentiles import spread
 from mcdiff_batch.bench.common.workload import Workload
-from mcdiff_batch.engine.backends.gpus import count_as_nvml
+from mcdiff_batch.engine.backends.backend import Backend
+from mcdiff_batch.engine.backends.devices import backends_on
+from mcdiff_batch.engine.backends.gpus import count_as_nvml, gpus
+from mcdiff_batch.engine.backends.ort_cuda import OnnxRuntimeCuda
+from mcdiff_batch.engine.backends.plan_cache import cache_root
 from mcdiff_batch.engine.backends.trial import maker
 from mcdiff_batch.engine.model.batch import condition, pad, strips
 from mcdiff_batch.engine.model.framing import FramedCase, frame_case
 from mcdiff_batch.engine.model.noise import gaussian
+from mcdiff_batch.engine.model.plan import Plan
 from mcdiff_batch.engine.model.schedule import uniform_ladder
 from mcdiff_batch.engine.model.solver import Rung, rungs
 from mcdiff_batch.engine.telemetry.machine import cores
@@ -32,6 +37,7 @@ from mcdiff_batch.train.networks.presets import preset_from
 from mcdiff_batch.train.networks.trio import Networks, to_half
 from mcdiff_batch.train.training.weights import start_from
 
+UNRECORDED = "onnxruntime-cuda without CUDA graphs"
 OURS, EAGER, PAPER = "mcdiff-batch", "torch eager float32", "1000-step DDIM, eager float32"
 WARM_UP = 3  # steps
 Step = Callable[[], object]  # one step of a batch
@@ -77,13 +83,21 @@ class Field:
             PAPER: partial(self._torch, nets, denoiser, nullcontext, walk=self._thousand()),
         }
         if self.on_gpu:
-            out |= self._in_half(compiled=compiled)
+            out |= self._backends() | self._in_half(compiled=compiled)
         elif compiled:
             fast = torch.compile(denoiser, dynamic=False)
             out["torch.compile float32"] = partial(self._torch, nets, fast, nullcontext)
             out["torch.compile bfloat16"] = partial(self._torch, nets, fast, short)
         out["diffusers DPM-Solver++, eager float32"] = self._diffusers
         return out
+
+    def _backends(self) -> dict[str, Make]:
+        """The backends that the run would not take, and ONNX Runtime as it is without recording."""
+        gpu = gpus()[self.workload.device.index]
+        others: dict[str, Backend] = {x.name: x for x in backends_on(gpu)[1:]}
+        if OnnxRuntimeCuda().serves(gpu):
+            others[UNRECORDED] = OnnxRuntimeCuda(records=False)
+        return {name: partial(self._plan, backend) for name, backend in others.items()}
 
     def _in_half(self, *, compiled: bool) -> dict[str, Make]:
         """Contenders in float16, channels last, without autocast, which casts at every step."""
@@ -113,10 +127,16 @@ class Field:
         return np.stack([gaussian(0, case.key, shape) for case in cases])
 
     def _ours(self, batch: int) -> Step:
-        cases = self.cases(batch)
-        plan = maker(self.workload.bundle, (self.workload.device,), batch)(
-            self.workload.device, batch
-        )
+        device = self.workload.device
+        return self._walk(maker(self.workload.bundle, (device,), batch)(device, batch))
+
+    def _plan(self, backend: Backend, batch: int) -> Step:
+        bundle, device = self.workload.bundle, self.workload.device
+        files = backend.compile(bundle, device, batch, cache_root(), None)
+        return self._walk(backend.load(bundle, device, batch, files))
+
+    def _walk(self, plan: Plan) -> Step:
+        cases = self.cases(plan.batch)
         conditions, walk = condition(plan, cases), cycle(self.recipe.rungs)
         x = self._noise(cases)
         x0 = np.zeros_like(x)

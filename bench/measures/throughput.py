@@ -7,12 +7,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from mcdiff_batch.bench.common.percentiles import spread
-from mcdiff_batch.bench.common.workload import Workload, describe_devices
+from mcdiff_batch.bench.common.workload import LocalWorker, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.backends.trial import maker
 from mcdiff_batch.engine.errors import UsageError
@@ -137,6 +138,13 @@ def _row(setting: Setting, sessions: Sequence[Session]) -> Json:
     }
 
 
+def rate_calls(workload: Workload, batch: int, cases: int, say: Say) -> float:
+    """Cases/s that the first device computes when it need not wait for reading or writing."""
+    say(f"the plan's calls alone at batch {batch}, for as many cases")
+    work = list(islice(workload.cases(), batch))
+    return LocalWorker(workload, batch).rate(work, max(1, cases // batch))
+
+
 def best(rows: Sequence[Json]) -> Json:
     return max(rows, key=lambda row: float(row["cases_per_hour"]["median"]))
 
@@ -151,13 +159,16 @@ def measure(
         settings = [Setting(devices=words[0], batch=x) for x in batches]
         sweep = interleave(workload, settings, effort, say)
         batch = int(best(sweep)["batch"])
+    calls = [rate_calls(workload, batch, cases, say)]
     rows = interleave(workload, [Setting(devices=x, batch=batch) for x in words], effort, say)
+    calls.append(rate_calls(workload, batch, cases, say))
     chosen = best(rows)
     best_setting = Setting(devices=chosen["devices"], batch=chosen["batch"])
     return {
         "sweep": sweep,
         "rows": rows,
         "best": chosen,
+        "calls_per_hour": spread([3600 * x for x in calls]).as_dict(),
         "where": describe_devices(devices(best_setting.devices)),
         "official": cases >= OFFICIAL_CASES and chosen["seconds"]["low"] >= OFFICIAL_S,
         "pairs": list(_pairs(workload, best_setting, effort, say)),
@@ -230,6 +241,11 @@ def as_text(document: Json) -> list[str]:
     lines.append(
         f"  best: {chosen['devices']}, batch {chosen['batch']}; {measured}; "
         f"start-up {chosen['start_s']['median']:.1f} s"
+    )
+    one, calls = document["rows"][0], document["calls_per_hour"]["median"]
+    lines.append(
+        f"  the plan's calls alone: {calls:,.0f} cases/h; `run` on {one['devices']} reaches "
+        f"{one['cases_per_hour']['median'] / calls:.3f} of it"
     )
     if not document["official"]:
         lines.append(f"  not official: that takes {OFFICIAL_S} s and {OFFICIAL_CASES:,} cases")

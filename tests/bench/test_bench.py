@@ -220,6 +220,8 @@ def test_throughput_is_measured_by_run_for_each_batch_size_in_turn(bench):
     assert {x["cases"] for x in (*found["sweep"], *found["rows"])} == {8}
     assert found["rows"][0]["cases_per_hour"]["repeats"] == 2
     assert found["pairs"][0]["run"] > 0
+    assert found["calls_per_hour"]["low"] > 0
+    assert any("the plan's calls alone" in line for line in lines)
     assert any("`run` over bench, 1 in turn" in line for line in lines)
 
 

@@ -19,7 +19,7 @@ def test_the_rehearsal_does_every_part_and_skips_what_is_done(tmp_path):
     assert first.exit_code == 0, first.output
     programme_file = json.loads((tmp_path / "day" / "programme.json").read_text())
     assert {x["ended"] for x in programme_file["parts"]} == {"done"}
-    for name in ("step", "throughput", "latency", "peers", "profile"):
+    for name in ("step", "throughput", "two_workers", "latency", "peers", "profile"):
         assert json.loads((tmp_path / "day" / f"{name}.json").read_text())["machine"]
     again = CliRunner().invoke(main, words)
     assert json.loads((tmp_path / "day" / "programme.json").read_text()) == programme_file
@@ -95,6 +95,11 @@ def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(tmp_path):
     }
     assert outcomes["wrong"].code == 2
     assert "nothing" in outcomes["wrong"].said
+
+
+def test_a_day_measures_two_workers_on_the_gpu_against_one(tmp_path):
+    words = {x.name: list(x.words) for x in programme(DAY, tmp_path, "cuda:0", 20)}["two workers"]
+    assert words[words.index("--devices") + 1] == "cuda:0,cuda:0"
 
 
 def test_a_day_needs_a_gpu_and_gives_training_the_most_time(tmp_path):
