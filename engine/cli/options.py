@@ -60,7 +60,8 @@ run_options = join(
         metavar="LIST",
         default="auto",
         show_default=True,
-        help="auto (all GPUs of one kind, or the CPU), cpu, cpu:2 (two workers), cuda:0,cuda:1.",
+        help="auto (all GPUs of one kind, or the CPU), cpu, cpu:2 (two workers), cuda:0,cuda:1; "
+        "cuda:0,cuda:0 gives a GPU two workers.",
     ),
     click.option(
         "--on",
