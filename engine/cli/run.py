@@ -41,8 +41,8 @@ def run(
 ) -> int:
     """Enhance every case of an archive.
 
-    ARCHIVE is a folder or an address (s3://, gs://, az://, https://).  The help of `check` describes
-    its format.  The same command again finishes a run that was stopped.
+    ARCHIVE is a folder or an address (s3://, gs://, az://, https://).  The help of `check`
+    describes its format.  The same command again finishes a run that was stopped.
     """
     from mcdiff_batch.engine.cli.terminal.outcome import describe_failures, describe_summary
     from mcdiff_batch.engine.cli.terminal.progress import keep_metrics, show_progress
