@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from .start import SIGNALS as SIGNALS
 
 
 @contextmanager
@@ -26,3 +26,19 @@ def handling(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def blocking(*numbers: signal.Signals) -> Iterator[None]:
+    """Processes that start in the block never get these signals, not even while Python starts.
+
+    Ctrl-C in a terminal goes to all processes of a command; its parent alone heeds it.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # started in the block, it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from mcdiff_batch.engine.signals import blocking
+
 from .headers import Header
 from .pixels import Grey, read_pixels
 from .reading import Refusal
@@ -52,7 +54,7 @@ class Decoder:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with theirs:
+        with theirs, blocking(signal.SIGINT):
             self._process.start()
 
     def close(self) -> None:
@@ -75,7 +77,6 @@ def decoding() -> Iterator[Decoder]:
 
 def _serve(pipe: "Connection[Any, Any]") -> None:
     """Answers headers with pixels or an error, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent heeds it
     while True:
         try:
             header = pipe.recv()

@@ -2,16 +2,16 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context, resource_tracker
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import sleep
 from typing import Any
 
 from mcdiff_batch.engine.model.plan import Device, PlanMaker
-from mcdiff_batch.engine.signals import SIGNALS
+from mcdiff_batch.engine.signals import SIGNALS, blocking
 
 from . import worker
 from .heartbeat import Pulse
@@ -85,8 +85,7 @@ class Processes:
         ours, theirs = self.context.Pipe()
         args = (self.recipe, self.maker, device, alone, theirs, pulse, os.getpid(), self.lock)
         process = self.context.Process(target=worker.main, args=args)
-        resource_tracker.ensure_running()  # started below, it would unblock the signals
-        with _block_signals(), theirs:
+        with blocking(*SIGNALS), theirs:
             process.start()
         return ProcessWorker(process, ours, pulse)
 
@@ -95,12 +94,3 @@ class Processes:
 
     def wait(self, workers: Sequence[Any], seconds: float) -> None:
         wait([event for worker in workers for event in worker.events], seconds)
-
-
-@contextmanager
-def _block_signals() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
