@@ -56,6 +56,14 @@ def test_the_clearest_cases_are_those_of_the_highest_contrast(phantoms) -> None:
     assert len(data.clearest(0.0)) == 1
 
 
+def test_the_faintest_cases_are_those_of_the_lowest_contrast(phantoms) -> None:
+    data = load(phantoms, PRESETS["small"].frame, TOY.depth_weights, 0.0)
+    faint = data.faintest(0.25)
+    assert len(faint) == round(0.25 * len(data))
+    assert faint.contrast.max() <= np.sort(data.contrast)[len(faint) - 1]
+    assert len(data.faintest(0.0)) == 1
+
+
 def test_only_the_target_is_made_even(phantoms) -> None:
     plain, evened = (load(phantoms, TOY.frame, TOY.depth_weights, 0.0, x) for x in (0.0, 0.4))
     np.testing.assert_array_equal(plain.depths, evened.depths)

@@ -27,7 +27,8 @@ from mcdiff_batch.train.networks.presets import PRESETS, adjust
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.unet import Widths
 from mcdiff_batch.train.training.loop import Setting
-from mcdiff_batch.train.training.stages import Noising, train_all
+from mcdiff_batch.train.training.noising import Noising
+from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import read_weights, start_from
 from tests.support.networks import drawn, networks, stack
 

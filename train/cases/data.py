@@ -63,6 +63,11 @@ class Dataset:
         least = np.sort(self.contrast)[-max(1, round(share * len(self)))]
         return self.subset(self.contrast >= least)
 
+    def faintest(self, share: float) -> "Dataset":
+        """The share of the cases with the lowest contrast; at least one."""
+        most = np.sort(self.contrast)[max(1, round(share * len(self))) - 1]
+        return self.subset(self.contrast <= most)
+
     def optimal_alone(self) -> "Dataset":
         """The same cases with their optimal depth only."""
         cases = np.arange(len(self))

@@ -56,6 +56,7 @@ class Preset:
     tuner_artifact_free: bool = True  # stage III: artifact-free cases only; False: all cases
     clearest: float = 1.0  # stage III: share of its cases, by contrast of bone, to learn towards
     evened: float = 0.0  # share of the tissue's uneven brightness that the targets lose
+    morphology: float = 0.0  # stage III: weight of the extractor's loss on x0-hat
     varied: float = 0.0  # share of stage II's images that get other proportions and tones
     conditions: Conditions = "depths"  # Table V; only "depths" can be exported
     corruption: float = 0.7  # share of the cases that are corrupted before the networks read them
@@ -175,6 +176,22 @@ PRESETS = {
             SMALL,
             name="small-more",
             stages=_stages(None, (1600, 1440), (8000, 6900), batch=24, learning_rate=6e-4),
+        ),
+        replace(  # the last touch to a trained `small` (--from): stage III with the morphology loss
+            SMALL,
+            name="small-morphology",
+            stages=(
+                Stage(
+                    name="tuner",
+                    steps=6000,
+                    crop_steps=5000,
+                    batch=18,
+                    learning_rate=3e-4,
+                    draws=2,
+                    warmup=40,
+                ),
+            ),
+            morphology=0.6,
         ),
         replace(  # the same networks with a GPU's budget
             SMALL,

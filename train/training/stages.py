@@ -1,7 +1,7 @@
 """The paper's three stages: what each trains, on which images, by which loss."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.image.metrics import mean_dice
-from mcdiff_batch.engine.model.schedule import Schedule
 from mcdiff_batch.train.cases.corruption import corrupt_batch
 from mcdiff_batch.train.cases.data import (
     Batch,
@@ -21,13 +20,15 @@ from mcdiff_batch.train.cases.data import (
     other_depth,
 )
 from mcdiff_batch.train.cases.variation import vary
-from mcdiff_batch.train.networks.losses import denoising_loss, diffuse, extractor_loss
+from mcdiff_batch.train.networks.losses import denoising_loss, extractor_loss
 from mcdiff_batch.train.networks.presets import Preset, Stage
 from mcdiff_batch.train.networks.trio import Networks
 from mcdiff_batch.train.networks.tuner import Folded
 
 from .card import write_card
 from .loop import Objective, Setting, Show, generator, train_stage
+from .morphology import Untargeted, draw_view, first_time, morphology_loss, times_from_first
+from .noising import Noised, Noising
 from .samples import draw_samples
 from .step import autocast, move
 from .weights import pin_training, start_from
@@ -35,51 +36,8 @@ from .weights import pin_training, start_from
 Say = Callable[[str], None]
 HELD_OUT_CASES = 16
 HELD_OUT_TIMES = (200, 500, 800, 950, 1000)
-BLACK = -1 + 1e-3  # brighter px lie in the strip
-
-
-class Noised(NamedTuple):
-    """Images noised to their times, eq. 1; images are [N, 1, H, W], t and alpha [N]."""
-
-    image: Tensor  # x_0, the target
-    x: Tensor  # x_t
-    t: Tensor
-    alpha: Tensor
-    scan: Tensor  # b, the second observation
-    inside: Tensor  # 1 inside the strip, else 0
-    sigma_b: Tensor  # [N], the sd of the scan's error that the network is told
-
-
-class Noising:
-    """Draws (t, eps) for images and noises them, eq. 1."""
-
-    def __init__(self, preset: Preset) -> None:
-        self.schedule, self.preset = Schedule(), preset
-        self.alphas = torch.tensor(self.schedule.alphas(), dtype=torch.float32)
-
-    def __call__(
-        self, image: Tensor, scan: Tensor, rng: np.random.Generator, times: Tensor | None = None
-    ) -> Noised:
-        """Noises images [N, 1, H, W]; times are stratified over 1..T unless given.
-
-        With `sigma_b_input` each image gets its sigma_b, log-uniform from half to double the
-        preset's; with given times it is the preset's, as in a run.
-        """
-        n, drawn_times = len(image), times is None
-        if times is None:
-            strata = (rng.permutation(n) + rng.random(n)) / n
-            drawn = 1 + np.floor(strata * self.schedule.steps).astype(np.int64)
-            times = torch.from_numpy(drawn)
-            if self.preset.regression:
-                times = torch.full_like(times, self.schedule.steps)
-        seed = int(rng.integers(2**62))
-        eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
-        alpha = self.alphas[times]
-        inside = ((image > BLACK) | (scan > BLACK)).to(image.dtype)
-        sigma_b = torch.full((n,), self.preset.sigma_b)
-        if self.preset.sigma_b_input and drawn_times:
-            sigma_b = sigma_b * torch.from_numpy(2 ** rng.uniform(-1, 1, n)).float()
-        return Noised(image, diffuse(image, eps, alpha), times, alpha, scan, inside, sigma_b)
+FAINTEST = 0.35  # share of the cases, by contrast of bone
+CORRUPTED = 0.3  # share of the batches without a target that are corrupted
 
 
 def train_all(
@@ -142,7 +100,7 @@ def _foundation(
         return noising(clear.image, _corrupt(nets, clear, rng).scan, rng)
 
     def loss(noised: Noised) -> Tensor:
-        return _denoising_loss(nets, noised, None)
+        return _denoising_loss(nets, noised, _x0_hat(nets, noised, None))
 
     def score() -> dict[str, float]:
         return _held_out(nets, unseen.optimal_alone(), noising, setting, conditioned=False)
@@ -189,29 +147,62 @@ def _tuner(
     The targets are artifact-free, so the foundation may go on learning too.  The stack is worse
     than the target in two ways: it is corrupted as scans are, and another depth, which is a real,
     spoiled view of the same spine, replaces the optimal one.
+
+    With `morphology` as many cases again are drawn without a target: half the time from all
+    cases, else from the faintest.
     """
+    every, faint = train, train.faintest(FAINTEST)
     if nets.preset.tuner_artifact_free:
         train = train.subset(train.artifact_free)
         held_out = held_out.subset(held_out.artifact_free | ~held_out.artifact_free.any())
     train, held_out = (x.clearest(nets.preset.clearest) for x in (train, held_out))
-    noising = Noising(nets.preset)
+    noising, weight = Noising(nets.preset), nets.preset.morphology
+    nets.extractor.requires_grad_(False)
 
-    def prepare(rng: np.random.Generator, crop: bool) -> tuple[Batch, Noised]:
-        cases = max(1, _share(stage, setting) // stage.draws)
+    def prepare(
+        rng: np.random.Generator, crop: bool
+    ) -> tuple[Batch, Noised, Untargeted | tuple[()]]:
+        cases = max(1, _share(stage, setting) // (stage.draws + bool(weight)))
         clear = draw(train, cases, rng, crop=crop)
         batch = _spoil(nets, clear, rng)
         image, scan = (x.repeat_interleave(stage.draws, 0) for x in (clear.image, batch.scan))
-        return batch, noising(image, scan, rng)
+        if not weight:
+            return batch, noising(image, scan, rng), ()
+        times = times_from_first(noising.schedule, cases, stage.draws, rng)
+        noised = noising(image, scan, rng, times)
+        source = every if rng.random() < 0.5 else faint
+        return batch, noised, _untargeted(nets, noising, draw(source, cases, rng, crop=crop), rng)
 
-    def loss(pair: tuple[Batch, Noised]) -> Tensor:
-        batch, noised = pair
-        return _denoising_loss(nets, noised, _repeat_conditions(nets, batch, stage.draws))
+    def loss(step: tuple[Batch, Noised, Untargeted | tuple[()]]) -> Tensor:
+        batch, noised, untargeted = step
+        x0_hat = _x0_hat(nets, noised, _repeat_conditions(nets, batch, stage.draws))
+        value = _denoising_loss(nets, noised, x0_hat)
+        if not untargeted:
+            return value
+        theirs = _x0_hat(nets, untargeted.noised, nets.conditions(*untargeted.batch[:2]))
+        first = slice(None, None, stage.draws)
+        x0_hat = torch.cat((x0_hat[first], theirs))
+        inside = torch.cat((noised.inside[first], untargeted.noised.inside))
+        label = torch.cat((batch.label, untargeted.batch.label))
+        return value + weight * morphology_loss(
+            nets.extractor, x0_hat, inside, label, untargeted.view
+        )
 
     def score() -> dict[str, float]:
         return _held_out(nets, held_out, noising, setting, conditioned=True)
 
     show = _show(nets, stage, held_out, setting, conditioned=True)
     return Objective(prepare=prepare, loss=loss, score=score, show=show)
+
+
+def _untargeted(
+    nets: Networks, noising: Noising, clear: Batch, rng: np.random.Generator
+) -> Untargeted:
+    batch = _corrupt(nets, clear, rng) if rng.random() < CORRUPTED else clear
+    cases, _, height, width = batch.scan.shape
+    times = torch.full((cases,), first_time(noising.schedule))
+    view = draw_view(torch.Size((2 * cases, 1, height, width)), rng)
+    return Untargeted(batch, noising(batch.scan, batch.scan, rng, times), view)
 
 
 def _spoil(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
@@ -222,13 +213,18 @@ def _corrupt(nets: Networks, clear: Batch, rng: np.random.Generator) -> Batch:
     return corrupt_batch(clear, nets.preset.corruption, rng, nets.preset.frame.height)
 
 
-def _denoising_loss(nets: Networks, noised: Noised, conditions: Folded | None) -> Tensor:
-    """Eq. 9; with conditions eq. 11."""
-    alpha = noised.alpha[:, None, None, None]
-    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-    sigma_b = noised.sigma_b if nets.preset.sigma_b_input else None
-    x0_hat = nets.x0(noised.x, noised.t, signal, noise, noised.scan, conditions, sigma_b)
-    scale = nets.coefficients(signal, noise, sigma_b).net.abs()
+def _x0_hat(nets: Networks, noised: Noised, conditions: Folded | None) -> Tensor:
+    sigma_b = _sigma_b(nets, noised)
+    return nets.x0(noised.x, noised.t, *noised.root, noised.scan, conditions, sigma_b)
+
+
+def _sigma_b(nets: Networks, noised: Noised) -> Tensor | None:
+    return noised.sigma_b if nets.preset.sigma_b_input else None
+
+
+def _denoising_loss(nets: Networks, noised: Noised, x0_hat: Tensor) -> Tensor:
+    """Eq. 9; of an x0-hat with conditions eq. 11."""
+    scale = nets.coefficients(*noised.root, _sigma_b(nets, noised)).net.abs()
     return denoising_loss(x0_hat, noised.image, scale, noised.inside, nets.preset.loss_power)
 
 
@@ -266,10 +262,9 @@ def _held_out(
     image, scan = (x.repeat_interleave(many, 0) for x in (clear.image, batch.scan))
     noised = noising(image, scan, rng, times.repeat(len(chosen)))
     batch, noised = move((batch, noised), setting.device)
-    alpha = noised.alpha[:, None, None, None]
     with autocast(setting.device):
         conditions = _repeat_conditions(nets, batch, many) if conditioned else None
-        x0 = nets.x0(noised.x, noised.t, alpha.sqrt(), (1 - alpha).sqrt(), noised.scan, conditions)
+        x0 = _x0_hat(nets, noised, conditions)
     off = (x0.clamp(-1, 1) - noised.image).square() * noised.inside
     errors = off.sum((1, 2, 3)) / noised.inside.sum((1, 2, 3))
     decibel = 10 * torch.log10(4 / errors.reshape(len(chosen), many).mean(0).clamp(min=1e-9))
