@@ -130,6 +130,14 @@ REMEDIES = {
     errno.ENOTDIR: "move the file away that is in the place of a folder and run the same command",
     errno.EISDIR: "move the folder away that is in the place of a file and run the same command",
 }
+NO_THREAD = (  # what Python, the system and libraries in C++ say where no other may start
+    *("can't start new thread", "pthread_create", "thread creation failed"),
+    "resource temporarily unavailable",
+)
+RAISE_LIMIT = (
+    "cannot start another process or thread; raise their limit (ulimit -u, or that of the "
+    "container) and run the same command again"
+)
 REPAIR = "repair the disk and run the same command again"
 
 
@@ -153,10 +161,18 @@ def explain(
     return kind("; ".join(x for x in (head, also, remedy) if x))
 
 
+def lacks_threads(error: BaseException) -> bool:
+    """Whether the limit of processes and threads is the cause."""
+    written = hasattr(error, "characters_written")  # to a pipe that is full: another EAGAIN
+    return not written and any(x in str(error).lower() for x in NO_THREAD)
+
+
 def explain_any(error: BaseException) -> McdiffError:
     """The error for the user that any error becomes.  It shows nothing of the data (P10)."""
     if isinstance(error, McdiffError):
         return error
+    if lacks_threads(error):
+        return McdiffError(RAISE_LIMIT)
     if isinstance(error, OSError) and error.errno is not None:
         return explain(error)
     if isinstance(error, MemoryError):

@@ -21,7 +21,13 @@ from typing import cast
 import numpy as np
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
-from mcdiff_batch.engine.errors import ArchiveError, CaseError, McdiffError
+from mcdiff_batch.engine.errors import (
+    RAISE_LIMIT,
+    ArchiveError,
+    CaseError,
+    McdiffError,
+    lacks_threads,
+)
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.batch import batches, condition, pad, strips
 from mcdiff_batch.engine.model.canary import find_canary
@@ -279,7 +285,7 @@ def breakdown(error: BaseException, recipe: Recipe) -> Breakdown:
     if isinstance(error, OtherBitsError):
         return Breakdown(kind=REFUSED, detail=str(error))
     cause = error.__cause__ if isinstance(error, LoadError) and error.__cause__ else error
-    text = f"{type(cause).__name__}: {cause}"
+    text = RAISE_LIMIT if lacks_threads(cause) else f"{type(cause).__name__}: {cause}"
     for path in (recipe.archive, recipe.output):
         text = text.replace(str(path), "...")
     memory = isinstance(cause, MemoryError) or any(x in text.lower() for x in OUT_OF_MEMORY)
