@@ -5,6 +5,8 @@ They have numbers, in the order in which they are first seen, and no names: a na
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -14,6 +16,9 @@ from mcdiff_batch.engine.model.plan import Device
 from .session import load_ray
 
 SURVEY_PERIOD = 2.0  # s
+FIRST_ANSWER = 10.0  # s that the head has for its first answer
+ANSWER = 0.5  # s that it has for another; a late one counts with the next survey
+HEAD_PATIENCE = 10  # surveys in a row without an answer, after which the head counts as lost
 CHANCES = 3  # how often a host may be lost and come back
 
 
@@ -40,10 +45,13 @@ class Nodes:
         self.kind, self.per_host, self.per_gpu = kind, per_host, per_gpu
         self.by_id: dict[str, Node] = {}
         self.surveyed = -SURVEY_PERIOD
+        self.answers: SimpleQueue[list[dict[str, Any]] | None] | None = None  # one is awaited
+        self.silences = 0  # surveys in a row without an answer
 
     def first(self) -> tuple[Device, ...]:
         """The devices that the cluster has now.  Raises DeviceError if there is none."""
-        found = tuple(self.newcomers())
+        self.survey(FIRST_ANSWER)
+        found = tuple(self._hand_out_all())
         if not found:
             what = "CPU" if self.kind == "cpu" else "GPU"
             raise DeviceError(f"--on ray: the cluster has no {what}; see `ray status`")
@@ -54,7 +62,11 @@ class Nodes:
         if monotonic() - self.surveyed < SURVEY_PERIOD:
             return []
         self.survey()
-        return [x for node in self.by_id.values() for x in self._hand_out(node)]
+        return list(self._hand_out_all())
+
+    def _hand_out_all(self) -> Iterator[Device]:
+        for node in self.by_id.values():
+            yield from self._hand_out(node)
 
     def _hand_out(self, node: Node) -> Iterator[Device]:
         if node.used or not node.alive or node.losses >= CHANCES:
@@ -67,18 +79,36 @@ class Nodes:
     def _count(self, node: Node) -> int:
         return node.gpus if self.kind != "cpu" else min(self.per_host, node.cpus)
 
-    def survey(self) -> None:
+    @property
+    def head_lost(self) -> bool:
+        return self.silences >= HEAD_PATIENCE
+
+    def survey(self, seconds: float = ANSWER) -> None:
+        """Learns what the head knows, if it answers within `seconds`."""
         self.surveyed = monotonic()
-        try:
-            rows = {row["NodeID"]: row for row in load_ray().nodes()}
-        except Exception:  # the head does not answer now, so nothing new is known
+        found = self._ask_head(seconds)
+        self.silences = 0 if found is not None else self.silences + 1
+        if found is None:
             return
+        rows = {row["NodeID"]: row for row in found}
         for key, row in rows.items():
             node = _node(len(self.by_id) + 1, row)
             if row["Alive"] and key not in self.by_id and self._count(node):
                 self.by_id[key] = node
         for key, node in self.by_id.items():
             node.alive = bool(rows.get(key, {}).get("Alive"))
+
+    def _ask_head(self, seconds: float) -> list[dict[str, Any]] | None:
+        """In a thread of its own: where the head is gone, Ray does not return."""
+        if self.answers is None:
+            self.answers = SimpleQueue()
+            Thread(target=_ask_ray, args=(self.answers,), daemon=True).start()
+        try:
+            found = self.answers.get(timeout=seconds)
+        except Empty:
+            return None
+        self.answers = None
+        return found
 
     def of(self, device: Device) -> Node:
         """The host of a device."""
@@ -93,6 +123,13 @@ class Nodes:
         """The cores of a worker on the CPU."""
         node = self.of(device)
         return max(1, node.cpus // max(1, self._count(node)))
+
+
+def _ask_ray(answers: SimpleQueue[list[dict[str, Any]] | None]) -> None:
+    try:
+        answers.put(load_ray().nodes())
+    except Exception:  # Ray's errors have no common base class
+        answers.put(None)
 
 
 def _node(number: int, row: dict[str, Any]) -> Node:

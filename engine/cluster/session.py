@@ -9,19 +9,24 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
+from threading import Thread
 from typing import Any
 
 from mcdiff_batch.engine.errors import DeviceError, UsageError
 from mcdiff_batch.engine.signals import handling
+from mcdiff_batch.engine.start import leave_hanging
 from mcdiff_batch.engine.text import clean
 
 OLDEST = (2, 50)
 PORT = 6379  # of a cluster's head, if the address has none
 ANSWER_TIME = 5.0  # s until the head of a cluster has to answer
+LEAVE_TIME = 15.0  # s; without a head Ray would try for minutes
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and settings
 USES_TLS = "RAY_USE_TLS"  # a variable of the environment
 STORE = 80 << 20  # bytes of Ray's object store: Ray's least, since images do not pass through it
+PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 QUIET = {  # Ray reads them when it is imported; it would write between our lines
+    PATIENCE: "600",  # s without the head, after which Ray would end the process; we end it before
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change to come
     "RAY_DEDUP_LOGS": "1",
     "RAY_DEDUP_LOGS_ALLOW_REGEX": "(?!)",  # no line
@@ -83,7 +88,12 @@ def _join(ray: Any, address: str | None, options: Mapping[str, Any]) -> None:
 
 
 def _leave(ray: Any, folder: str | None) -> None:
-    ray.shutdown()
+    leaving = Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_TIME)
+    if leaving.is_alive():
+        atexit.unregister(ray.shutdown)
+        leave_hanging(leaving)  # the end of the process is the farewell
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 

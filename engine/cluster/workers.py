@@ -8,6 +8,7 @@ from dataclasses import replace
 from time import monotonic, sleep
 from typing import Any
 
+from mcdiff_batch.engine.errors import DeviceError
 from mcdiff_batch.engine.model.plan import Device, PlanMaker
 from mcdiff_batch.engine.output import runs
 from mcdiff_batch.engine.run.protocol import (
@@ -31,6 +32,10 @@ MOST_ANSWERS = 200  # per second, from hosts without news
 SILENCE_TIME = 15.0  # s without an answer, after which a host counts as lost
 DUMP_TIME = 1.0  # s
 ORDERS = "orders"  # calls that do not wait for the open question
+HEAD_LOST = (
+    "--on ray: the head of the cluster does not answer any more; what was committed is safe; start "
+    "the head again, then run the same command again"
+)
 MISSING = "it cannot load mcdiff-batch; install the same version on every host"
 
 
@@ -187,6 +192,7 @@ class RayWorkers:
         document = (recipe.output / runs.CONFIG).read_bytes()
         self.run = hashlib.sha256(document).hexdigest()
         self.count = 0
+        self.head_lost = False  # and the pool has heard of it
 
     def start(self, device: Device, *, alone: bool) -> RayWorker:
         """The actor waits where its host has no CPU or GPU free for it."""
@@ -213,6 +219,11 @@ class RayWorkers:
         return self.nodes.newcomers()
 
     def wait(self, workers: Sequence[Any], seconds: float) -> None:
+        if workers and self.nodes.head_lost and not self.head_lost:
+            self.head_lost = True  # the workers can still finish the units under way
+            lost = Breakdown(kind="fault", detail=HEAD_LOST, error=DeviceError(HEAD_LOST))
+            workers[0].inbox.append(lost)
+            return
         for worker in workers:
             worker.resume()
         questions = {x.question: x for x in workers if x.question is not None}
