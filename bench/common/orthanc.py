@@ -6,7 +6,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from .server import free_port, started
 
 PROGRAM = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -54,12 +55,6 @@ class Orthanc:
         return [self.get(f"/instances/{x}/file") for x in self.get("/instances")]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def running(
     folder: Path, storage: Path | None = None, ports: tuple[int, int] | None = None
@@ -87,18 +82,10 @@ def running(
     }
     (folder / "storage").mkdir(parents=True, exist_ok=True)
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([PROGRAM, str(folder / "orthanc.json")], stdout=log, stderr=log)
-        try:
-            _wait(server, process, folder)
-            yield server
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    words = [PROGRAM, str(folder / "orthanc.json")]
+    with (folder / "log").open("wb") as log, started(words, log) as process:
+        _wait(server, process, folder)
+        yield server
 
 
 def _wait(server: Orthanc, process: "subprocess.Popen[bytes]", folder: Path) -> None:

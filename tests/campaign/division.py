@@ -1,6 +1,5 @@
 """Two parts of one run, of which one starts at any moment of the other, and the finish."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.output import locks
 from mcdiff_batch.engine.output.units import Part
-from tests.support.disk import CHANGES, Call, Disk, ignore
+from tests.support.disk import CHANGES, Call, ignore
 
-from .night import OUTPUT, End, enhance_archive, in_child, run_night
+from .night import OUTPUT, End, run_night, run_paused
 from .promises import broken_promises
 from .scene import Scene
 from .schedule import Result, Schedule, number_all
@@ -67,27 +66,11 @@ def _play(scene: Scene, at: str, *, kills: bool) -> Result:
 
 def meet(folder: Path, options: dict[str, Any], at: str, *, kills: bool) -> tuple[End, End]:
     """Ends of part 1, which waits at a call, and of part 2, which is done meanwhile."""
-    reached, reach = os.pipe()
-    go, let = os.pipe()
     second = End(code=1, text="it was never started")
 
-    def hold(disk: Disk, call: Call) -> None:
-        if str(call) == at:
-            os.write(reach, b".")
-            os.read(go, 1)
-
-    def begin(pid: int) -> None:
+    def do_second() -> None:
         nonlocal second
-        os.close(reach)
-        os.kill(pid, signal.SIGUSR1)
-        if os.read(reached, 1):
-            second = run_night(folder, options | {"part": TWO})
-        if kills:
-            os.kill(pid, signal.SIGKILL)
-        os.write(let, b".")
+        second = run_night(folder, options | {"part": TWO})
 
-    work = lambda answer: enhance_archive(answer, folder, options | {"part": ONE}, hold)
-    first = in_child(work, begin)
-    for descriptor in (reached, go, let):
-        os.close(descriptor)
+    first = run_paused(folder, options | {"part": ONE}, at, do_second, kills=kills)
     return first, second

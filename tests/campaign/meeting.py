@@ -1,15 +1,12 @@
 """Two runs on one output: the second one changes nothing (P7)."""
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.output import locks
-from tests.support.disk import Call, Disk
 
-from .night import OUTPUT, End, enhance_archive, in_child
+from .night import OUTPUT, End, enhance_archive, in_child, run_paused
 from .promises import broken_promises
 from .scene import Scene, read_tree
 from .schedule import Result, Schedule, finish_night, number_all
@@ -42,31 +39,18 @@ def _play(scene: Scene, at: str) -> Result:
 
 def meet(folder: Path, scene: Scene, at: str) -> tuple[End, End, list[str]]:
     """Ends of a run that waits at a call and of one that is started meanwhile; what broke."""
-    reached, reach = os.pipe()
-    go, let = os.pipe()
     second, broken = End(code=0), []
 
-    def hold(disk: Disk, call: Call) -> None:
-        if str(call) == at:
-            os.write(reach, b".")
-            os.read(go, 1)
-
-    def begin(pid: int) -> None:
+    def start() -> None:
         nonlocal second
-        os.close(reach)
-        os.kill(pid, signal.SIGUSR1)
-        if os.read(reached, 1):
-            before = read_tree(folder / OUTPUT)
-            second = in_child(lambda answer: _start_second(answer, folder, scene))
-            if second.code != Exit.OUTPUT_LOCKED:
-                broken.append(f"P7: the second run: {second.how} {second.text}")
-            if read_tree(folder / OUTPUT) != before:
-                broken.append("P7: the second run changed the output")
-        os.write(let, b".")
+        before = read_tree(folder / OUTPUT)
+        second = in_child(lambda answer: _start_second(answer, folder, scene))
+        if second.code != Exit.OUTPUT_LOCKED:
+            broken.append(f"P7: the second run: {second.how} {second.text}")
+        if read_tree(folder / OUTPUT) != before:
+            broken.append("P7: the second run changed the output")
 
-    first = in_child(lambda answer: enhance_archive(answer, folder, scene.options, hold), begin)
-    for descriptor in (reached, go, let):
-        os.close(descriptor)
+    first = run_paused(folder, scene.options, at, start)
     return first, second, broken
 
 

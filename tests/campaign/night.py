@@ -58,6 +58,41 @@ def run_night(
     return in_child(lambda answer: enhance_archive(answer, folder, options, heed, *faults))
 
 
+def run_paused(
+    folder: Path,
+    options: dict[str, Any],
+    at: str,
+    meanwhile: Callable[[], None],
+    *,
+    kills: bool = False,
+) -> End:
+    """A night that waits at a call until `meanwhile` has returned, and then goes on or is killed.
+
+    A night that never comes to that call ends without `meanwhile`.
+    """
+    reached, reach = os.pipe()
+    go, let = os.pipe()
+
+    def hold(disk: Disk, call: Call) -> None:
+        if str(call) == at:
+            os.write(reach, b".")
+            os.read(go, 1)
+
+    def begin(pid: int) -> None:
+        os.close(reach)
+        os.kill(pid, signal.SIGUSR1)
+        if os.read(reached, 1):
+            meanwhile()
+        if kills:
+            os.kill(pid, signal.SIGKILL)
+        os.write(let, b".")
+
+    end = in_child(lambda answer: enhance_archive(answer, folder, options, hold), begin)
+    for descriptor in (reached, go, let):
+        os.close(descriptor)
+    return end
+
+
 def enhance_archive(
     answer: Answer, folder: Path, options: dict[str, Any], heed: Heed | None, *faults: Fault
 ) -> None:

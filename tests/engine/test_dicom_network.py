@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, UltrasoundImageStorage
 
-from mcdiff_batch.bench.common import orthanc
+from mcdiff_batch.bench.common.server import free_port
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.pacs import dicomweb, store
 from tests.support.crafting import command
@@ -147,7 +147,7 @@ def test_a_pacs_that_rejects_us_or_is_not_there_is_said_in_a_line(
         assert "check --called-aet" in capsys.readouterr().err
         words = ("export-dicom", one_case, "--store", address, "--called-aet", "PACS")
         assert command(monkeypatch, *words) == 0
-    free = orthanc.free_port()
+    free = free_port()
     assert command(monkeypatch, "export-dicom", one_case, "--store", f"127.0.0.1:{free}") == 1
     assert "cannot be reached" in capsys.readouterr().err
     web = f"http://127.0.0.1:{free}"

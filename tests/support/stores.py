@@ -20,6 +20,8 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
+from mcdiff_batch.bench.common.server import free_port, started
+
 START = 60.0  # s that a server may take
 S3 = {  # the environment of a user of moto
     "AWS_ACCESS_KEY_ID": "AKIASECRETKEY",
@@ -46,34 +48,19 @@ CONFLICT = (
 @contextmanager
 def server(words: list[str], port: int) -> Iterator[str]:
     """A server program, once it answers; it is ended by its own process."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with started(words) as process:
         end = time.monotonic() + START
         while not _answers(port):
             assert process.poll() is None, f"{words[0]} has ended"
             assert time.monotonic() < end, f"{words[0]} does not start"
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _answers(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 @contextmanager
@@ -144,7 +131,7 @@ class Proxy:
     def running(self) -> Iterator["Proxy"]:
         handler = type("Bound", (_Handler,), {"proxy": self})
         with LocalServer(("127.0.0.1", 0), handler) as one:
-            thread = Thread(target=one.serve_forever, kwargs={"poll_interval": 0.05})
+            thread = Thread(target=one.serve_forever, args=(0.05,), daemon=True)
             thread.start()
             self.address = f"http://127.0.0.1:{one.server_port}"
             try:

@@ -10,7 +10,7 @@ from tests.support.review import Reviewing, reviewable, reviewing
 from tests.support.review_page import Page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs chromium")
@@ -18,12 +18,12 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reviewable(tmp_path_factory.mktemp("page"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def review(output: Path) -> Iterator[Reviewing]:
     with reviewing(output, "--reviewer", "anna", "--show-ids") as one:
         yield one

@@ -23,7 +23,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(getattr(request, "param", "s3"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Proxy]]:
     """A proxy before a store of a kind, which is started when it is first asked for."""
     pytest.importorskip("obstore", reason="needs the extra `cloud`")
@@ -59,12 +59,12 @@ def proxy(
     return one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive(tmp_path_factory.mktemp("night") / "night.zarr", CASES)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def expected(night: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The bytes of a run into a folder."""
     return clean(night, tmp_path_factory.mktemp("near") / "out")
@@ -77,12 +77,12 @@ def target(kind: str, proxy: Proxy, request: pytest.FixtureRequest) -> Target:
     return Target(kind, name, make(proxy.upstream, name))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle(tmp_path_factory.mktemp("model") / "bundle")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def near(night: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of the command's run into a folder."""
     out = tmp_path_factory.mktemp("near") / "out"
