@@ -21,6 +21,8 @@ def test_the_rehearsal_does_every_part_and_skips_what_is_done(tmp_path):
     assert {x["ended"] for x in programme_file["parts"]} == {"done"}
     for name in ("step", "throughput", "two_workers", "latency", "peers", "profile"):
         assert json.loads((tmp_path / "day" / f"{name}.json").read_text())["machine"]
+    rows = json.loads((tmp_path / "day" / "two_workers.json").read_text())["parts"]["throughput"]
+    assert [x["devices"] for x in rows["rows"]] == ["cpu:1", "cpu:2"]
     again = CliRunner().invoke(main, words)
     assert json.loads((tmp_path / "day" / "programme.json").read_text()) == programme_file
     assert again.exit_code == 0
