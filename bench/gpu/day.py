@@ -153,7 +153,7 @@ def _measures(size: Size, root: Path, on: Words, twice: str) -> tuple[Part, ...]
         *(*CLI, "bench", name, *on, "--output", root / f"{name}.json"),
         *(("--quick",) if size.quick else more),
     )
-    repeats = "1" if size.quick else "2"
+    batch, repeats = ("2", "1") if size.quick else ("8", "2")
     tests = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", TESTS)
     where = ("--output", root / "profile.json", "--preset", size.profiled)
     return (
@@ -175,7 +175,7 @@ def _measures(size: Size, root: Path, on: Words, twice: str) -> tuple[Part, ...]
             words=(
                 *(*CLI, "bench", "throughput", *on[:2], "--devices", twice),
                 *("--input", root / "test.zarr", "--output", root / "two_workers.json"),
-                *("--batches", "8", "--repeats", repeats, "--samples", str(size.test)),
+                *("--batches", batch, "--repeats", repeats, "--samples", str(size.test)),
             ),
             share=0.15,
             needs=(*needs, "phantoms test"),
