@@ -21,7 +21,7 @@ from mcdiff_batch.bench.measures.step import Block, quiet_blocks
 from mcdiff_batch.bench.measures.throughput import steady, unit_size
 from mcdiff_batch.engine.errors import UsageError
 from mcdiff_batch.engine.model.plan import Device
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.running import DENOISER, archive, bundle
 
 ONE_PRODUCT = (  # a convolution that changes nothing
@@ -70,9 +70,8 @@ def test_the_quick_bench_prints_cost_then_a_table_then_one_json_document(bench, 
 
 
 def test_a_terminal_gets_a_hint_and_no_json():
-    cli = "from mcdiff_batch.engine.cli import main; main()"
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-c", cli, "bench", "startup", "--repeats", "1"]
+    words = [*CLI, "bench", "startup", "--repeats", "1"]
     done = subprocess.run(words, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = os.read(ours, 1 << 16).decode()

@@ -16,6 +16,7 @@ from mcdiff_batch.engine.cli.config import NOT_IN_A_FILE, spell, variable
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.model.contract import SHIPPED
 from mcdiff_batch.engine.output.runs import Settings
+from tests.support.crafting import CLI
 from tests.support.running import archive, bundle
 
 Answer = tuple[int, str, str]  # exit code, stdout, stderr
@@ -339,11 +340,10 @@ def test_a_command_that_only_answers_is_known_behind_options_of_the_program(
     """Its answer is lost on a full disk, so it has failed."""
     (tmp_path / "c.toml").write_text("[status]\njson = true\n")
     (tmp_path / "out").mkdir()
-    code = "from mcdiff_batch.engine.cli import main; main()"
     words = ["--config", str(tmp_path / "c.toml"), "--show-config", "status", "x"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", code, *words],
+            [*CLI, *words],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -34,7 +34,6 @@ from tests.support.crafting import (
 BYTES = {"name": "bytes"}
 SHAPE = (3, 5, 40, 16)
 SIZE = 5 * 40 * 16  # bytes of a decoded chunk
-ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
 
 
 def damaged(tmp_path: Path, **storage: Any) -> Path:

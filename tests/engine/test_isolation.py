@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.crafting import CLI
 from tests.support.running import archive, bundle
 
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 DETECTED = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "GITLAB_CI", "JENKINS_URL", "BUILD_ID")
 LISTENER = """
 import os, socket, sys

@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,10 +12,9 @@ import pytest
 
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.output import places
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.running import archive, bundle
 
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 ID = "patient Müller"
 
 

@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mcdiff_batch.engine.output import locks
 from mcdiff_batch.engine.run import tracker
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.tracker import DeviceProgress, Progress
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.fake import InlineWorkers
 from tests.support.running import FakeMaker, archive, bundle, job
 
@@ -140,7 +139,7 @@ def test_status_follows_a_run_to_its_end(
     enhance(job(source, out), FakeMaker(), workers=InlineWorkers)
     with locks.lock(out):
         watching = subprocess.Popen(
-            [sys.executable, "-c", CLI, "status", str(out), "--watch", "--json"],
+            [*CLI, "status", str(out), "--watch", "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -155,13 +154,10 @@ def test_status_follows_a_run_to_its_end(
     assert f"{out}: state complete, 4 of 4 cases done" in capsys.readouterr().out
 
 
-CLI = "from mcdiff_batch.engine.cli import main; main()"
-
-
 def test_a_run_on_a_terminal_draws_its_table(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 6)
     words = ["run", "--input", str(source), "--bundle", str(bundle(tmp_path / "bundle"))]
-    text, code = on_terminal([sys.executable, "-c", CLI, *words])
+    text, code = on_terminal([*CLI, *words])
     assert code == 0
     assert "6 of 6 cases done" in text
     assert re.search(r"CPU .*busy.* 6 ", text)
@@ -170,7 +166,7 @@ def test_a_run_on_a_terminal_draws_its_table(tmp_path: Path) -> None:
 def test_a_run_prints_json_on_request(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 6)
     words = ["run", "--input", str(source), "--bundle", str(bundle(tmp_path / "bundle"))]
-    call = [sys.executable, "-c", CLI, *words, "--progress", "json"]
+    call = [*CLI, *words, "--progress", "json"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     lines = [json.loads(x) for x in done.stderr.splitlines()]
     assert lines[0]["cases"] == 6

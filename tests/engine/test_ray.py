@@ -26,12 +26,12 @@ from mcdiff_batch.engine.output.verify import find_damage
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.protocol import Recipe
 from tests.support.clusters import RayCluster
+from tests.support.crafting import CLI, MAIN
 from tests.support.fake import FakeMaker, InlineWorkers
 from tests.support.many import LIMIT, Night, wait_for, workers_on
 from tests.support.running import archive, bundle, clean, committed, job
 
 CASES = 16  # in units of 2
-MAIN = "from mcdiff_batch.engine.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,7 @@ def test_the_command_speaks_only_its_own_lines_and_names_no_host(
     out, model = tmp_path / "out", bundle(tmp_path / "bundle")
     words = ["run", str(source), "--output", str(out), "--bundle", str(model)]
     words += ["--unit-size", "2", "--devices", "cpu", "--progress", "json"]
-    code = MAIN
-    command = [sys.executable, "-c", code, *words]
+    command = [*CLI, *words]
     on = [*command, "--on", f"ray={cluster.address}"]
     done = subprocess.run(on, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == Exit.DONE, done.stderr

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from mcdiff_batch.engine.cli.terminal.progress import show_progress
 from mcdiff_batch.engine.errors import CaseError, Exit, VerificationError
 from mcdiff_batch.engine.output.places import default_archive, default_output
 from mcdiff_batch.engine.run.tracker import Progress
-from tests.support.crafting import command, pictures, snapshot, write_archive
+from tests.support.crafting import CLI, command, pictures, snapshot, write_archive
 from tests.support.running import archive, bundle, inline, job
 
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 Capture = pytest.CaptureFixture[str]
 Monkey = pytest.MonkeyPatch
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 
 from mcdiff_batch.engine.errors import Exit
+from tests.support.crafting import CLI
 from tests.support.running import archive, break_case, bundle
 
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 FULL = Path("/dev/full")  # a disk without space
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from mcdiff_batch.engine.run import process
 from mcdiff_batch.engine.run.heartbeat import Pulse
 from mcdiff_batch.engine.run.protocol import Breakdown
 from mcdiff_batch.engine.run.worker import breakdown
+from tests.support.crafting import CLI
 from tests.support.running import archive, bundle
 
 ADVICE = "raise their limit (ulimit -u, or that of the container)"
@@ -41,8 +41,7 @@ def test_a_run_whose_threads_cannot_start_says_which_limit_to_raise(
     open_folder: Path,
 ) -> None:
     source, model = archive(open_folder / "night.zarr", 2), bundle(open_folder / "model")
-    code = "from mcdiff_batch.engine.cli import main; main()"
-    program = [sys.executable, "-c", code, "run", str(source), "--bundle", str(model)]
+    program = [*CLI, "run", str(source), "--bundle", str(model)]
     words = [*AS_USER, "prlimit", "--nproc=4:4", *program, "--devices", "cpu"]
     env = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=env)

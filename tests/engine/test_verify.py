@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from mcdiff_batch.engine.errors import Drained, Exit, UsageError
 from mcdiff_batch.engine.run.enhance import enhance, repair
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.fake import FakeMaker
 from tests.support.running import archive, break_case, bundle, committed, inline, job
 
@@ -44,10 +43,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     source = archive(folder / "night.zarr", CASES)
     break_case(source, 6)
-    call = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
     more = ["--unit-size", "2"]
     words = run_words(source, bundle(folder / "tiny"))
-    done = subprocess.run([*call, *map(str, words), *more], capture_output=True, text=True)
+    done = subprocess.run([*CLI, *map(str, words), *more], capture_output=True, text=True)
     assert done.returncode == Exit.FAILED_CASES, done.stderr
     return folder
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from mcdiff_batch.engine.output.ledger import Incident
 from mcdiff_batch.engine.output.places import default_archive, default_output
 from mcdiff_batch.engine.run.job import resolve
 from mcdiff_batch.engine.text import format_bytes, name_device, natural_order
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.running import CONTRACT, archive, break_case, bundle, cpus, fault, inline, job
 
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 Capture = pytest.CaptureFixture[str]
 
 

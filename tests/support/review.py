@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import zarr
 
 from mcdiff_batch.engine.review.server import Server
 from mcdiff_batch.engine.review.session import Session
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.running import archive, inline, job
 
 IDS = (
@@ -63,8 +62,7 @@ class Reviewing:
 @contextmanager
 def reviewing(output: Path, *words: object, **environment: str) -> Iterator[Reviewing]:
     """`mcdiff-batch review OUTPUT`, which is ended with the block."""
-    code = "from mcdiff_batch.engine.cli import main; main()"
-    command = [sys.executable, "-c", code, "review", str(output), *map(str, words)]
+    command = [*CLI, "review", str(output), *map(str, words)]
     default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs ignore it
     process = subprocess.Popen(
         command,

@@ -21,8 +21,7 @@ from mcdiff_batch.train.training.cli import train
 from mcdiff_batch.train.training.loop import Setting
 from mcdiff_batch.train.training.stages import train_all
 from mcdiff_batch.train.training.weights import read_weights
-
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
+from tests.support.crafting import CLI, MAIN
 
 
 def command(*words, **kwargs):
@@ -184,7 +183,7 @@ def test_a_training_that_began_before_a_setting_existed_goes_on(toy_training, ph
 def test_two_processes_train_as_one_under_torchrun(phantoms, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script = tmp_path / "main.py"
-    script.write_text("from mcdiff_batch.engine.cli import main; main()")
+    script.write_text(MAIN)
     words = ["train", "--data", phantoms, "--preset", "toy", "--output", tmp_path / "two"]
     done = subprocess.run(
         [*launch, "--master-port", "29517", script, *map(str, words)],

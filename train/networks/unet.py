@@ -4,7 +4,7 @@ Both have the same body; the extractor has no time embedding and four outputs.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -255,7 +255,3 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def parameter_count(models: Sequence[nn.Module]) -> int:
-    return sum(p.numel() for model in models for p in model.parameters())

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import zarr
 
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.review import Page, ask, lines, reviewable, reviewing
 from tests.support.running import committed, inline, job
 
@@ -54,8 +53,7 @@ def test_the_address_is_printed_once_and_ctrl_c_ends_the_review(output: Path) ->
         assert host == "127.0.0.1"
         assert len(token) >= 32
         assert ask(port, f"/{token}/cases").status == 200
-        taken = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
-        taken += ["review", str(output), "--port", str(port)]
+        taken = [*CLI, "review", str(output), "--port", str(port)]
         done = subprocess.run(taken, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (2, "")
         assert "choose another port" in done.stderr

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from mcdiff_batch.engine.errors import SpaceError, UsageError
 from mcdiff_batch.engine.output import verdicts
 from mcdiff_batch.engine.output.verdicts import Verdict, append
-from tests.support.crafting import command
+from tests.support.crafting import CLI, command
 from tests.support.review import Page, lines
 
 
@@ -112,7 +111,6 @@ def test_a_whole_line_that_cannot_be_read_is_not_passed_over(tmp_path: Path, lin
 def test_a_pipe_in_the_place_of_the_file_ends_the_command(output: Path) -> None:
     (output / verdicts.FOLDER).mkdir()
     os.mkfifo(output / verdicts.FILE)
-    code = "from mcdiff_batch.engine.cli import main; main()"
-    words = (sys.executable, "-c", code, "review", output, "--export", "csv")
+    words = (*CLI, "review", output, "--export", "csv")
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "is no file" in done.stderr) == (2, True)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from mcdiff_batch.engine.errors import Exit
 from tests.support import stores
+from tests.support.crafting import CLI
 from tests.support.crafting import command as cli
 from tests.support.store_outputs import WAIT, Target, options
 from tests.support.stores import Fault, Proxy
@@ -68,9 +68,8 @@ def test_p1_a_run_that_is_killed_goes_on_elsewhere(
 ) -> None:
     run = ("run", night, "--output", target.url, *options(model))
     proxy.faults.append(Fault(match="PUT .*/ledger/000001", kind="late", seconds=WAIT))
-    code = "from mcdiff_batch.engine.cli import main; main()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, run)],
+        [*CLI, *map(str, run)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
