@@ -23,6 +23,7 @@ FOLDER = "ledger"
 INCIDENTS = "incidents.jsonl"
 DONE, FAILED, SKIPPED, OPEN = "done", "failed", "skipped", "open"
 STATUSES = (DONE, FAILED, SKIPPED, OPEN)
+KEPT = "kept"  # kind of an incident: the archive has lost a case that is done, so its record stays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

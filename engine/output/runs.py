@@ -14,10 +14,11 @@ import msgspec
 
 from mcdiff_batch.engine.errors import FingerprintError, McdiffError, UsageError, explain
 from mcdiff_batch.engine.telemetry.machine import package_version
-from mcdiff_batch.engine.text import pluralise
+from mcdiff_batch.engine.text import clean, pluralise
 
 from . import durable, ledger, locks, shards, verdicts
 from .ledger import DamagedRecord, Head, Record
+from .units import parse_selection
 
 CONFIG = "run.json"
 MANIFEST = "manifest.json"
@@ -40,6 +41,8 @@ HINTS = {  # what makes a setting differ
 REMEDIES = {"canary": "continue on a machine like the first"}
 REMEDY = "go back to the first value"
 TRIES = 8  # to write a record
+MOST_UNITS = 1 << 20  # of a run: each is a file of the ledger
+LARGEST = 64 << 20  # bytes of run.json
 
 WRITERS = ("mcdiff-batch", "numcodecs", "numpy", "scipy", "zarr")  # make columns and metadata
 SOFTWARE = (*WRITERS, "onnxruntime")
@@ -98,8 +101,12 @@ def _load(root: Path) -> Run | None:
     path, files = root / CONFIG, durable.files(root)
     if files.exists(CONFIG):
         try:
-            return msgspec.convert(json.loads(files.read(CONFIG)), Run)
-        except ValueError as error:
+            if files.size(CONFIG) > LARGEST:
+                raise ValueError(f"it has more than {LARGEST} bytes")
+            run = msgspec.convert(json.loads(files.read(CONFIG)), Run)
+            _check(run.settings)
+            return run
+        except (ValueError, UsageError) as error:
             raise UsageError(
                 f"{path}: is damaged ({error}); copy it from a backup, or choose another --output; "
                 f"`mcdiff-batch verify {root}` checks the images"
@@ -110,6 +117,17 @@ def _load(root: Path) -> Run | None:
             "the output of an earlier run; choose another --output"
         )
     return None
+
+
+def _check(settings: Settings) -> None:
+    """Raises UsageError for settings that no run has: what reads them would not end."""
+    size = settings.unit_size
+    count = 0 if size < 1 else parse_selection(settings.cases, 1 << 62).count_units(size)
+    if not 1 <= count <= MOST_UNITS or size > MOST_UNITS:
+        raise UsageError(
+            f"{clean(settings.cases)[:50]} in units of {size}: expected 1 to {MOST_UNITS} units of "
+            f"at most {MOST_UNITS} cases (--unit-size)"
+        )
 
 
 def load_existing(root: Path) -> Run:
@@ -125,6 +143,7 @@ def save(root: Path, run: Run) -> None:
 
     Raises as `Files` of durable.py do.
     """
+    _check(run.settings)
     text = json.dumps(asdict(run), indent=1, sort_keys=True) + "\n"
     durable.files(root).create(CONFIG, text.encode())
 

@@ -126,6 +126,10 @@ class Selection:
             count -= len(spans[-1])
         return Selection(tuple(span for span in spans if span))
 
+    def count_units(self, size: int) -> int:
+        """At most so many units have a selected case: one that spans share counts for each."""
+        return sum((s.stop - 1) // size - s.start // size + 1 for s in self.spans)
+
     def units(self, size: int) -> list[int]:
         """Indices of the units with a selected case, in order."""
         spans = (range(s.start // size, (s.stop - 1) // size + 1) for s in self.spans)
@@ -142,6 +146,7 @@ def parse_selection(text: str, cases: int) -> Selection:
 
 def _parse_span(part: str, cases: int) -> range:
     first, _, last = part.strip().partition("-")
+    part = part if len(part) < 50 else f"{part[:50]}..."
     try:
         span = range(int(first), int(last or first) + 1)
         if int(first) > int(last or first):

@@ -161,6 +161,11 @@ INCIDENTS = {  # by the kind in incidents.jsonl; what is left to do is the advic
         "Let `doctor` try the device before the next run.",
         DOCTOR,
     ),
+    "kept": Advice(
+        "The archive has lost a case that was enhanced before, so what was committed stays.",
+        "Restore that case too, then try the failed ones again.",
+        RETRY,
+    ),
     "input": Advice(
         "The archive was changed during the run.",
         "Do not trust these results: enhance anew, and leave the archive alone meanwhile.",

@@ -1,6 +1,8 @@
 """Turns enhanced images into committed bytes: grey levels, quality, flags, shards, record."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,12 +12,14 @@ from mcdiff_batch.engine.image.gate import failed_checks, failed_plausibility
 from mcdiff_batch.engine.image.measure import Result
 from mcdiff_batch.engine.image.measure import measure as measure_result
 from mcdiff_batch.engine.model.framing import Failure, FramedCase
-from mcdiff_batch.engine.output import runs, shards
+from mcdiff_batch.engine.output import ledger, runs, shards
 from mcdiff_batch.engine.output.ledger import (
     DONE,
     FAILED,
+    KEPT,
     OPEN,
     SKIPPED,
+    DamagedRecord,
     Entry,
     Head,
     Incident,
@@ -153,7 +157,29 @@ def _write_unit(work: Work, recipe: Recipe) -> Head:
         shards=shards.describe(encoded),
         cases=tuple(_entry(work, case) for case in unit.cases),
     )
-    return runs.commit(recipe.output, record, encoded)
+    head = runs.commit(recipe.output, record, encoded)
+    if head != record.head:
+        with suppress(DamagedRecord, FileNotFoundError):
+            work.incidents.extend(_explain_kept(ledger.read(recipe.output, unit.index), record))
+    return head
+
+
+def _explain_kept(there: Record, new: Record) -> Iterator[Incident]:
+    """What this run found of the cases of a record that it may not replace, because a case that is
+    done there has failed now."""
+    before = {entry.case: entry for entry in there.cases}
+    lost = [x for x in new.cases if x.status == FAILED and before[x.case].status == DONE]
+    for entry in lost:
+        detail = f"failed now, {entry.reason}: {entry.detail}; its image of before stays"
+        yield Incident(kind=KEPT, detail=detail, unit=new.unit, case=entry.case)
+    for entry in new.cases if lost else ():
+        if before[entry.case].status == FAILED and entry != before[entry.case]:
+            found = f"failed, {entry.reason}: {entry.detail}" if entry.reason else "can be enhanced"
+            detail = (
+                f"{found}, but case {lost[0].case}, which was done before, failed now "
+                f"({lost[0].reason}), so the record of both stays; repair that case too"
+            )
+            yield Incident(kind=KEPT, detail=detail, unit=new.unit, case=entry.case)
 
 
 def _entry(work: Work, case: int) -> Entry:

@@ -84,6 +84,9 @@ def describe_failures(
             why = f"open: {reasons.of_case(entry.case)}; the next run tries it again"
         else:
             why = f"failed {entry.reason}: {entry.detail}"
+            kept = reasons.kept.get(entry.case, "")
+            if kept and entry.detail not in kept:  # else the record is newer
+                why += f" (the last try: {kept})"
         lines.append(f"case {entry.case}{name}: {why}")
     if more:
         lines.append(f"... and {more} more; see the report")
@@ -112,11 +115,14 @@ class _Reasons:
 
         self.cases: dict[int, str] = {}
         self.units: dict[int, str] = {}
+        self.kept: dict[int, str] = {}  # what a run found that could not replace the record
         recorded = set(ledger.list_units(output))
         for row in read_incidents(output):
             case, unit, text = row.get("case"), row.get("unit"), _describe(row)
             if isinstance(case, int):
                 self.cases[case] = text
+                if row.get("kind") == ledger.KEPT:
+                    self.kept[case] = clean(row.get("detail", ""))
             elif isinstance(unit, int) and unit not in recorded and (not part or unit in part):
                 self.units[unit] = text
 
