@@ -2,7 +2,8 @@
 
 A PUT is complete or absent, so it takes the place of fsync and rename.  There is no lock: what must
 not be written twice is created only if it is absent, or replaced only if it is as it was read.
-After a lost answer the store refuses what it has done already: then what is there is compared.
+If the answer to a write is lost, the write is repeated and the store refuses it, although it has
+the data; so after a refusal the object is read and compared.
 """
 
 import secrets
@@ -109,7 +110,10 @@ class StoreFiles:
             get_obstore().delete(connect(url, OF_OUTPUT), url.prefix)
 
     def _put(self, name: str, data: bytes, mode: str | dict[str, str]) -> bool:
-        """Whether the store did not refuse; it may have done it all the same.  Raises OSError."""
+        """False if the store refuses; it may have written the data all the same.  Raises OSError.
+
+        mode: "overwrite", "create" (only if absent), or the version that is to be replaced.
+        """
         url = self.place / name
         with plain_errors(url):
             try:
@@ -125,12 +129,12 @@ class StoreFiles:
         """Raises UsageError unless the store keeps what must not be overwritten."""
         name = f"{TRIAL}/{secrets.token_hex(8)}"
         try:
-            kept = self.create(name, b"first") and not self.create(name, b"second")
-            kept = kept and not self._put(name, b"third", {"e_tag": '"of another version"'})
-            whole = self.read(name) == b"first"
+            refuses = self.create(name, b"first") and not self.create(name, b"second")
+            refuses = refuses and not self._put(name, b"third", {"e_tag": '"of another version"'})
+            unchanged = self.read(name) == b"first"
         finally:
             self.remove(name)
-        if not (kept and whole):
+        if not (refuses and unchanged):
             raise UsageError(
                 f"{self.place}: this store overwrites objects that it was asked to keep (it "
                 "ignores If-None-Match or If-Match), so two runs could spoil each other's results; "

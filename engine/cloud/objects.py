@@ -106,7 +106,7 @@ def _read_part(url: Url, ahead: int) -> Part:
 
 
 def _take(url: Url, found: Any, length: int) -> bytes:
-    """The body of an answer, which has to be of this length; not more of it is read."""
+    """The body of an answer.  Raises OSError if it is not `length` bytes; reads hardly more."""
     data = bytearray()
     for part in found.stream(min_chunk_size=PIECE):
         data += part
@@ -119,20 +119,21 @@ def _take(url: Url, found: Any, length: int) -> bytes:
 
 def _get_part(url: Url, ahead: int) -> Any:
     """One request; two for the end of an object in Azure, which knows no ranges from the end."""
-    options: dict[str, Any] = {"range": {"suffix": -ahead} if ahead < 0 else (0, ahead)}
     if ahead < 0 and url.scheme == "az":
         meta = get_obstore().head(connect(url, OF_INPUT), url.prefix)
         size, tag = meta["size"], meta["e_tag"]
-        options = {"range": (max(0, size + ahead), max(1, size)), "if_match": tag}
+        return _get(url, range=(max(0, size + ahead), max(1, size)), if_match=tag)
+    return _get(url, range={"suffix": -ahead} if ahead < 0 else (0, ahead))
+
+
+def _get(url: Url, **options: Any) -> Any:
     return get_obstore().get(connect(url, OF_INPUT), url.prefix, options=options)
 
 
 def read_range(url: Url, offset: int, length: int, tag: str) -> bytes:
-    """Bytes of the version `tag` of an object.  Raises OSError, also where that was replaced."""
-    options: dict[str, Any] = {"range": (offset, offset + length)}
-    if tag:
-        options["if_match"] = tag
-    get = lambda: get_obstore().get(connect(url, OF_INPUT), url.prefix, options=options)
+    """Bytes of the version `tag` of an object.  Raises OSError, also if another one replaced it."""
+    version = {"if_match": tag} if tag else {}
+    get = lambda: _get(url, range=(offset, offset + length), **version)
     return _ask(url, lambda: _take(url, get(), length))
 
 
@@ -152,7 +153,7 @@ def _read_object(url: Url) -> tuple[bytes, dict[str, str]]:
 
 
 def _ask(url: Url, read: Callable[[], T]) -> T:
-    """Reads; once more where an answer was cut short, which the library does not always do."""
+    """Reads; if an answer was cut short, reads once more, which the library does not always do."""
     try:
         with plain_errors(url):
             return read()
@@ -226,9 +227,8 @@ def store_error(url: Url, text: str) -> OSError:
 
 def is_refusal(error: Exception) -> bool:
     """Whether a store refused a conditional write: the object exists, or is not as expected."""
-    return type(error).__name__ in ("AlreadyExistsError", "PreconditionError") or _status(
-        error
-    ) in (409, 412)
+    names = ("AlreadyExistsError", "PreconditionError")
+    return type(error).__name__ in names or _status(error) in (409, 412)
 
 
 def _status(error: Exception) -> int:

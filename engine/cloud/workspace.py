@@ -44,7 +44,7 @@ def open_workspace(place: Place) -> Path:
     root = cache_folder(FOLDER) / _name(place)
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_address(root, place)
+        _replace(root / ADDRESS, str(place).encode())
     except OSError as error:
         raise UsageError(
             f"{root}: cannot be written to ({error.strerror}), and a run into {place} keeps its "
@@ -55,15 +55,15 @@ def open_workspace(place: Place) -> Path:
     return root
 
 
-def _write_address(root: Path, place: Url) -> None:
-    """Complete or as before: others may be reading it."""
-    spare = root / f"{ADDRESS}-{os.getpid()}"
-    spare.write_text(str(place))
-    spare.replace(root / ADDRESS)
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a file that is complete or as before: others may be reading it."""
+    spare = path.with_name(f".{path.name}-{os.getpid()}")
+    spare.write_bytes(data)
+    spare.replace(path)
 
 
 def _name(url: Url) -> str:
-    """The same address may mean several stores."""
+    """A hash of the address and of the variables that say which store it means."""
     where = sorted((k, v) for k, v in os.environ.items() if SERVER.fullmatch(k))
     return hashlib.sha256(repr((str(url), where)).encode()).hexdigest()[:16]
 
@@ -134,9 +134,7 @@ def _fetch_tree(root: Path, files: StoreFiles, name: str) -> None:
         with suppress(FileNotFoundError):
             data, path = files.read(name), root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            spare = path.with_name(f".{path.name}-{os.getpid()}")
-            spare.write_bytes(data)
-            spare.replace(path)
+            _replace(path, data)
 
 
 def _names(files: StoreFiles, folder: str) -> list[str]:
