@@ -219,8 +219,8 @@ def _open(store: Store) -> Archive:
     dtype = _check_depths_array(spec)
     cases, depths, *grid = spec.shape
     validity, doubts = read_validity("depths", array)
-    columns = read_columns(store, read_array_spec, cases, depths)
-    coordinates = read_coordinates(store, read_array_spec, (depths, *grid))
+    columns = read_columns(store, cases, depths)
+    coordinates = read_coordinates(store, (depths, *grid))
     meaning = parse_attributes(root, array.attributes, dtype, coordinates)
     validity, blank = validity.without_black(meaning.intensity_range[0])
     return Archive(

@@ -12,13 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .codec_metadata import Json
-from .meaning import LENGTHS, check_axes, stored_bits
+from .meaning import check_axes, length_mm, stored_bits
 from .store import BadMetadataError, Store
 
 RANGES = {"u1": (0.0, 255.0), "u2": (0.0, 65535.0), "f2": (0.0, 1.0), "f4": (0.0, 1.0)}
-FAINT = (
-    0.25  # of the intensity range: 14 of 16 bit, or 6 of 8, use no more; phantoms use 0.88 and up
-)
+FAINT = 0.25  # of the intensity range, as 14 of 16 bit, or 6 of 8; phantoms use 0.88 or more
 STRAY = 0.001  # share of the px at either end that may be a stamp or a dead px
 HEIGHT_MM = (100.0, 800.0)  # of a scan: five vertebrae of a child, or the trunk of a tall adult
 WIDTH_MM = (50.0, 500.0)  # from process to process of a child, or the widest trunk
@@ -40,7 +38,7 @@ class Attributes:
 
     intensity_range: tuple[float, float]  # black, white
     spacing_mm: Spacing  # NaN where unknown
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +94,9 @@ def read_attributes(store: Store) -> Json:
 
 
 def parse_attributes(
-    root: Json, array: Json, dtype: str, coordinates: tuple[Statement, ...] = ()
+    root: Json, array: Json, dtype: str, coordinates: tuple[Statement, ...]
 ) -> Attributes:
-    """From the attributes of the group and of `depths`, and what coordinates say of the spacing.
+    """Meaning of the px, by the attributes of the group and of `depths`, and the coordinates.
 
     Raises BadMetadataError.
     """
@@ -142,9 +140,8 @@ def _range(array: Json, dtype: str) -> tuple[float, float]:
 
 def _check_keys(raw: Json, others: dict[str, Json]) -> None:
     """Refuses our keys where they are misspelt, or stand outside `mcdiff`."""
-    known = ("intensity_range", "pixel_spacing_mm", "schema")
-    for key in (x for x in raw if x not in (*known, "depth_mm") and not _match_size(x)):
-        near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1, 0.85)
+    for key in (x for x in raw if x not in (*EXPECTED, "depth_mm") and not _match_size(x)):
+        near = difflib.get_close_matches(key.lower().replace("-", "_"), EXPECTED, 1, 0.85)
         if near and near[0] not in raw:
             raise BadMetadataError(f"mcdiff has the key {key!r:.40}, expected {near[0]}; rename it")
     for where, attributes in others.items():
@@ -171,18 +168,18 @@ def is_spacing(value: float) -> bool:
 def _agree(own: Spacing | None, statements: list[Statement]) -> tuple[Spacing, tuple[str, ...]]:
     """The spacing that all statements agree on, and warnings.  Raises BadMetadataError."""
     warnings = []
-    for said in statements:
-        if math.isnan(said.unit_mm):
+    for x in statements:
+        if math.isnan(x.unit_mm):
             if own is None:
                 warnings.append(
-                    f"{said.where} is {said.values[0]:g} without a unit and is not used; set the "
+                    f"{x.where} is {x.values[0]:g} without a unit and is not used; set the "
                     "attribute mcdiff.pixel_spacing_mm if it is the size of a px in mm"
                 )
         elif own is None:
-            own = said.spacing()
-        elif not said.fits(own):
+            own = x.spacing()
+        elif not x.fits(own):
             raise BadMetadataError(
-                f"{said.where} is {said.values[0] * said.unit_mm:g} mm, another statement says "
+                f"{x.where} is {x.values[0] * x.unit_mm:g} mm, another statement says "
                 f"{own[0]:g} mm; correct the wrong one (mcdiff.pixel_spacing_mm is in mm)"
             )
     return own or (math.nan, math.nan), tuple(warnings)
@@ -214,7 +211,7 @@ def _statements(where: str, attributes: Json) -> Iterator[Statement]:
 
 
 def _match_size(key: str) -> re.Match[str] | None:
-    """Whether an attribute is a size of a px; the first group is its unit, if the key has it."""
+    """The match if an attribute's name says that it is a size of a px; its group 1 is the unit."""
     return SPACING_KEY.fullmatch(re.sub("[^a-z]", "", key.lower()))
 
 
@@ -235,11 +232,6 @@ def _parse_size(value: object) -> tuple[tuple[float, ...], object]:
         return tuple(float(x) for x in values) if len(values) in (1, 2) else (), unit
     except (ArithmeticError, TypeError, ValueError):
         return (), unit
-
-
-def length_mm(unit: object) -> float | None:
-    """mm of a unit of length; None for anything else."""
-    return LENGTHS.get(str(unit).strip().lower().removesuffix("s"))
 
 
 def _pyramid(root: Json) -> Iterator[Statement]:

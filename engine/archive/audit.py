@@ -53,7 +53,7 @@ class Audit:
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """What the audit has found so far.  Only `problems` grows."""
+    """What the audit has found so far.  Only `problems` grows with the archive."""
 
     problems: list[Problem]
     faint: int = 0  # cases that use little of the intensity range
@@ -86,11 +86,12 @@ def audit(archive: Archive) -> Audit:
 
 
 def _read_ahead(archive: Archive) -> Iterator[Callable[[], Case]]:
-    """What gives each case, in order, or raises; from an object store many are read at once."""
-    if not isinstance(archive.path, Url):
-        yield from (partial(archive.read, index) for index in range(archive.cases))
-        return
-    yield from (case.result for _, case in call_ahead(archive.read, range(archive.cases)))
+    """A function for each case, in order, that returns it or raises; an object store is read by
+    several threads, ahead of the calls."""
+    cases = range(archive.cases)
+    if isinstance(archive.path, Url):
+        return (case.result for _, case in call_ahead(archive.read, cases))
+    return (partial(archive.read, index) for index in cases)
 
 
 def _look(index: int, read: Callable[[], Case], findings: Findings) -> None:

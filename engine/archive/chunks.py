@@ -57,8 +57,8 @@ class ChunkedArray:
             values = self.chunk(coordinates)
             if values is None:
                 raise MissingError(
-                    f"chunk {_dotted(coordinates)} of {self.name} is absent; restore it, or see "
-                    "what `mcdiff-batch check` says"
+                    f"{self._where(coordinates)} is absent; restore it, or see what `mcdiff-batch "
+                    "check` says"
                 )
             into, part = intersect(box, coordinates, self.spec.chunks)
             out[into] = values[part]
@@ -85,8 +85,11 @@ class ChunkedArray:
                 return np.array(decode_texts(plain, prod(spec.chunks)), object).reshape(spec.chunks)
             return to_array(plain, spec)
         except CorruptError as error:
-            where = f"chunk {_dotted(coordinates)} of {self.name}"
-            raise CorruptError(f"{where}: {describe_pointer(data) or error}") from error
+            reason = describe_pointer(data) or error
+            raise CorruptError(f"{self._where(coordinates)}: {reason}") from error
+
+    def _where(self, coordinates: Coordinates) -> str:
+        return f"chunk {'.'.join(map(str, coordinates))} of {self.name}"
 
     def _read_chunk(self, coordinates: Coordinates) -> bytes | None:
         """The stored bytes of a chunk; None if absent."""
@@ -99,7 +102,7 @@ class ChunkedArray:
                 return self._read_bytes(blob, 0, blob.size, coordinates)
             inside = [k % n for k, n in zip(coordinates, per_file, strict=True)]
             place = int(np.ravel_multi_index(inside, per_file))
-            return self._read_from_shard(blob, place, prod(per_file), coordinates)
+            return self._read_from_shard(blob, place, coordinates)
 
     @property
     def _ahead(self) -> int:
@@ -119,23 +122,22 @@ class ChunkedArray:
         most = encoded_limit(self.spec.chunk_bytes)
         data = blob.read(offset, size) if size <= most else b""
         if len(data) != size:
-            where = f"chunk {_dotted(coordinates)} of {self.name}"
+            where = self._where(coordinates)
             raise CorruptError(f"{where}: {size} bytes stored, {min(most, len(data))} usable")
         return data
 
-    def _read_from_shard(
-        self, blob: Blob, place: int, count: int, coordinates: Coordinates
-    ) -> bytes | None:
-        offset, size = (int(x) for x in self._read_index(blob, count, coordinates)[place])
+    def _read_from_shard(self, blob: Blob, place: int, coordinates: Coordinates) -> bytes | None:
+        """The stored bytes of the chunk that is number `place` of its shard; None if absent."""
+        offset, size = (int(x) for x in self._read_index(blob, coordinates)[place])
         if (offset, size) == (ABSENT, ABSENT):
             return None
         if offset + size > blob.size:
-            where = f"chunk {_dotted(coordinates)} of {self.name}"
+            where = self._where(coordinates)
             raise CorruptError(f"{where}: the index of its shard points past the end")
         return self._read_bytes(blob, offset, size, coordinates)
 
-    def _read_index(self, blob: Blob, count: int, coordinates: Coordinates) -> Values:
-        """The index of a shard: offset and size in bytes of each of `count` chunks, [count, 2]."""
+    def _read_index(self, blob: Blob, coordinates: Coordinates) -> Values:
+        """The index of a shard: offset and size in bytes of each of its chunks, [chunks, 2]."""
         shards, size = self.spec.shards, self._index_bytes
         assert shards is not None
         data = blob.read(max(0, blob.size - size) if shards.at_end else 0, size)
@@ -144,9 +146,8 @@ class ChunkedArray:
                 raise CorruptError("it is shorter than its index")
             plain = unpack_checksum(data, size, Codec(name="crc32c")) if shards.checksum else data
         except CorruptError as error:
-            where = f"the shard of chunk {_dotted(coordinates)} of {self.name}"
-            raise CorruptError(f"{where}: {error}") from error
-        return np.frombuffer(plain, f"{shards.endian}u8").reshape(count, 2)
+            raise CorruptError(f"the shard of {self._where(coordinates)}: {error}") from error
+        return np.frombuffer(plain, f"{shards.endian}u8").reshape(-1, 2)
 
 
 def chunks_in(box: Box, chunks: tuple[int, ...]) -> Iterator[Coordinates]:
@@ -184,19 +185,11 @@ def decode_texts(plain: bytes, count: int) -> list[str]:
     at, out = 4, []
     for _ in range(count):
         size = int.from_bytes(plain[at : at + 4], "little")
-        out.append(_utf8(plain[at + 4 : at + 4 + size]))
+        try:
+            out.append(plain[at + 4 : at + 4 + size].decode())
+        except UnicodeDecodeError as error:
+            raise CorruptError("text is not UTF-8") from error
         at += 4 + size
     if at != len(plain):
         raise CorruptError("text is truncated or followed by other bytes")
     return out
-
-
-def _utf8(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise CorruptError("text is not UTF-8") from error
-
-
-def _dotted(coordinates: Coordinates) -> str:
-    return ".".join(map(str, coordinates))

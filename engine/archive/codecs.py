@@ -94,15 +94,23 @@ STREAMS: dict[str, Callable[[], Any]] = {
 }
 
 
+LIBRARIES = {"blosc": numcodecs.blosc, "lz4": numcodecs.lz4, "zstd": numcodecs.zstd}
+
+
+def _decompress(data: bytes, codec: Codec) -> bytes:
+    """Bounds nothing: the size that `data` claim must have been checked."""
+    try:
+        return bytes(LIBRARIES[codec.name].decompress(data))
+    except (RuntimeError, ValueError) as error:
+        raise CorruptError(f"{codec.name} cannot decompress it") from error
+
+
 def unpack_lz4(data: bytes, limit: int, codec: Codec) -> bytes:
     """A block of lz4 after its size, as numcodecs writes it."""
     size = int.from_bytes(data[:4], "little")
     if len(data) < 5 or size > limit:
         raise CorruptError(f"lz4 data claim {size} bytes, {limit} were declared")
-    try:
-        out = bytes(numcodecs.lz4.decompress(data))
-    except (RuntimeError, ValueError) as error:
-        raise CorruptError("lz4 cannot decompress it") from error
+    out = _decompress(data, codec)
     if len(out) != size:
         raise CorruptError(f"lz4 data have {len(out)} bytes, their header says {size}")
     return out
@@ -131,10 +139,7 @@ def unpack_blosc(data: bytes, limit: int, codec: Codec) -> bytes:
         raise CorruptError(f"blosc data claim {size} bytes, {limit} were declared")
     if stored != len(data):
         raise CorruptError(f"blosc data are {len(data)} bytes, their header says {stored}")
-    try:
-        return bytes(numcodecs.blosc.decompress(data))
-    except (RuntimeError, ValueError) as error:
-        raise CorruptError("blosc cannot decompress it") from error
+    return _decompress(data, codec)
 
 
 def unpack_zstd(data: bytes, limit: int, codec: Codec) -> bytes:
@@ -145,10 +150,7 @@ def unpack_zstd(data: bytes, limit: int, codec: Codec) -> bytes:
         raise CorruptError(f"the zstd frame claims {frame.size} bytes, {limit} were declared")
     if codec.checksum and not frame.checksum:
         raise CorruptError("the zstd frame has no checksum, its metadata declare one")
-    try:
-        return bytes(numcodecs.zstd.decompress(data))
-    except (RuntimeError, ValueError) as error:
-        raise CorruptError("zstd cannot decompress it") from error
+    return _decompress(data, codec)
 
 
 UNPACKERS: dict[str, Callable[[bytes, int, Codec], bytes]] = {

@@ -4,18 +4,18 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .attributes import HEIGHT_MM, WIDTH_MM, Statement, is_human, length_mm
+from .attributes import HEIGHT_MM, WIDTH_MM, Statement, is_human
 from .chunks import ChunkedArray, Values, chunks_in, intersect
 from .codecs import CorruptError
-from .meaning import Validity, read_validity
-from .metadata import ArrayMetadata, ArraySpec
+from .meaning import Validity, length_mm, read_validity
+from .metadata import ArraySpec, read_array_spec
 from .store import BadMetadataError, Store, UnsafeFileError
 
 BYTES_LIMIT = 1 << 30  # of one column
@@ -25,8 +25,6 @@ COORDINATES = (  # names of the coordinates of the depths, of y and of x
     ("x", "column", "width"),
 )
 FLOATS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
-
-SpecReader = Callable[[Store, str], ArrayMetadata | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +66,13 @@ def column_types(depths: int) -> dict[str, ColumnType]:
     }
 
 
-def read_columns(store: Store, spec_of: SpecReader, cases: int, depths: int) -> Columns:
+def read_columns(store: Store, cases: int, depths: int) -> Columns:
     """Raises BadMetadataError if a column does not fit the archive or cannot be decoded."""
     values: dict[str, Any] = {}
     warnings: list[str] = []
     digest = hashlib.sha256()
     for name, column in column_types(depths).items():
-        array = spec_of(store, name)
+        array = read_array_spec(store, name)
         values[name] = None
         if array is not None:
             spec = array.spec
@@ -82,20 +80,18 @@ def read_columns(store: Store, spec_of: SpecReader, cases: int, depths: int) -> 
             validity, doubts = read_validity(name, array)
             warnings += doubts
             raw = _read_all(ChunkedArray(store=store, name=name, spec=spec), warnings)
-            values[name] = _convert(name, _without_missing(name, raw, validity))
+            values[name] = _convert(name, _replace_missing(name, raw, validity))
             _add(digest, name.encode(), array.document, _plain_bytes(raw))
     return Columns(**values, warnings=tuple(warnings), digest=digest.hexdigest())
 
 
-def read_coordinates(
-    store: Store, spec_of: SpecReader, shape: tuple[int, ...]
-) -> tuple[Statement, ...]:
+def read_coordinates(store: Store, shape: tuple[int, ...]) -> tuple[Statement, ...]:
     """What coordinates of (depth, y, x), such as xarray writes, say of the spacing.
 
     Raises BadMetadataError where the deepest depth would be the first.
     """
     found = [
-        next(filter(None, (_coordinate(store, spec_of, x, n) for x in names)), None)
+        next(filter(None, (_read_coordinate(store, x, n) for x in names)), None)
         for names, n in zip(COORDINATES, shape, strict=True)
     ]
     depth, *steps = [None if x is None else (np.diff(x[0]), x[1]) for x in found]
@@ -115,12 +111,12 @@ def read_coordinates(
     return (Statement(where=where, values=sizes, unit_mm=y[1] or math.nan, ordered=True),)
 
 
-def _coordinate(
-    store: Store, spec_of: SpecReader, name: str, size: int
+def _read_coordinate(
+    store: Store, name: str, size: int
 ) -> tuple[npt.NDArray[np.float64], float | None] | None:
     """The values of a coordinate of numbers, and mm of its unit; None if there is no such array."""
     try:
-        array = spec_of(store, name)
+        array = read_array_spec(store, name)
         if array is None or array.spec.shape != (size,) or array.spec.dtype.kind not in "iuf":
             return None
         values = _read_all(ChunkedArray(store=store, name=name, spec=array.spec), [])
@@ -191,8 +187,8 @@ def _fill(name: str, spec: ArraySpec) -> object:
         ) from error
 
 
-def _without_missing(name: str, raw: Values, validity: Validity) -> Values:
-    """Gives values that are said to be missing the value that stands for that here."""
+def _replace_missing(name: str, raw: Values, validity: Validity) -> Values:
+    """Replaces the values that the array declares as missing by the ones that we use for that."""
     stand_in = {"optimal_depth": -1, "pixel_spacing_mm": np.nan, "extent": 0}
     if raw.dtype.kind not in "biuf" or not validity.count_missing(raw):
         return raw

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,11 @@ DTYPES = {
     **dict.fromkeys(("L", "LA", "P", "RGB", "RGBA"), "u1"),
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "u2"),
 }
+Tag = ExifTags.Base  # of TIFF too
 TURNED = (5, 6, 7, 8)  # orientations that exchange y and x
 PX_MM = (0.02, 2.0)  # sizes of a px in mm that a scan may have
 USUAL_DPI = (72, 96, 100, 120, 144, 150, 200, 240, 300, 360, 400, 600, 1200)  # of screen and print
 UNITS_MM = {"mm": 1.0, "cm": 10.0, "micron": 0.001, "um": 0.001, "inch": 25.4}  # of ImageJ
-BITS, PHOTOMETRIC, DESCRIPTION = 258, 262, 270  # tags of TIFF
-X_RESOLUTION, Y_RESOLUTION, SAMPLE_FORMAT = 282, 283, 339
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +72,10 @@ def find_cases(sources: Sequence[Path]) -> tuple[list[tuple[str, list[Path]]], i
     Raises ArchiveError, UsageError.
     """
     cases: list[tuple[str, list[Path]]] = []
-    passed = 0
+    skipped = 0
     for source in sources:
         if is_system_file(source):
-            passed += 1
+            skipped += 1
             continue
         if not (source.exists() or source.is_symlink()):
             raise UsageError(f"{source}: there is no such file or folder; correct the name")
@@ -85,7 +84,7 @@ def find_cases(sources: Sequence[Path]) -> tuple[list[tuple[str, list[Path]]], i
             continue
         entries, more = list_entries(source)
         folders = [x for x in entries if x.is_dir()]
-        passed += more
+        skipped += more
         if not folders:
             cases.append((source.resolve().name, _pictures(source, entries)))
         elif len(folders) < len(entries):
@@ -96,9 +95,9 @@ def find_cases(sources: Sequence[Path]) -> tuple[list[tuple[str, list[Path]]], i
             )
         for folder in folders:
             inside, more = list_entries(folder)
-            passed += more
+            skipped += more
             cases.append((folder.name, _pictures(folder, inside)))
-    return cases, passed
+    return cases, skipped
 
 
 def _pictures(folder: Path, entries: Iterable[Path]) -> list[Path]:
@@ -130,7 +129,7 @@ def read_grey(path: Path) -> npt.NDArray[Any]:
     """
     with _open(path) as image:
         header = _parse_header(path, image)
-        inverted = header.dtype == "u2" and _tag(image, PHOTOMETRIC) == 0
+        inverted = header.dtype == "u2" and _tag(image, Tag.PhotometricInterpretation) == 0
         image.load()  # Pillow turns a TIFF upright here, which its header then no longer tells
         upright = ImageOps.exif_transpose(image)
         if header.dtype == "u2":
@@ -157,7 +156,7 @@ def read_grey(path: Path) -> npt.NDArray[Any]:
 def _parse_header(path: Path, image: Image.Image) -> Header:
     """Raises ArchiveError for what Pillow could only read with a loss, or by guessing."""
     dtype = DTYPES.get(image.mode)
-    bits, signs = _bits(image), _tags(image, SAMPLE_FORMAT) or (1,)
+    bits, signs = _bits(image), _tags(image, Tag.SampleFormat) or (1,)
     if dtype is None or set(signs) != {1} or (bits > 8) != (dtype == "u2"):
         raise ArchiveError(
             f"{path}: pixels are {image.mode} of {bits} bit, expected grey of 8 or 16 bit without "
@@ -168,8 +167,10 @@ def _parse_header(path: Path, image: Image.Image) -> Header:
             f"{path}: has several pages, expected one; make a file of each page (for a TIFF "
             "`tiffsplit FILE depth_` does that, of the package libtiff-tools)"
         )
-    width, height = (_tag(image, 256), _tag(image, 257)) if _is_tiff(image) else image.size
-    turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in TURNED
+    width, height = image.size
+    if _is_tiff(image):  # Pillow's size of a TIFF may be that after turning
+        width, height = _tag(image, Tag.ImageWidth), _tag(image, Tag.ImageLength)
+    turned = Image.Image.getexif(image).get(Tag.Orientation) in TURNED
     spacing = _stated_spacing(image)
     return Header(
         extent=(width, height) if turned else (height, width),
@@ -179,13 +180,13 @@ def _parse_header(path: Path, image: Image.Image) -> Header:
     )
 
 
-def _is_tiff(image: Image.Image) -> bool:
+def _is_tiff(image: Image.Image) -> TypeGuard[TiffImagePlugin.TiffImageFile]:
     return isinstance(image, TiffImagePlugin.TiffImageFile)
 
 
 def _tags(image: Image.Image, number: int) -> tuple[Any, ...]:
     """The values of a tag of a TIFF; none for other files."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+    if not _is_tiff(image):
         return ()
     value = image.tag_v2.get(number, ())
     return value if isinstance(value, tuple) else (value,)
@@ -198,7 +199,7 @@ def _tag(image: Image.Image, number: int) -> Any:
 def _bits(image: Image.Image) -> int:
     """Bits of a sample."""
     if _is_tiff(image):
-        return max(_tags(image, BITS), default=1)
+        return max(_tags(image, Tag.BitsPerSample), default=1)
     tiles = getattr(image, "tile", None)  # of a PNG: how its pixels are stored, such as "LA;16B"
     raw = str(tiles[0].args) if tiles else image.mode
     return 16 if "16" in raw else 8
@@ -209,13 +210,14 @@ def _stated_spacing(image: Image.Image) -> tuple[float, float] | None:
     if "dpi" in image.info:
         x, y = (25.4 / float(v) if v else 0.0 for v in image.info["dpi"])
     else:  # ImageJ writes px per unit, and the unit in the description
-        unit = re.search(r"^unit=(\w+)", str(_tag(image, DESCRIPTION)), re.MULTILINE)
+        description = str(_tag(image, Tag.ImageDescription))
+        unit = re.search(r"^unit=(\w+)", description, re.MULTILINE)
         scale = UNITS_MM.get(unit[1].lower()) if unit else None
         if scale is None:
             return None
         x, y = (
             scale / float(v) if v else 0.0
-            for v in (_tag(image, X_RESOLUTION), _tag(image, Y_RESOLUTION))
+            for v in (_tag(image, Tag.XResolution), _tag(image, Tag.YResolution))
         )
     usual = any(abs(25.4 / v / dpi - 1) < 1e-3 for v in (y, x) for dpi in USUAL_DPI if v)
     likely = all(PX_MM[0] <= v <= PX_MM[1] for v in (y, x)) and not usual
@@ -242,13 +244,9 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise ArchiveError(f"{path}: has too many pixels for a scan; scale it down") from error
     except McdiffError:
         raise
-    except OSError as error:
-        if error.errno is None:  # Pillow's own
-            raise ArchiveError(
-                f"{path}: cannot be read as an image; copy it again or convert it"
-            ) from error
-        raise explain(error, path) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise explain(error, path) from error
         raise ArchiveError(
             f"{path}: cannot be read as an image; copy it again or convert it"
         ) from error

@@ -18,14 +18,7 @@ from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
 from .archive import SMALLEST, open_archive
 from .attributes import is_faint, suggest_range, used_range
 from .image_files import Header, find_cases, read_grey, read_header
-
-AXES: dict[str, tuple[str, ...]] = {
-    "depths": ("depth", "y", "x"),
-    "case_id": (),
-    "depth_present": ("depth",),
-    "extent": ("axis",),
-    "pixel_spacing_mm": ("axis",),
-}
+from .meaning import ORDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +75,12 @@ def import_images(
 
 def plan_import(
     sources: Sequence[Path],
-    spacing_mm: float | tuple[float, float] | None = None,
-    depths: int | None = None,
-    intensity_range: tuple[float, float] | None = None,
+    spacing_mm: float | tuple[float, float] | None,
+    depths: int | None,
+    intensity_range: tuple[float, float] | None,
 ) -> NewArchive:
     """Reads the headers of all images.  Raises ArchiveError, UsageError."""
-    cases, passed = find_cases(sources)
+    cases, skipped = find_cases(sources)
     scans = tuple(_scan(name, files) for name, files in cases)
     if not scans:
         raise ArchiveError("no images found; expected PNG or TIFF files, or folders of them")
@@ -95,9 +88,7 @@ def plan_import(
     _check_dtypes(scans)
     extents, header = [x.header.extent for x in scans], scans[0].header
     spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, int | float) else spacing_mm
-    notes = (
-        [] if not passed else [f"{passed} hidden and system files, such as Thumbs.db, passed over"]
-    )
+    note = f"{skipped} hidden and system files, such as Thumbs.db, passed over"
     return NewArchive(
         scans=scans,
         depths=_depths(scans, depths),
@@ -105,7 +96,7 @@ def plan_import(
         dtype=header.dtype,
         intensity_range=check_range(intensity_range) or (0.0, float(header.white)),
         spacing_mm=spacing,
-        warnings=(*notes, *_compare_spacing(scans, spacing)),
+        warnings=(*([note] if skipped else []), *_compare_spacing(scans, spacing)),
     )
 
 
@@ -179,12 +170,8 @@ def _check_names(scans: Sequence[Scan]) -> None:
         first, second, *_ = (x.pictures[0] for x in scans if x.name == repeated[0])
         raise ArchiveError(f"{first} and {second}: both would be case {repeated[0]}; rename one")
     for scan in scans:
-        if not scan.name.isprintable() or not _is_unicode(scan.name):
+        if not scan.name.isprintable():
             raise ArchiveError(f"{scan.pictures[0]}: the name cannot be a case id; rename it")
-
-
-def _is_unicode(name: str) -> bool:
-    return not any("\ud800" <= x <= "\udfff" for x in name)
 
 
 def _check_dtypes(scans: Sequence[Scan]) -> None:
@@ -208,7 +195,7 @@ def _depths(scans: Sequence[Scan], wanted: int | None) -> int:
 
 
 def _write(path: Path, new: NewArchive) -> list[str]:
-    """Writes the archive; warnings on the values of its px."""
+    """Writes the archive, and returns warnings on the values of its px."""
     group = zarr.create_group(path, zarr_format=3, attributes={"mcdiff": _attributes(new)})
     shape = (len(new.scans), new.depths, *new.grid)
     pixels = create_array(group, "depths", new.dtype, shape, 1)
@@ -259,7 +246,7 @@ def create_array(
         shape=shape,
         dtype=dtype,
         chunks=(min(shape[0], chunk), *shape[1:]),
-        dimension_names=("case", *AXES[name]),
+        dimension_names=[x or "axis" for x in ORDER[name]],
         compressors=[ZstdCodec(level=3, checksum=True)],
         fill_value="" if dtype == "string" else 0,
         config={"write_empty_chunks": True},

@@ -1,6 +1,6 @@
 """What an array's own metadata say of its values: the names of its axes, units, missing values.
 
-A statement that contradicts what the engine reads is refused; none is passed over.
+A statement that contradicts how the engine reads the array is refused.
 """
 
 import base64
@@ -62,7 +62,7 @@ class Validity:
         return int(sum(np.count_nonzero(values == x) for x in self.missing))
 
     def without_black(self, black: float) -> tuple["Validity", tuple[str, ...]]:
-        """Px that are missing by being black need no other treatment; with a warning of that."""
+        """Without the missing value that is black, since such px are read as black; a warning."""
         others = tuple(x for x in self.missing if x != black)
         if others == self.missing:
             return self, ()
@@ -71,7 +71,7 @@ class Validity:
 
 
 def read_validity(name: str, array: ArrayMetadata) -> tuple[Validity, tuple[str, ...]]:
-    """Checks what an array says of itself; what its values may be, and warnings.
+    """Checks what an array says of itself.  Returns which values are valid, and warnings.
 
     Raises BadMetadataError for a statement that the engine would have to ignore.
     """
@@ -108,7 +108,8 @@ def check_axes(name: str, names: Sequence[str | None]) -> tuple[str, ...]:
             f"{name} has the dimensions ({listed:.80}), expected ({wanted}); "
             f"{_advice(axes, expected)}"
         )
-    strange = [x for x, axis in zip(names, axes, strict=True) if axis is None and _is_named(x)]
+    named = lambda x: not UNNAMED.fullmatch(x or "")
+    strange = [x for x, axis in zip(names, axes, strict=True) if axis is None and named(x)]
     if len(strange) > 1 and None not in expected:
         return (
             f"{name}: the dimensions ({listed:.80}) are read as ({wanted}); rename them if that is "
@@ -123,10 +124,6 @@ def _axis(name: str | None) -> str | None:
     words = [x for x in words if x not in COUNTED] or words
     fits = {axis for x in words for axis in AXES if {x, x.removesuffix("s")} & AXES[axis]}
     return fits.pop() if len(fits) == 1 else None
-
-
-def _is_named(name: str | None) -> bool:
-    return not UNNAMED.fullmatch(name or "")
 
 
 def _advice(axes: Sequence[str | None], expected: Sequence[str | None]) -> str:
@@ -152,9 +149,9 @@ def _check_pairs(name: str, statements: Sequence[object]) -> None:
 
 
 def stored_bits(attributes: Json) -> int | None:
-    """Bits that are in use, as DICOM and its converters say it of px; None if they do not."""
-    said = (x for k, x in attributes.items() if _letters(k) in BITS_KEYS and type(x) is int)
-    return next(said, None)
+    """How many bits of a px are in use, by an attribute such as DICOM's; None if none says so."""
+    bits = (x for k, x in attributes.items() if _letters(k) in BITS_KEYS and type(x) is int)
+    return next(bits, None)
 
 
 def _letters(text: object) -> str:
@@ -197,17 +194,22 @@ def _check_sign(name: str, attributes: Json, kind: str) -> None:
         )
 
 
+def length_mm(unit: object) -> float | None:
+    """mm of a unit of length; None for anything else."""
+    return LENGTHS.get(str(unit).strip().lower().removesuffix("s"))
+
+
 def _check_unit(name: str, attributes: Json) -> None:
     """Extents are in px, spacings in mm, optimal depths are numbers of depths."""
     for key in ("units", "unit"):
         if key not in attributes:
             continue
         unit = str(attributes[key]).strip().lower()
-        singular = unit.split("/")[0].split(" per ")[0].strip().removesuffix("s")
+        name_of_unit = unit.split("/")[0].split(" per ")[0].strip()
         fits = {
-            "extent": singular in PIXELS,
-            "pixel_spacing_mm": LENGTHS.get(singular) == 1.0,
-            "optimal_depth": singular not in LENGTHS,
+            "extent": name_of_unit.removesuffix("s") in PIXELS,
+            "pixel_spacing_mm": length_mm(name_of_unit) == 1.0,
+            "optimal_depth": length_mm(name_of_unit) is None,
         }
         if not fits.get(name, True):
             wanted = {"extent": "px", "pixel_spacing_mm": "mm"}.get(name, "numbers from 0")

@@ -24,12 +24,12 @@ INDEX_LIMIT = 1 << 22  # chunks of a shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """Layout of a shard file: its shape, and where and how its index is stored."""
+    """Layout of a shard file: its shape, and how its index is stored."""
 
     shape: tuple[int, ...]
-    at_end: bool = True
-    endian: str = "<"
-    checksum: bool = False
+    at_end: bool  # where the index is
+    endian: str  # "<" or ">", of the index
+    checksum: bool  # whether the index has a CRC-32C
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ POINTERS = {  # beginnings of files that stand for a larger one
     b"/annex/objects/": "git annex get .",
     b"version https://git-lfs.github.com/spec/": "git lfs pull",
 }
-ENDS = 8  # that are remembered of an archive; more than threads read at once near a shard's edge
+ENDS = 8  # of shards that are kept; more than threads read at once near a shard's edge
 UNLINK = "run `git annex unlock .` in it, or copy it with `cp -rL`"
 
 
@@ -114,9 +114,8 @@ class FolderStore(Store):
             yield None
             return
         try:
-            yield File(
-                descriptor=descriptor, size=_check_regular(os.fstat(descriptor), key).st_size
-            )
+            size = _check_regular(os.fstat(descriptor), key).st_size
+            yield File(descriptor=descriptor, size=size)
         finally:
             os.close(descriptor)
 
@@ -232,8 +231,8 @@ class Object:
 class ObjectStore(Store):
     """The objects below an address.  None of them is a link, and no key leaves the address.
 
-    The ends of shards, which are their indices, are remembered: each costs a request.  What is
-    read after one is of the same version of the shard, or an error.
+    The ends of the last shards, which are their indices, are kept, since each costs a request.
+    Whatever else is read of a shard is of the same version as its index, or an error.
     """
 
     place: Url
@@ -250,14 +249,11 @@ class ObjectStore(Store):
             yield None
             return
         if ahead < 0:
-            self._remember(key, part)
+            self.ends[key] = part
+            while len(self.ends) > ENDS:
+                self.ends.popitem(last=False)
         try:
             yield Object(url=url, part=part)
         except OSError:
             self.ends.pop(key, None)  # it may have been replaced
             raise
-
-    def _remember(self, key: str, part: Part) -> None:
-        self.ends[key] = part
-        while len(self.ends) > ENDS:
-            self.ends.popitem(last=False)
