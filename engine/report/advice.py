@@ -4,7 +4,7 @@ Paths are never shown (P10): ARCHIVE, OUTPUT and NEW stand for those of the user
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from .document import Problem
 
@@ -179,15 +179,11 @@ INCIDENT = Advice(
 )
 
 
-def find_problems(
+def list_problems(
     kinds: Iterable[tuple[str, int]], advise: Callable[[str], Advice]
 ) -> list[Problem]:
-    """kinds: each with its number of cases or events."""
-    return [
-        Problem(kind=kind, total=total, means=x.means, todo=x.todo, command=x.command)
-        for kind, total in kinds
-        for x in (advise(kind),)
-    ]
+    """A problem for each of `kinds`, which come with their numbers of cases or events."""
+    return [Problem(kind=kind, total=total, **asdict(advise(kind))) for kind, total in kinds]
 
 
 def advise_failure(reason: str) -> Advice:

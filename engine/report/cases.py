@@ -1,8 +1,8 @@
-"""What the ledger says of all cases, gathered in one pass: counts, failures, quality columns."""
+"""Reads the ledger once and sums up its cases: counts, failures, quality columns."""
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,13 +33,12 @@ TAIL = 0.5  # %; values beyond are counted in the outer bins
 Floats = npt.NDArray[np.float64]
 
 
-def _empty_columns() -> dict[str, "array[float]"]:
-    return {key: array("f") for key in KEYS}
-
-
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """A few numbers per case, and the first rows of each table (P8)."""
+    """What the ledger says of all cases: a few numbers of each, and the first rows of each table.
+
+    So memory stays small however many cases there are (P8).
+    """
 
     counts: Counter[str] = field(default_factory=Counter)  # by status
     reasons: Counter[str] = field(default_factory=Counter)  # of failed and open cases
@@ -48,7 +47,9 @@ class Tally:
     flags: "array[int]" = field(default_factory=lambda: array("b"))  # count, of each done case
     kinds: Counter[str] = field(default_factory=Counter)  # of flags
     flagged: list[FlaggedCase] = field(default_factory=list)
-    columns: dict[str, "array[float]"] = field(default_factory=_empty_columns)
+    columns: dict[str, "array[float]"] = field(
+        default_factory=lambda: {key: array("f") for key in KEYS}
+    )
     damaged: int = 0  # records
 
     def add(self, entry: Entry) -> None:
@@ -151,8 +152,8 @@ def count_bins(**columns: Floats) -> Histogram | None:
     whole = np.concatenate(list(defined.values()))
     if not len(whole):
         return None
-    sizes = [len(x) for x in defined.values()]
-    few, bins = max(sizes) < FEW, _bins(sizes)
+    most = max(len(x) for x in defined.values())
+    few, bins = most < FEW, int(np.clip(2 * np.sqrt(most), 8, BINS))
     low, high = np.percentile(whole, (0, 100) if few else (TAIL, 100 - TAIL))
     edges = np.linspace(low, high if high > low else low + 0.1, bins + 1)
     counts = {
@@ -161,7 +162,3 @@ def count_bins(**columns: Floats) -> Histogram | None:
     }
     points = {name: np.round(x, 4).tolist() for name, x in defined.items()}
     return Histogram(edges=np.round(edges, 4).tolist(), **counts, points=points if few else None)
-
-
-def _bins(sizes: Sequence[int]) -> int:
-    return int(np.clip(2 * np.sqrt(max(sizes)), 8, BINS))

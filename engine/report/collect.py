@@ -27,7 +27,7 @@ from mcdiff_batch.engine.output.units import parse_selection
 from mcdiff_batch.engine.text import clean
 
 from . import timings
-from .advice import advise_failure, advise_flag, advise_incident, find_problems
+from .advice import advise_failure, advise_flag, advise_incident, list_problems
 from .cases import Tally, count_cases, read_entries, summarise_quality
 from .choice import choose_cases
 from .document import (
@@ -92,7 +92,7 @@ def collect(
             total=sum(map(bool, tally.flags)),
             kinds=dict(tally.kinds.most_common(MOST_KINDS)),
             rows=_with_ids(tally.flagged, ids),
-            problems=find_problems(tally.kinds.most_common(MOST_KINDS), advise_flag),
+            problems=list_problems(tally.kinds.most_common(MOST_KINDS), advise_flag),
         ),
         failures=Failures(
             total=tally.reasons.total(),
@@ -131,7 +131,7 @@ def draw_pictures(
 
 
 def open_source(out: Path, run: Run, archive: Archive | Path | None) -> tuple[Archive | None, str]:
-    """The archive of the run if it is readable, and a word on it: "read", "gone" or "changed"."""
+    """The archive of the run, or None, and whether it is "read", "gone" or "changed"."""
     archive = archive or default_archive(out)
     try:
         source = archive if isinstance(archive, Archive) else open_archive(archive)
@@ -168,20 +168,20 @@ def _outcome(out: Path, counts: CaseCounts, ended: str | None) -> Outcome:
         code = Exit.FAILED_CASES if counts.failed else Exit.DONE
         state = "failures" if counts.failed else "complete"
         return Outcome(state=state, exit_code=int(code), ended=ended)
-    ending = Exit.FAILED_CASES if ended == "COMPLETED" else Exit.__members__.get(ended or "")
-    code_or_none = None if ending is None else int(ending)
-    return Outcome(state="stopped", exit_code=code_or_none, ended=ended)
+    last = Exit.FAILED_CASES if ended == "COMPLETED" else Exit.__members__.get(ended or "")
+    exit_code = None if last is None else int(last)
+    return Outcome(state="stopped", exit_code=exit_code, ended=ended)
 
 
 def _failures(tally: Tally, unfinished: int) -> list[Problem]:
     """What to do about failed cases by reason, and about those that are open, begun or not."""
     failed = [x for x in tally.reasons.most_common(MOST_KINDS) if x[0] != OPEN]
     kinds = [*failed, *([(OPEN, unfinished)] if unfinished else [])]
-    return find_problems(kinds, advise_failure)
+    return list_problems(kinds, advise_failure)
 
 
 def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
-    """The incidents, and in words the last one of each place that the last ones name."""
+    """The incidents, and in words the last one of each unit or case, for the last MOST_CAUSES."""
     kinds: Counter[str] = Counter()
     rows: deque[IncidentRow] = deque(maxlen=MOST_INCIDENTS)
     causes: dict[Place, str] = {}
@@ -196,7 +196,7 @@ def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
         if len(causes) > MOST_CAUSES:
             causes.pop(next(iter(causes)))
     shown = kinds.most_common(MOST_KINDS)
-    problems = find_problems(shown, advise_incident)
+    problems = list_problems(shown, advise_incident)
     incidents = Incidents(
         total=kinds.total(), kinds=dict(shown), rows=list(rows), problems=problems
     )
@@ -250,9 +250,6 @@ def flatten(raw: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             out |= flatten(value, f"{name}.")
         elif value not in ("", None):
-            out[name] = clean(_listed(value))
+            many = isinstance(value, list | tuple)
+            out[name] = clean(", ".join(map(str, value)) if many else value)
     return dict(list(out.items())[:MOST_NOTES])
-
-
-def _listed(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

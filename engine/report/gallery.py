@@ -147,11 +147,11 @@ class PictureSource:
 def read_image(root: Path, name: str, case: int) -> Pixels:
     """A stored image [y, x].  Raises ValueError, OSError where it cannot be read."""
     store = open_store(durable.files(root.parent).place / root.name)
-    spec = read_array_spec(store, name)
-    if spec is None or not 0 <= case < spec[1].shape[0]:
+    metadata = read_array_spec(store, name)
+    if metadata is None or not 0 <= case < metadata.spec.shape[0]:
         raise ValueError(f"no {name} of case {case}")
-    array = ChunkedArray(store=store, name=name, spec=spec[1])
-    height, width = spec[1].shape[1:]
+    array = ChunkedArray(store=store, name=name, spec=metadata.spec)
+    height, width = metadata.spec.shape[1:]
     box = (slice(case, case + 1), slice(0, height), slice(0, width))
     return np.asarray(array.read(box)[0], np.uint8)
 
@@ -161,11 +161,11 @@ def find_angles(
 ) -> Iterator[Angle]:
     """The angles of a label map [H, W] on the frame.
 
-    One that the stored map does not give as the ledger has it is left out: its lines would be
-    others.  That happens where results are on the input's grid.
+    An angle that differs from the one in the ledger is left out, because its lines would be wrong.
+    That happens where results are on the input's grid, so that the map was resampled twice.
     """
-    found = angle_levels(read_spine(labels, spacing_mm))
-    for column, levels in zip((THORACIC, LUMBAR), found, strict=True):
+    pairs = angle_levels(read_spine(labels, spacing_mm))
+    for column, levels in zip((THORACIC, LUMBAR), pairs, strict=True):
         degrees = entry.quality.get(column.after)
         if levels is None or degrees is None:
             continue

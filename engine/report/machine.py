@@ -66,12 +66,8 @@ def collect(
 def _hosts(journals: Iterable[Journal]) -> Iterator[HostUsage]:
     for journal in journals:
         for device, figures in read_usage(journal.folder).items():
-            yield _host(f"{journal.prefix}{device}", figures)
-
-
-def _host(device: str, figures: Mapping[str, tuple[float, float]]) -> HostUsage:
-    mean = {name: x[0] for name, x in figures.items()}
-    return HostUsage(device=device, mean=mean, peak={name: x[1] for name, x in figures.items()})
+            mean, peak = ({name: x[k] for name, x in figures.items()} for k in (0, 1))
+            yield HostUsage(device=f"{journal.prefix}{device}", mean=mean, peak=peak)
 
 
 def _gpu(

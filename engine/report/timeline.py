@@ -22,9 +22,10 @@ Floats = npt.NDArray[np.float64]
 def draw_timeline(
     sessions: Sequence[Sequence[UnitLine]], seconds: Sequence[float]
 ) -> Timeline | None:
-    """From the lines of each session, and how long it took.
+    """Divides the time of each device; None if there is none.
 
-    Time without a cause is not accounted for: a worker was lost, or a device had no more to do.
+    sessions, seconds: the lines of each session, and how long it took.
+    A share of a column that no cause has is lost: a worker died, or a device had no more to do.
     """
     total = float(sum(seconds))
     if not total:

@@ -1,4 +1,4 @@
-"""Summarises when the work was done, from what a run wrote down: sessions, throughput, stages.
+"""Summarises the time that a run took, from the files that it wrote: sessions, throughput, stages.
 
 For display only (P12).  A session is one start of the run, or of a part, that committed units.
 Parts that were at work at one time are a shift, which counts as one session.  A session that was
@@ -62,13 +62,17 @@ def collect(out: Path) -> Times:
     seconds = [x.seconds for x in shifts]
     shown = [x.read_lines(1 + MOST_SHOWN) for x in shifts]
     stages = _stages([x.lines for x in sessions if x.journal <= MOST_SHOWN])
+    lines = [line for session in sessions for line in session.lines]
     on_gpus = any("cpu" not in x.device for x in stages)
     return Times(
         work=_work(shifts, ended),
         throughput=_throughput([x.read_lines(len(journals)) for x in shifts], seconds),
         stages=stages,
         timeline=draw_timeline(shown, seconds),
-        latency=_latencies([line for session in sessions for line in session.lines]),
+        latency=Latencies(
+            batch=_latency([x for line in lines for x in line.batches]),
+            case=_latency([x for line in lines for x in line.latencies]),
+        ),
         machine=machine.collect(
             journals[: 1 + MOST_SHOWN], _offsets(shifts), sum(seconds), on_gpus
         ),
@@ -101,7 +105,7 @@ def split_sessions(lines: Iterable[UnitLine]) -> list[list[UnitLine]]:
 
 
 def _offsets(shifts: Sequence[Shift]) -> dict[tuple[int, float], float]:
-    """When the session of a folder that began at some time did so, in seconds of working time."""
+    """When each session began, in seconds of working time, by its folder and wall clock time."""
     starts = np.cumsum([0.0, *(x.seconds for x in shifts)]).tolist()
     return {
         (session.journal, session.began): start + session.began - shift.began
@@ -139,7 +143,7 @@ def _number(value: object) -> float:
 
 
 def _finished_at(shifts: Sequence[Shift], ended: Sequence[Sequence[Json]]) -> str | None:
-    """When the last sessions ended; None where one was killed, so that nobody knows."""
+    """When the last sessions ended; None if one of them was killed, since nothing recorded that."""
     if not shifts:
         return None
     moments = []
@@ -214,13 +218,6 @@ def _device(name: str, sessions: Sequence[Lines]) -> DeviceTimes:
         waiting_percent=round(100 * waits / model, 1) if model else None,
         wall_seconds=round(wall, 3),
         accounted_percent=round(100 * accounted / wall, 2) if wall else None,
-    )
-
-
-def _latencies(lines: Lines) -> Latencies:
-    return Latencies(
-        batch=_latency([x for line in lines for x in line.batches]),
-        case=_latency([x for line in lines for x in line.latencies]),
     )
 
 

@@ -1,5 +1,7 @@
-"""Reads `timings.jsonl`, which has a line for each unit that a run committed, and puts sessions
-of several parts in the order of time."""
+"""Reads `timings.jsonl`, which has a line for each unit that a run committed.
+
+Orders the sessions of several parts by time.
+"""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,10 +19,6 @@ from mcdiff_batch.engine.text import clean
 Json = dict[str, Any]
 
 
-def _floats() -> "array[float]":
-    return array("f")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitLine:
     """When a unit was done and how long it took; times are seconds after its session began."""
@@ -34,8 +32,8 @@ class UnitLine:
     end: float = 0.0
     tail: float = 0.0  # of finishing, after the model's end
     gaps: tuple[tuple[str, float, float], ...] = ()  # the model's waits: cause, when, how long
-    batches: "array[float]" = field(default_factory=_floats)  # seconds of each
-    latencies: "array[float]" = field(default_factory=_floats)  # seconds of each case
+    batches: "array[float]" = field(default_factory=lambda: array("f"))  # seconds of each
+    latencies: "array[float]" = field(default_factory=lambda: array("f"))  # seconds of each case
 
     @property
     def model(self) -> dict[str, float]:
@@ -69,13 +67,13 @@ class Shift:
 
     def read_lines(self, journals: int) -> list[UnitLine]:
         """The lines of the first `journals` folders, in the order of commits."""
-        found = [
+        lines = [
             _move(line, session.began - self.began)
             for session in self.sessions
             if session.journal < journals
             for line in session.lines
         ]
-        return found if len(self.sessions) == 1 else sorted(found, key=lambda x: x.at)
+        return lines if len(self.sessions) == 1 else sorted(lines, key=lambda x: x.at)
 
 
 def _move(line: UnitLine, seconds: float) -> UnitLine:
@@ -89,8 +87,11 @@ def _move(line: UnitLine, seconds: float) -> UnitLine:
 
 
 def find_shifts(sessions: Sequence[Session]) -> list[Shift]:
-    """Sessions of one folder follow each other, whatever the clock said; those of several are side
-    by side where the clock says so (P12)."""
+    """Groups sessions into shifts.
+
+    Sessions of one folder follow each other, whatever the clock said.  Sessions of several folders
+    share a shift if they overlap by the clock (P12).
+    """
     if len({x.journal for x in sessions}) < 2:
         return [Shift(sessions=[x]) for x in sessions]
     shifts: list[Shift] = []
