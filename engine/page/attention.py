@@ -34,8 +34,8 @@ STANDS_FOR = html(
     "archive and lists every case that cannot be used.</p>",
     CHECK,
 )
-Words = tuple[Markup, str]  # which case or moment, and what was found
-Lines = Mapping[str, Sequence[Words]]  # by kind of problem
+Finding = tuple[Markup, str]  # which case or moment, and what was found
+Findings = Mapping[str, Sequence[Finding]]  # by kind of problem
 
 
 def render(report: Report) -> Iterator[Markup]:
@@ -98,8 +98,8 @@ def _counted(counts: Sequence[tuple[int, str]], rows: Failures | Flagged) -> Mar
     return html("<p><b>{}.</b>{}</p>", join(words, ", "), partly)
 
 
-def _problems(column: str, problems: Sequence[Problem], lines: Lines) -> Markup:
-    """A table: what is wrong, where, and what to do."""
+def _problems(column: str, problems: Sequence[Problem], lines: Findings) -> Markup:
+    """A table of problems: what is wrong, in which cases or events, and what to do."""
     return html(
         '<table class="problems"><thead><tr><th scope="col">what</th><th scope="col">{}</th>'
         '<th scope="col">what to do</th></tr></thead><tbody>{}</tbody></table>',
@@ -108,7 +108,7 @@ def _problems(column: str, problems: Sequence[Problem], lines: Lines) -> Markup:
     )
 
 
-def _problem(problem: Problem, lines: Sequence[Words]) -> Markup:
+def _problem(problem: Problem, lines: Sequence[Finding]) -> Markup:
     command = html("<br><code>{}</code>", problem.command) if problem.command else ""
     return html(
         '<tr><th scope="row"><b>{}: {}</b><br>{}</th><td>{}</td><td>{}{}</td></tr>',
@@ -121,16 +121,16 @@ def _problem(problem: Problem, lines: Sequence[Words]) -> Markup:
     )
 
 
-def _merge(lines: Sequence[Words]) -> list[Markup]:
-    """One line for all cases of which the same was found."""
+def _merge(lines: Sequence[Finding]) -> list[Markup]:
+    """One line for all cases that have the same words."""
     names: dict[str, list[Markup]] = {}
     for name, words in lines:
         names.setdefault(words, []).append(name)
     return [html("{} {}", join(x, ", "), words) for words, x in names.items()]
 
 
-def _failures(report: Report) -> Lines:
-    lines: dict[str, list[Words]] = {}
+def _failures(report: Report) -> Findings:
+    lines: dict[str, list[Finding]] = {}
     for row in report.failures.rows:
         lines.setdefault(row.reason, []).append((html("<b>{}</b>", case_name(row)), row.detail))
     if report.cases.open > len(lines.get(OPEN, ())):
@@ -138,10 +138,10 @@ def _failures(report: Report) -> Lines:
     return lines
 
 
-def _flags(report: Report) -> Lines:
+def _flags(report: Report) -> Findings:
     """Each flag of each case; a case that has a card is a link to it."""
     cards = {x.case for x in report.gallery.cases}
-    lines: dict[str, list[Words]] = {}
+    lines: dict[str, list[Finding]] = {}
     for row in report.flagged.rows:
         name = html("<b>{}</b>", case_name(row))
         if row.case in cards:
@@ -151,8 +151,8 @@ def _flags(report: Report) -> Lines:
     return lines
 
 
-def _events(incidents: Incidents) -> Lines:
-    lines: dict[str, list[Words]] = {}
+def _events(incidents: Incidents) -> Findings:
+    lines: dict[str, list[Finding]] = {}
     for row in incidents.rows:
         lines.setdefault(row.kind, []).append((_place(row), row.detail))
     return lines

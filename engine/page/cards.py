@@ -88,7 +88,9 @@ def card_anchor(case: int) -> str:
 
 
 def _card(card: Card, pictures: Pictures) -> Markup:
-    shots = list(_shots(card, pictures))
+    damaged = html(
+        "<p>The stored images cannot be read. <code>{}</code> makes them again.</p>", REPAIR
+    )
     return html(
         '<article class="card" id="{anchor}"><h3>Case {name} {flag}</h3>{why}'
         '<div class="shots" role="group" aria-label="pictures of case {case}" tabindex="0">'
@@ -98,19 +100,13 @@ def _card(card: Card, pictures: Pictures) -> Markup:
         flag=html('<span class="flag">{}</span>', FLAGS[card.flag]) if card.flag else "",
         why=html('<p class="why">{}</p>', join(card.why, "; ")) if card.why else "",
         case=card.case,
-        shots=join(shots) or _damaged(),
+        shots=join(_shots(card, pictures)) or damaged,
         numbers=table(("", "before", "enhanced"), list(list_numbers(card.quality)), "numbers"),
     )
 
 
-def _damaged() -> Markup:
-    return html(
-        "<p>The stored images cannot be read. <code>{}</code> makes them again.</p>", REPAIR
-    )
-
-
 def _shots(card: Card, pictures: Pictures) -> Iterator[Markup]:
-    """The figures of a case; the label map lies over the enhanced image."""
+    """The pictures of a case that can be shown; the label map lies over the enhanced image."""
     labels = "Labels and angles" if pictures.marks and pictures.marks.angles else "Labels"
     layers = {
         "Before": [pictures.before],
@@ -143,7 +139,7 @@ def _image(png: bytes, alt: str) -> Markup:
 
 
 def list_numbers(quality: Quality) -> Iterator[tuple[object, ...]]:
-    """The paired columns, the headlines, and how sure the angles are, if there are any."""
+    """Rows of a table: the paired columns, the headlines, and the confidence in angles if any."""
     angles = any(quality.get(x.after) is not None for x in (THORACIC, LUMBAR))
     for column in COLUMNS:
         if column.paired and any(quality.get(x) is not None for x in column.keys):

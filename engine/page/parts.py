@@ -1,8 +1,7 @@
 """Pieces that pages are built from.
 
 Text is escaped unless it is `Markup`, which only `html` makes, from literal templates (P10).
-A number is shown by `figure`, as <data>, so that every number of a page can be looked up in its
-JSON.
+`figure` shows a number as <data> with its exact value, so that it can be looked up in the JSON.
 """
 
 import base64
@@ -22,6 +21,7 @@ CAUTION = "Not a medical device: nothing here is fit for diagnosis or treatment.
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 DECIBEL = "20 log10"  # the logarithm of every decibel
+FOLD = 10  # lines of a list
 
 
 def html(template: str, /, *parts: object, **named: object) -> Markup:
@@ -107,16 +107,16 @@ def _row(cells: Iterable[object]) -> Markup:
     return html('<tr><th scope="row">{}</th>{}</tr>', first, rest)
 
 
-def shorten(lines: Sequence[Markup], shown: int = 10) -> Markup:
-    """A list of which a click opens the later lines."""
+def shorten(lines: Sequence[Markup]) -> Markup:
+    """A list that shows its first FOLD lines, and the rest after a click."""
     items = [html("<li>{}</li>", x) for x in lines]
-    first = html('<ul class="plain">{}</ul>', join(items[:shown]))
-    if len(items) <= shown:
+    first = html('<ul class="plain">{}</ul>', join(items[:FOLD]))
+    if len(items) <= FOLD:
         return first
     return html(
         '{}<details><summary>Show the rest</summary><ul class="plain">{}</ul></details>',
         first,
-        join(items[shown:]),
+        join(items[FOLD:]),
     )
 
 
@@ -124,7 +124,7 @@ def shorten(lines: Sequence[Markup], shown: int = 10) -> Markup:
 
 
 def figure(value: float | None, words: str = "") -> Markup:
-    """A number of the data; `words` is how it reads."""
+    """A number of the data, shown as `words` or with commas; a dash where there is none."""
     if value is None:
         return html("{}", DASH)
     return html('<data value="{}">{}</data>', value, words or f"{value:,}")
@@ -141,8 +141,8 @@ def rounded(value: float | None) -> Markup:
     return figure(value, f"{value:,.4g}" if value % 1 and value < 1000 else f"{value:,.0f}")
 
 
-def decibel(value: float | None, sign: str = "") -> Markup:
-    return figure(value, "" if value is None else f"{value:{sign}.1f} dB".replace("-", MINUS))
+def decibel(value: float | None) -> Markup:
+    return figure(value, "" if value is None else f"{value:.1f} dB".replace("-", MINUS))
 
 
 def measured(column: Column, value: float | None, sign: str = "") -> Markup:

@@ -43,25 +43,17 @@ def _panel(column: Column, distribution: Single | Gain, histogram: Histogram | N
 
 
 def _rows(column: Column, distribution: Single | Gain, histogram: Histogram) -> Iterator[svg.Row]:
-    digits, points = 1 if column.unit else 2, histogram.points or {}
-    if isinstance(distribution, Gain) and histogram.before is not None:
-        median = distribution.before.median
-        yield svg.Row(
-            name="before",
-            counts=histogram.before,
-            median=median,
-            digits=digits,
-            points=points.get("before"),
-        )
-    if histogram.after is not None:
-        median = distribution.after.median
-        yield svg.Row(
-            name="after",
-            counts=histogram.after,
-            median=median,
-            digits=digits,
-            points=points.get("after"),
-        )
+    before = distribution.before if isinstance(distribution, Gain) else None
+    for name, summary in (("before", before), ("after", distribution.after)):
+        counts = getattr(histogram, name)
+        if summary is not None and counts is not None:
+            yield svg.Row(
+                name=name,
+                counts=counts,
+                median=summary.median,
+                digits=1 if column.unit else 2,
+                points=(histogram.points or {}).get(name),
+            )
 
 
 def _row(column: Column, distribution: Distribution) -> tuple[object, ...]:

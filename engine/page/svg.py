@@ -84,7 +84,7 @@ def canvas(width: float, height: float, label: str, *children: Markup) -> Markup
     )
 
 
-def bottom(axis: Axis, y: float, unit: str = "") -> Markup:
+def bottom(axis: Axis, y: float, unit: str) -> Markup:
     """Tick labels below a chart, the unit after the last one."""
     marks = ticks(axis.low, axis.high)
     labels = [text(axis(x), y, f"{x:,g}", "tick", "middle") for x in marks]
@@ -251,8 +251,8 @@ def _parts(
         start += seconds
 
 
-def clocked(seconds: float) -> str:
-    """A moment of the working time, as 1:02:03."""
+def format_moment(seconds: float) -> str:
+    """A moment of the working time, such as 1:02:03 or 25:00:00."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 

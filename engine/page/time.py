@@ -13,7 +13,7 @@ from mcdiff_batch.engine.text import name_device
 from . import svg
 from .parts import DASH, figure, html, join, table
 
-STAGES = {  # in the order of a case's way
+STAGES = {  # in the order in which a case passes them
     "read": "read",
     "decode": "decompress",
     "frame": "fit to the frame",
@@ -71,17 +71,14 @@ def render(report: Report) -> Iterator[Markup]:
 
 
 def _throughput(throughput: Throughput, mean: float) -> Markup:
+    curve = svg.curve(throughput.cases_per_hour, throughput.seconds, throughput.resumed_at)
     return html(
         "<figure><figcaption><b>Throughput</b>, cases per hour over the working time: {} on "
         "average.{}</figcaption>{}</figure>",
         figure(mean, f"{mean:,.0f}"),
         " A dashed line marks a resumption." if throughput.resumed_at else "",
-        html('<div class="wide">{}</div>', _course(throughput)),
+        html('<div class="wide">{}</div>', curve),
     )
-
-
-def _course(throughput: Throughput) -> Markup:
-    return svg.curve(throughput.cases_per_hour, throughput.seconds, throughput.resumed_at)
 
 
 def _timeline(timeline: Timeline) -> Markup:
@@ -101,7 +98,7 @@ def _waits(waits: Sequence[Wait]) -> Markup:
     rows = [
         (
             name_device(x.device),
-            figure(x.at, svg.clocked(x.at)),
+            figure(x.at, svg.format_moment(x.at)),
             _short(x.seconds),
             REASONS.get(x.cause, x.cause),
         )
@@ -178,7 +175,7 @@ def _spent(device: DeviceTimes, stage: str) -> object:
 
 
 def _latencies(report: Report) -> Iterator[tuple[str, str, Latency, Histogram]]:
-    """Title, words and figures of those that were measured."""
+    """Title, explanation, figures and histogram of each latency that was measured."""
     batch, case = report.latency.batch, report.latency.case
     if batch.histogram:
         yield "Latency of a batch", "from conditioner to label map", batch, batch.histogram
@@ -206,7 +203,7 @@ def _latency_panel(title: str, words: str, latency: Latency, histogram: Histogra
 
 
 def _latency_table(shown: Sequence[tuple[str, str, Latency, Histogram]]) -> Markup:
-    """The percentiles that are known of at least one of them."""
+    """Without the percentiles that are known of no latency."""
     points = [x for x in POINTS if any(getattr(y, x) is not None for _, _, y, _ in shown)]
     rows = [
         (title, figure(x.count), *(_short(getattr(x, point)) for point in points))
