@@ -227,14 +227,15 @@ def commit(root: Path, record: Record, images: Mapping[str, bytes | None]) -> He
             return there.head
         files.retire(name)  # of shards that are replaced now
         shards.write(root, record.unit, images)
-        head = _write_record(files, name, record)
+        head = _write_record(root, record, images)
         _check_manifest(files, name)
         return head
 
 
-def _write_record(files: durable.Files, name: str, record: Record) -> Head:
-    """Others, on a share or in a store, do not see our lock and may write it too."""
-    data = ledger.encode(record)
+def _write_record(root: Path, record: Record, images: Mapping[str, bytes | None]) -> Head:
+    """Others, on a share or in a store, do not see our lock and may write it too, and shards.  No
+    record stands over shards that are not its own."""
+    files, name, data = durable.files(root), ledger.file_name(record.unit), ledger.encode(record)
     for _ in range(TRIES):
         if files.create(name, data):
             return record.head
@@ -244,11 +245,25 @@ def _write_record(files: durable.Files, name: str, record: Record) -> Head:
             continue
         with suppress(DamagedRecord):
             there = ledger.decode(old)
-            if _stands(there, record, complete=False):
+            if _stands(there, record, complete=False) and _fits(files, there):
                 return there.head
         if files.replace(name, old, data):
+            if not _fits(files, record):
+                shards.write(root, record.unit, images)
             return record.head
     raise McdiffError(f"{name}: others change it all the time; end the other runs on this output")
+
+
+def _fits(files: durable.Files, record: Record) -> bool:
+    """Whether the stored shards are those of a record."""
+    for array, shard in record.shards.items():
+        try:
+            data = files.read(shards.shard_name(array, record.unit))
+        except FileNotFoundError:
+            return False
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            return False
+    return True
 
 
 def _check_manifest(files: durable.Files, name: str) -> None:

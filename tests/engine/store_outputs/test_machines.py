@@ -119,6 +119,42 @@ def test_a_rival_that_finishes_a_unit_first_is_not_overwritten(
     assert ledger.read(root, 0) == good
 
 
+@pytest.mark.parametrize("slow_one", ["poor", "good"])
+def test_no_record_stands_over_shards_that_another_machine_wrote(
+    night: Path, target: Target, proxy: Proxy, slow_one: str
+) -> None:
+    """Two machines do one unit, and one of them has an open case.  Either is late with a shard."""
+    root = target.root
+    inline(job(night, root))
+    good, files = ledger.read(root, 0), durable.files(root)
+    images = {x: files.read(shards.shard_name(x, 0)) for x in good.shards}
+    other: dict[str, bytes | None] = {x: data + b"open" for x, data in images.items()}
+    poor = replace(
+        good,
+        cases=(ledger.Entry(case=0, status=ledger.OPEN), *good.cases[1:]),
+        shards=shards.describe(other),
+    )
+    for name in ("manifest.json", ledger.file_name(0)):
+        files.remove(name)
+    commits = {
+        "poor": lambda: runs.commit(root, poor, other),
+        "good": lambda: runs.commit(root, good, images),
+    }
+    proxy.log.clear()
+    proxy.faults.append(Fault(match="PUT .*/c/0/0/0", kind="late", seconds=1, times=1))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(commits.pop(slow_one))
+        while not any(x.startswith("PUT") and "/c/0/0/0" in x for x in proxy.log):
+            time.sleep(0.01)
+        ((_, fast),) = commits.items()
+        fast()
+        slow.result(WAIT)
+    assert list(find_damage(root)) == []
+    inline(job(night, root))
+    assert ledger.read(root, 0) == good
+    assert list(find_damage(root)) == []
+
+
 @pytest.mark.parametrize("late", ["ledger/000000", "manifest"])
 def test_a_manifest_is_never_left_over_a_record_that_another_run_has_replaced(
     night: Path, target: Target, proxy: Proxy, late: str
