@@ -16,7 +16,8 @@ from mcdiff_batch.engine.errors import DEBUG, Exit, explain_any
 from mcdiff_batch.engine.signals import SIGNALS, handling
 from mcdiff_batch.engine.text import make_printable
 
-from .config import CONFIG, blame, configure, read_file, warn
+from .config import CONFIG, blame, configure, warn
+from .config_file import read_file
 
 ORDER = (
     *("run", "check", "status", "verify", "report", "review", "import", "phantom"),

@@ -12,7 +12,8 @@ import click
 import pytest
 
 from mcdiff_batch.engine.cli import group, main
-from mcdiff_batch.engine.cli.config import NOT_IN_A_FILE, spell, variable
+from mcdiff_batch.engine.cli.config import spell, variable
+from mcdiff_batch.engine.cli.config_file import NOT_IN_A_FILE
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.model.contract import SHIPPED
 from mcdiff_batch.engine.output.runs import Settings
