@@ -163,8 +163,9 @@ def explain(
 
 def lacks_threads(error: BaseException) -> bool:
     """Whether the limit of processes and threads is the cause."""
-    written = hasattr(error, "characters_written")  # to a pipe that is full: another EAGAIN
-    return not written and any(x in str(error).lower() for x in NO_THREAD)
+    # another EAGAIN: of a file, or of a pipe that is full
+    other = getattr(error, "filename", None) or hasattr(error, "characters_written")
+    return not other and any(x in str(error).lower() for x in NO_THREAD)
 
 
 def explain_any(error: BaseException) -> McdiffError:

@@ -16,8 +16,8 @@ from mcdiff_batch.engine.model.plan import Device
 from .session import load_ray
 
 SURVEY_PERIOD = 2.0  # s
-FIRST_ANSWER = 10.0  # s that the head has for its first answer
-ANSWER = 0.5  # s that it has for another; a late one counts with the next survey
+LONG_ANSWER = 10.0  # s that the head has for an answer that is needed now
+ANSWER = 0.5  # s that it has for any other; a late one counts with the next survey
 HEAD_PATIENCE = 10  # surveys in a row without an answer, after which the head counts as lost
 CHANCES = 3  # how often a host may be lost and come back
 
@@ -50,7 +50,7 @@ class Nodes:
 
     def first(self) -> tuple[Device, ...]:
         """The devices that the cluster has now.  Raises DeviceError if there is none."""
-        self.survey(FIRST_ANSWER)
+        self.survey_now()
         found = tuple(self._hand_out_all())
         if not found:
             what = "CPU" if self.kind == "cpu" else "GPU"
@@ -97,6 +97,11 @@ class Nodes:
                 self.by_id[key] = node
         for key, node in self.by_id.items():
             node.alive = bool(rows.get(key, {}).get("Alive"))
+
+    def survey_now(self) -> None:
+        """Waits for an answer to a question that is asked now."""
+        self.answers = None
+        self.survey(LONG_ANSWER)
 
     def _ask_head(self, seconds: float) -> list[dict[str, Any]] | None:
         """In a thread of its own: where the head is gone, Ray does not return."""

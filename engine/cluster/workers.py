@@ -158,7 +158,7 @@ class RayWorker:
 
     def _mourn(self, error: Any) -> None:
         """The actor is gone: with its host, or alone."""
-        self.nodes.survey()
+        self.nodes.survey_now()
         if error is not None and error.actor_init_failed:
             self._refuse(MISSING)
         elif self.node.alive:

@@ -28,6 +28,7 @@ JSON_LIMIT = 64 << 20  # bytes of an answer in JSON
 PIECE = 1 << 20  # bytes, read at once
 WILD = "*?"  # wild cards of a query; Orthanc does not know them in percent encoding
 PAGE = 500  # results per query
+MOST = 1_000_000  # results of a query, with all its pages
 TRIES = 3
 WAIT = 1.0  # s before the second try; twice that before the third
 TIMEOUT = 60.0  # s without a byte
@@ -108,6 +109,8 @@ class Server:
             out.paged &= len(out.found) - known == len(page)
             if len(out.found) == known:
                 break
+            if len(out.found) > MOST:
+                raise McdiffError(f"{self.url}: names more than {MOST} results; narrow --match")
             offset += len(page)
         out.whole = out.paged and not warned
         while not out.whole:

@@ -122,6 +122,15 @@ def test_a_server_that_sends_one_image_for_every_other_is_refused(
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_a_server_whose_lists_have_no_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(dicomweb, "MOST", 6)
+    with serving(Pacs(studies=9)) as url:
+        assert imported(url, tmp_path / "a.zarr", monkeypatch) == 1
+    assert "names more than 6 results; narrow --match" in capsys.readouterr().err
+
+
 def test_a_note_says_that_a_server_has_no_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

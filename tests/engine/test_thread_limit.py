@@ -75,8 +75,15 @@ def test_a_worker_that_cannot_start_a_thread_says_so() -> None:
     assert ADVICE in breakdown(error, recipe).detail
 
 
-def test_a_pipe_that_is_full_is_something_else() -> None:
-    error = BlockingIOError(11, "write could not complete without blocking", 5)
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(11, "write could not complete without blocking", 5),  # a pipe is full
+        BlockingIOError(11, "Resource temporarily unavailable", "a.zarr"),
+        OSError(5, "Input/output error"),
+    ],
+)
+def test_other_errors_are_something_else(error: OSError) -> None:
     assert ADVICE not in str(explain_any(error))
 
 
