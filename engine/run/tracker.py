@@ -18,7 +18,7 @@ from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.output import ledger, locks
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
 from mcdiff_batch.engine.output.units import Part
-from mcdiff_batch.engine.telemetry.hosts import HostUsage, write_usage
+from mcdiff_batch.engine.telemetry.hosts import UsageSums, write_usage
 from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS, TIMINGS, summarise_spans
@@ -111,7 +111,7 @@ class Tracker:
         self.began = round(time.time(), 3)  # marks the lines of this run; for display only (P12)
         self.trace = TraceLog(root)
         self.incidents = self.units = 0
-        self.usage: dict[str, HostUsage] = {}  # by device, of hosts of a cluster
+        self.usage: dict[str, UsageSums] = {}  # by device, of hosts of a cluster
         self.stop: Callable[[], None] = lambda: None
         self.telemetry: Telemetry | None = None
         self.model: dict[str, Counter[str]] = {}  # device -> stage of its model's lane -> s
@@ -140,7 +140,7 @@ class Tracker:
             self.stop()
 
     def record_sample(self, device: Device, sample: Sample) -> None:
-        self.usage.setdefault(str(device), HostUsage()).add(sample.figures)
+        self.usage.setdefault(str(device), UsageSums()).add(sample.figures)
 
     def record_incident(self, incident: Incident) -> None:
         """The ledger says what the next run has to do; this is for people, so it may be lost."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -32,6 +33,21 @@ def read_processes() -> tuple[float, float]:
             seconds += times.user + times.system
             resident += process.memory_info().rss / MEBIBYTE
     return seconds, resident
+
+
+class ProcessGauge:
+    """Measures this process and its children, from one reading to the next."""
+
+    def __init__(self) -> None:
+        self.spent, self.at = read_processes()[0], monotonic()
+
+    def read(self) -> tuple[float, float]:
+        """Percent of CPU since the last reading (100: one core), and resident MiB now."""
+        spent, resident = read_processes()
+        now = monotonic()
+        share = max(0.0, spent - self.spent) / max(now - self.at, 1e-9)
+        self.spent, self.at = spent, now
+        return 100 * share, resident
 
 
 class GpuGauges:

@@ -11,8 +11,8 @@ from mcdiff_batch.engine.text import clean
 HOSTS = "report/hosts.jsonl"
 
 
-class HostUsage:
-    """Sums of the samples of one worker; its size does not grow with their number."""
+class UsageSums:
+    """Sums and peaks of the samples of one worker; the size does not grow with their number."""
 
     def __init__(self) -> None:
         self.samples: Counter[str] = Counter()
@@ -34,15 +34,15 @@ class HostUsage:
         }
 
 
-def write_usage(root: Path, began: float, usage: Mapping[str, HostUsage]) -> None:
+def write_usage(root: Path, began: float, usage: Mapping[str, UsageSums]) -> None:
     """Adds a line for each worker of a run.  Raises OSError."""
     for device, used in usage.items():
         append_json(root / HOSTS, {"began": began, "device": device, "figures": used.figures})
 
 
 def read_usage(root: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and peak by name, by device, of the last run that used hosts.  Hosts are numbered anew
-    in each run.  A damaged line is left out."""
+    """Mean and peak by device and name, of the last run that used hosts; each run numbers its hosts
+    anew.  A damaged line is left out."""
     runs: dict[float, dict[str, dict[str, tuple[float, float]]]] = defaultdict(dict)
     for raw in json_lines(root / HOSTS):
         with suppress(AttributeError, KeyError, TypeError, ValueError):

@@ -50,10 +50,11 @@ class MetricsFile:
                 f"/var/lib/prometheus/node-exporter/night{ENDING}; the node exporter reads no other"
             )
         self.path = path
-        self.kept = {name: value for name, value in self._read().items() if name in (SUCCESS, EXIT)}
+        earlier = self._read()
+        self.lasting = {name: earlier[name] for name in (SUCCESS, EXIT) if name in earlier}
 
     def _read(self) -> dict[str, float]:
-        """The metrics without a status in the file, if there is one."""
+        """The metrics of an earlier file, without those by status; none if there is no file."""
         if not os.path.lexists(self.path):
             return {}
         if not self.path.is_file() or self.path.is_symlink():
@@ -65,20 +66,20 @@ class MetricsFile:
             raise explain(error, self.path) from error
         if text.strip() and f"# TYPE {PREFIX}" not in text:
             raise UsageError(f"{self.path}: holds metrics of another program; choose another name")
-        found = {}
+        metrics = {}
         for name, value in re.findall(rf"^{PREFIX}(\w+)\{{run=.*\}} (\S+)$", text, re.M):
             with suppress(ValueError):
                 if math.isfinite(float(value)):
-                    found[name] = float(value)
-        return found
+                    metrics[name] = float(value)
+        return metrics
 
     def write(self, values: Mapping[str, Value]) -> None:
         """values: by the names of HELP; exit code 0 is a success.  Raises OSError."""
         now = round(time.time(), 3)
         if EXIT in values:
-            self.kept |= {EXIT: float(values[EXIT])}  # type: ignore[arg-type]
-            self.kept |= {} if values[EXIT] else {SUCCESS: now}
-        whole = {BUILD: 1, "run_update_timestamp_seconds": now, **self.kept, **values}
+            self.lasting |= {EXIT: float(values[EXIT])}  # type: ignore[arg-type]
+            self.lasting |= {} if values[EXIT] else {SUCCESS: now}
+        whole = {BUILD: 1, "run_update_timestamp_seconds": now, **self.lasting, **values}
         spare = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             spare.unlink(missing_ok=True)
@@ -99,7 +100,7 @@ def as_text(run: str, values: Mapping[str, Value]) -> str:
     for name, text in HELP.items():
         if name not in values:
             continue
-        labels = {"run": run} | (_build() if name == BUILD else {})
+        labels = {"run": run} | (_versions() if name == BUILD else {})
         value = values[name]
         rows = {"": value} if isinstance(value, (int, float)) else value
         lines += [f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} gauge"]
@@ -110,11 +111,11 @@ def as_text(run: str, values: Mapping[str, Value]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _build() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     return {"version": package_version("mcdiff-batch"), "python": platform.python_version()}
 
 
 def _escape(text: str) -> str:
-    """A label, also of a file whose name is not UTF-8."""
+    """The value of a label; the name of a file may be no UTF-8."""
     sound = text.encode(errors="backslashreplace").decode()
     return sound.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -7,18 +7,18 @@ and the period doubles.  A failure to sample becomes a note; the run goes on.
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 from mcdiff_batch.engine.files import append_json, json_lines, replace_text
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import clean
 
-from .gauges import GpuGauges, read_processes
+from .gauges import GpuGauges, ProcessGauge
 
 SAMPLES = "report/telemetry.jsonl"
 PERIOD = 1.0  # s
@@ -46,7 +46,7 @@ class Telemetry:
         with suppress(OSError):  # another user's, for example
             self.lines = list(json_lines(self.path))[-MOST:]
         self.period = PERIOD
-        self.spent, self.at = read_processes()[0], time.monotonic()
+        self.processes = ProcessGauge()
         self.latest: Json = {}
 
     def run(self, end: Event) -> None:
@@ -63,14 +63,11 @@ class Telemetry:
             self.gpus.close()
 
     def sample(self) -> Json:
-        spent, resident = read_processes()
-        now = time.monotonic()
-        share = max(0.0, spent - self.spent) / max(now - self.at, 1e-9)
-        self.spent, self.at = spent, now
+        percent, resident = self.processes.read()
         return {
             "began": self.began,
-            "at": round(now - self.start, 3),
-            "cpu_percent": round(100 * share, 1),  # 100: one core
+            "at": round(self.processes.at - self.start, 3),
+            "cpu_percent": round(percent, 1),
             "resident_mib": round(resident, 1),
             "gpus": self.gpus.read(),
             "xids": self.gpus.xids(),
@@ -98,20 +95,17 @@ class HostSampler:
         self.gpus = GpuGauges(load_nvml())
         self.gpus.open()
         self.visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        self.spent, self.at = read_processes()[0], time.monotonic()
+        self.processes = ProcessGauge()
 
     def sample(self) -> dict[str, float] | None:
-        """Figures, the GPUs' among them as means; None if the last are not PERIOD old."""
-        now = time.monotonic()
-        if now - self.at < PERIOD:
+        """Figures, those of GPUs as means; None if PERIOD has not passed since the last ones."""
+        if monotonic() - self.processes.at < PERIOD:
             return None
-        spent, resident = read_processes()
-        share = max(0.0, spent - self.spent) / (now - self.at)
-        self.spent, self.at = spent, now
+        percent, resident = self.processes.read()
         own = [x for x in self.gpus.read() if str(x["index"]) in self.visible]
         names = ("utilisation_percent", "memory_mib", "power_w", "temperature_c")
         means = {name: sum(x[name] for x in own if name in x) / len(own) for name in names if own}
-        return {"cpu_percent": 100 * share, "resident_mib": resident, **means}
+        return {"cpu_percent": percent, "resident_mib": resident, **means}
 
 
 def samples(out: Path) -> Iterator[Json]:
@@ -189,7 +183,7 @@ def _merge_values(name: str, first: Any, second: Any) -> Any:
 def sampling(root: Path, began: float, start: float, nvml: Any) -> Iterator[Telemetry]:
     """Samples in a thread until the end of the block; arguments as for Telemetry."""
     telemetry, end = Telemetry(root, began, start, nvml), Event()
-    thread = Thread(target=_run_apart, args=(telemetry, end), name="telemetry", daemon=True)
+    thread = Thread(target=_sample, args=(telemetry, end), name="telemetry", daemon=True)
     thread.start()
     try:
         yield telemetry
@@ -198,7 +192,7 @@ def sampling(root: Path, began: float, start: float, nvml: Any) -> Iterator[Tele
         thread.join(timeout=5 * PERIOD)  # a driver may hang: the thread is then left behind
 
 
-def _run_apart(telemetry: Telemetry, end: Event) -> None:
+def _sample(telemetry: Telemetry, end: Event) -> None:
     """Leaves signals to the main thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     telemetry.run(end)

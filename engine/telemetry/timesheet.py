@@ -50,7 +50,7 @@ def _lanes(spans: Iterable[Span]) -> dict[str, dict[str, float]]:
 
 
 def union_seconds(parts: Iterable[tuple[float, float]]) -> float:
-    """Seconds that lie in at least one of the (begin, end)."""
+    """Seconds that at least one of the intervals (begin, end) covers."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(parts):
         total += max(0.0, end - max(begin, until))

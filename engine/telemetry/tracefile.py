@@ -1,7 +1,7 @@
 """Keeps spans on disk and exports them as a trace that Perfetto and chrome://tracing open.
 
-The files hold the first FIRST units of an output and its last LAST to 2 x LAST ones, however many
-there are.  Of the units between, `timings.jsonl` has the sums.
+The files hold the first FIRST units of an output, and the last LAST to 2 x LAST, however many there
+are.  `timings.jsonl` has the sums of all units.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +16,8 @@ from .sampling import GPU_FIELDS, samples
 from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Span, SpanLog
 
 FOLDER = "report/spans"
+FILES = tuple(f"{FOLDER}/{x}.jsonl" for x in ("first", "older", "last"))  # in the order of time
+FIRST_FILE, OLDER_FILE, LAST_FILE = FILES
 FIRST, LAST = 32, 32  # units
 MOST = 4000  # spans of a unit; if there are more, solver steps are left out, then the last spans
 STEP = "step"
@@ -30,25 +32,20 @@ class TraceLog:
     def __init__(self, root: Path) -> None:
         self.root, self.first, self.last = root, 0, 0
         with suppress(OSError):  # another user's, for example
-            self.first, self.last = (sum(1 for _ in json_lines(root / x)) for x in _paths()[::2])
+            count = lambda name: sum(1 for _ in json_lines(root / name))
+            self.first, self.last = count(FIRST_FILE), count(LAST_FILE)
 
     def add(self, head: Mapping[str, Any], log: SpanLog, epoch: float) -> None:
         """Adds the log of the unit that `head` names.  Raises OSError."""
-        name = _paths()[0 if self.first < FIRST else 2]
-        if name == _paths()[0]:
-            self.first += 1
-        elif self.last == LAST:
-            (self.root / name).replace(self.root / _paths()[1])
-            self.last = 1
+        if self.first < FIRST:
+            name, self.first = FIRST_FILE, self.first + 1
         else:
-            self.last += 1
+            if self.last == LAST:
+                (self.root / LAST_FILE).replace(self.root / OLDER_FILE)
+                self.last = 0
+            name, self.last = LAST_FILE, self.last + 1
         line = {**head, "spans": _spans(log.spans, epoch), "counts": _counts(log, epoch)}
         append_json(self.root / name, line)
-
-
-def _paths() -> tuple[str, str, str]:
-    """The files in the order of time."""
-    return f"{FOLDER}/first.jsonl", f"{FOLDER}/older.jsonl", f"{FOLDER}/last.jsonl"
 
 
 def _spans(spans: Sequence[Span], epoch: float) -> list[list[object]]:
@@ -75,7 +72,7 @@ def export_trace(*folders: tuple[str, Path]) -> Json:
     start = min((float(x["began"]) for x in [*units, *(y for _, y in sampled)]), default=0.0)
     names = sorted({x["device"] for x in units}, key=natural_order)
     devices = {name: pid for pid, name in enumerate(names, 1)}
-    events = [*_names(devices, units)]
+    events = list(_names(devices, units))
     for unit in units:
         events += _unit_events(unit, devices[unit["device"]], start)
     for prefix, sample in sampled:
@@ -86,7 +83,7 @@ def export_trace(*folders: tuple[str, Path]) -> Json:
 
 def _units(out: Path, prefix: str) -> Iterator[Json]:
     """Units in the order of time; a line of another kind is left out."""
-    for raw in (x for name in _paths() for x in json_lines(out / name)):
+    for raw in (x for name in FILES for x in json_lines(out / name)):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             yield {
                 "began": float(raw["began"]),
