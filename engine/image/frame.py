@@ -1,4 +1,4 @@
-"""The frame is the grid that a bundle works on; here images go to it and come back."""
+"""Puts images on the frame, which is the grid that a bundle works on, and brings them back."""
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -11,6 +11,7 @@ Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]  # classes
 Pixels = npt.NDArray[np.uint8]  # grey levels
+NEARLY_BLACK = -1 + 1e-3  # of intensities on a frame; what is no brighter shows nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,11 @@ class Placement:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns of the frame that the image covers."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
 def place(extent: tuple[int, int], frame: Frame) -> Placement:
@@ -75,7 +81,7 @@ def to_frame(image: npt.NDArray[np.generic], frame: Frame, black: float) -> Imag
     rows = area_weights(image.shape[-2], where.height)
     cols = area_weights(image.shape[-1], where.width)
     out = np.full((*image.shape[:-2], frame.height, frame.width), black, np.float32)
-    inner = out[..., where.top : where.top + where.height, where.left : where.left + where.width]
+    inner = out[..., *where.window]
     for index in np.ndindex(image.shape[:-2]):
         inner[index] = cols.dot(rows.dot(image[index].astype(np.float32)).T).T
     return out
@@ -84,42 +90,38 @@ def to_frame(image: npt.NDArray[np.generic], frame: Frame, black: float) -> Imag
 def from_frame(image: npt.NDArray[np.generic], extent: tuple[int, int]) -> Image:
     """Brings a frame image [H, W] back to the `extent` (y, x) px of the image it was made of."""
     where = place(extent, Frame(height=image.shape[0], width=image.shape[1]))
-    inner = image[where.top : where.top + where.height, where.left : where.left + where.width]
+    inner = image[where.window].astype(np.float32)
     rows = linear_weights(where.height, extent[0])
     cols = linear_weights(where.width, extent[1])
-    return np.asarray(cols.dot(rows.dot(inner.astype(np.float32)).T).T, np.float32)
+    return np.asarray(cols.dot(rows.dot(inner).T).T, np.float32)
 
 
-def nearest_to_frame(labels: npt.NDArray[np.uint8], frame: Frame) -> npt.NDArray[np.uint8]:
+def nearest_to_frame(labels: Labels, frame: Frame) -> Labels:
     """Puts a label map [y, x] on the frame [H, W]: a px gets the label at its centre, else 0."""
     where = place((labels.shape[0], labels.shape[1]), frame)
     out = np.zeros((frame.height, frame.width), np.uint8)
     rows = ((np.arange(where.height) + 0.5) * labels.shape[0] / where.height).astype(int)
     cols = ((np.arange(where.width) + 0.5) * labels.shape[1] / where.width).astype(int)
-    out[where.top : where.top + where.height, where.left : where.left + where.width] = labels[
-        np.ix_(rows, cols)
-    ]
+    out[where.window] = labels[np.ix_(rows, cols)]
     return out
 
 
-def nearest_from_frame(
-    labels: npt.NDArray[np.uint8], extent: tuple[int, int]
-) -> npt.NDArray[np.uint8]:
+def nearest_from_frame(labels: Labels, extent: tuple[int, int]) -> Labels:
     """Brings a label map on the frame [H, W] back to `extent` (y, x) px."""
     where = place(extent, Frame(height=labels.shape[0], width=labels.shape[1]))
     rows = where.top + ((np.arange(extent[0]) + 0.5) * where.height / extent[0]).astype(int)
     cols = where.left + ((np.arange(extent[1]) + 0.5) * where.width / extent[1]).astype(int)
-    back: npt.NDArray[np.uint8] = labels[np.ix_(rows, cols)]
+    back: Labels = labels[np.ix_(rows, cols)]
     return back
 
 
-def scan_strip(depths: Image, black: float = -1.0) -> Mask:
+def scan_strip(depths: Image) -> Mask:
     """The px that the scan covers, [H, W], from standardised depths [D, H, W].
 
-    In each row they lie between the first and the last px that is not black in every depth.  Lost
-    rows (scan noise, dropout up to 5 % of the height) are closed from their neighbours.
+    A row is covered from the first to the last px that any depth shows.  Rows that were lost, up to
+    5 % of the height, are closed from their neighbours.
     """
-    hit: Mask = np.asarray((depths > black + 1e-3).any(axis=0))
+    hit: Mask = np.asarray((depths > NEARLY_BLACK).any(axis=0))
     behind, ahead = (np.maximum.accumulate(x, axis=1) for x in (hit, hit[:, ::-1]))
     filled = behind & ahead[:, ::-1]
     gap = max(1, depths.shape[-2] // 40)

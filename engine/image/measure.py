@@ -19,7 +19,7 @@ from .columns import (
     SPREAD,
     THORACIC,
 )
-from .frame import Image, Labels, Mask
+from .frame import NEARLY_BLACK, Image, Labels, Mask
 from .metrics import FALLBACK_SPACING_MM, contrast, mean_dice, regions
 from .spine import compare_levels, read_spine
 
@@ -84,7 +84,7 @@ def depth_coverage(depths: Image, weights: npt.NDArray[np.float32], strip: Mask)
 
     Depths of weight [D] zero are absent by the archive's own word and do not count.
     """
-    return float((depths[weights > 0][:, strip] > -1 + 1e-3).mean(axis=1).min())
+    return float((depths[weights > 0][:, strip] > NEARLY_BLACK).mean(axis=1).min())
 
 
 def mean_spread(result: Result) -> float:

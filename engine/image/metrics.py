@@ -72,9 +72,7 @@ def mean_dice(a: Labels, b: Labels, classes: int = 4) -> float:
     return float(np.mean(scores)) if scores else 1.0
 
 
-def regions(
-    bone: Mask, strip: Mask, spacing_mm: float, ring_mm: float = RING_MM
-) -> tuple[Mask, Mask]:
+def regions(bone: Mask, strip: Mask, spacing_mm: float) -> tuple[Mask, Mask]:
     """The regions (s, b) of eq. 12 and 13: the bone, and a ring that begins 1 mm from it.
 
     Both lie inside the strip.  The whole strip cannot be b, because its midline is dark.
@@ -82,7 +80,7 @@ def regions(
     if not bone.any():
         return bone, bone
     distance = ndimage.distance_transform_edt(~bone) * spacing_mm
-    ring = (distance > BONE_MARGIN_MM) & (distance <= BONE_MARGIN_MM + ring_mm)
+    ring = (distance > BONE_MARGIN_MM) & (distance <= BONE_MARGIN_MM + RING_MM)
     return bone & strip, ring & strip
 
 

@@ -66,12 +66,12 @@ def read_spine(label: Labels, spacing_mm: Spacing) -> Spine:
     sizes = np.multiply(label.shape, spacing_mm)  # NaN is within no bounds
     has_spacing = bool(((sizes >= MAP_MM[0]) & (sizes <= MAP_MM[1])).all())
     spacing = spacing_mm if has_spacing else (FALLBACK_SPACING_MM, FALLBACK_SPACING_MM)
-    middle = _midline(label, spacing)
-    left, right = (_chain(label, middle, side, spacing) for side in (-1, 1))
-    pairs = _paired(left, right, _lean(middle, spacing), spacing)
-    lumps = [_lump(part) for part in _lumps(label, spacing)]
+    middle = _find_midline(label, spacing)
+    left, right = (_find_processes(label, middle, side, spacing) for side in (-1, 1))
+    pairs = _pair_processes(left, right, _measure_lean(middle, spacing), spacing)
+    lumps = [_lump(part) for part in _find_lumps(label, spacing)]
     levels = sorted(pairs + lumps, key=lambda x: x.y_mm)
-    return _spine(_smoothed(levels), _confidence(levels, len(left) + len(right)), has_spacing)
+    return _spine(_smooth_tilts(levels), _confidence(levels, len(left) + len(right)), has_spacing)
 
 
 def spine_of_landmarks(
@@ -125,17 +125,15 @@ def compare_levels(before: Spine, after: Spine) -> tuple[int, int]:
 
 
 def _spine(levels: list[Level], confidence: float, has_spacing: bool) -> Spine:
-    thoracic, lumbar = (
-        _widest([x.tilt_deg for x in levels if x.label == label]) if has_spacing else float("nan")
-        for label in (PROCESS, LUMP)
-    )
+    thoracic, lumbar = (_curve_angle(levels, x) if has_spacing else np.nan for x in (PROCESS, LUMP))
     return Spine(
         levels=tuple(levels), thoracic_deg=thoracic, lumbar_deg=lumbar, confidence=confidence
     )
 
 
-def _widest(tilts: list[float]) -> float:
-    return max(tilts) - min(tilts) if len(tilts) > 1 else float("nan")
+def _curve_angle(levels: Sequence[Level], label: int) -> float:
+    tilts = [x.tilt_deg for x in levels if x.label == label]
+    return max(tilts) - min(tilts) if len(tilts) > 1 else np.nan
 
 
 def _level(label: int, left: Vector, right: Vector) -> Level:
@@ -145,12 +143,12 @@ def _level(label: int, left: Vector, right: Vector) -> Level:
     return Level(label=label, y_mm=float(y), x_mm=float(x), tilt_deg=tilt)
 
 
-def _midline(label: Labels, spacing: Spacing) -> Vector:
+def _find_midline(label: Labels, spacing: Spacing) -> Vector:
     """[H] px: the smooth course with processes on both sides and lumps across it.
 
     It is the path of the greatest score, by dynamic programming, that moves at most one px a row.
     """
-    score = _astride(label, spacing)
+    score = _score_midline(label, spacing)
     rows, columns = score.shape
     cost = 0.1 * score.max() if score.max() > 0 else 1.0  # of a step to the side
     total = np.full(columns + 2, -np.inf)  # score of the best path to a px, between walls
@@ -169,7 +167,7 @@ def _midline(label: Labels, spacing: Spacing) -> Vector:
     return np.asarray(ndimage.gaussian_filter1d(path, USUAL_PITCH_MM / 2 / spacing[0]))
 
 
-def _astride(label: Labels, spacing: Spacing) -> Vector:
+def _score_midline(label: Labels, spacing: Spacing) -> Vector:
     """[H, W]: how well each px fits as the midline of its row."""
     across = np.arange(-int(50 / spacing[1]), int(50 / spacing[1]) + 1) * spacing[1]
     beside = np.exp(-0.5 * ((np.abs(across) - REACH_MM) / PROCESS_MM) ** 2)
@@ -183,20 +181,20 @@ def _astride(label: Labels, spacing: Spacing) -> Vector:
     return score
 
 
-def _lean(middle: Vector, spacing: Spacing) -> Vector:
+def _measure_lean(middle: Vector, spacing: Spacing) -> Vector:
     """[H] radians: the tilt of a line perpendicular to the midline."""
     slope = np.gradient(middle) * spacing[1] / spacing[0] if len(middle) > 1 else middle * 0
     return np.asarray(-np.arctan(slope))
 
 
-def _chain(label: Labels, middle: Vector, side: int, spacing: Spacing) -> Vector:
+def _find_processes(label: Labels, middle: Vector, side: int, spacing: Spacing) -> Vector:
     """[n, 2] centres (y, x) in mm of the processes on one side, from top to bottom.
 
     A process is a peak of the bone's width along y, so the pieces of a broken process count once,
     and processes that touch count separately.
     """
     beside = side * (np.arange(label.shape[1]) - middle[:, None]) > 0
-    mask = _without_specks((label == PROCESS) & beside, SMALLEST_MM2[PROCESS] / 2, spacing)
+    mask = _remove_specks((label == PROCESS) & beside, SMALLEST_MM2[PROCESS] / 2, spacing)
     width = ndimage.gaussian_filter1d(mask.sum(axis=1) * spacing[1], 3.0 / spacing[0])
     apart = 2 * int(0.55 * PITCH_MM[0] / spacing[0]) + 1
     tops = np.flatnonzero((width == ndimage.maximum_filter1d(width, apart)) & (width > 1.0))
@@ -205,13 +203,13 @@ def _chain(label: Labels, middle: Vector, side: int, spacing: Spacing) -> Vector
     bounds = np.array([0, *cuts, label.shape[0]])
     centres = []
     for a, b in pairwise(bounds):
-        for px in _halved((np.argwhere(mask[a:b]) + np.array([a, 0])) * np.array(spacing)):
+        for px in _halve_tall((np.argwhere(mask[a:b]) + np.array([a, 0])) * np.array(spacing)):
             if len(px) * spacing[0] * spacing[1] >= SMALLEST_MM2[PROCESS]:
                 centres.append(px.mean(axis=0))
     return np.array(centres).reshape(-1, 2)
 
 
-def _halved(px: Vector) -> list[Vector]:
+def _halve_tall(px: Vector) -> list[Vector]:
     """One process, or two of equal height where the px are too tall for one."""
     if not len(px) or np.ptp(px[:, 0]) <= TALLEST_MM:
         return [px]
@@ -219,19 +217,19 @@ def _halved(px: Vector) -> list[Vector]:
     return [px[~below], px[below]]
 
 
-def _without_specks(mask: Mask, smallest_mm2: float, spacing: Spacing) -> Mask:
+def _remove_specks(mask: Mask, smallest_mm2: float, spacing: Spacing) -> Mask:
     parts, count = ndimage.label(mask)
     areas = np.bincount(parts.ravel(), minlength=count + 1) * (spacing[0] * spacing[1])
     return mask & (areas >= smallest_mm2)[parts]
 
 
-def _paired(left: Vector, right: Vector, lean: Vector, spacing: Spacing) -> list[Level]:
+def _pair_processes(left: Vector, right: Vector, lean: Vector, spacing: Spacing) -> list[Level]:
     """Pairs left and right processes into levels whose lines do not cross.
 
     Dynamic programming finds the least total misfit; a process without a partner costs half a
     pitch.
     """
-    alone = 0.5 * _usual(np.concatenate([np.diff(left[:, 0]), np.diff(right[:, 0])]))
+    alone = 0.5 * _usual_step(np.concatenate([np.diff(left[:, 0]), np.diff(right[:, 0])]))
     total = np.add.outer(np.arange(len(left) + 1), np.arange(len(right) + 1)) * alone
     for i, a in enumerate(left):
         for j, b in enumerate(right):
@@ -258,19 +256,19 @@ def _misfit(left: Vector, right: Vector, lean: Vector, spacing: Spacing) -> floa
     return float(abs(down - across * np.tan(lean[row])))
 
 
-def _lumps(label: Labels, spacing: Spacing) -> list[Vector]:
+def _find_lumps(label: Labels, spacing: Spacing) -> list[Vector]:
     """Px (y, x), mm, of each lump, after touching lumps are cut apart and pieces are joined."""
     area = spacing[0] * spacing[1]
-    parts, count = ndimage.label(_without_specks(label == LUMP, SMALLEST_MM2[LUMP] / 8, spacing))
+    parts, count = ndimage.label(_remove_specks(label == LUMP, SMALLEST_MM2[LUMP] / 8, spacing))
     pieces = [
         piece
         for number in range(1, count + 1)
-        for piece in _apart(np.argwhere(parts == number) * np.array(spacing), spacing)
+        for piece in _cut_apart(np.argwhere(parts == number) * np.array(spacing), spacing)
     ]
-    return [x for x in _together(pieces) if len(x) > 2 and len(x) * area >= SMALLEST_MM2[LUMP]]
+    return [x for x in _join_pieces(pieces) if len(x) > 2 and len(x) * area >= SMALLEST_MM2[LUMP]]
 
 
-def _together(pieces: list[Vector]) -> list[Vector]:
+def _join_pieces(pieces: list[Vector]) -> list[Vector]:
     """Joins pieces whose union is no taller and no longer than one lump."""
     joined: list[Vector] = []
     for piece in sorted(pieces, key=len, reverse=True):
@@ -285,19 +283,19 @@ def _together(pieces: list[Vector]) -> list[Vector]:
     return joined
 
 
-def _apart(px: Vector, spacing: Spacing) -> list[Vector]:
+def _cut_apart(px: Vector, spacing: Spacing) -> list[Vector]:
     """Cuts px that are too tall for one lump along the shortest straight lines."""
     if _extent(px, 0) <= LUMP_HEIGHT_MM:
         return [px]
     tilts = np.radians(np.arange(-STEEPEST_DEG, STEEPEST_DEG + 1, 5))
-    cuts = [_cut(px, tilt, spacing) for tilt in tilts]
+    cuts = [_find_cut(px, tilt, spacing) for tilt in tilts]
     _, below = min(cuts, key=lambda x: x[0])
     if below.all() or not below.any():
         return [px]
-    return [*_apart(px[~below], spacing), *_apart(px[below], spacing)]
+    return [*_cut_apart(px[~below], spacing), *_cut_apart(px[below], spacing)]
 
 
-def _cut(px: Vector, tilt: float, spacing: Spacing) -> tuple[float, Mask]:
+def _find_cut(px: Vector, tilt: float, spacing: Spacing) -> tuple[float, Mask]:
     """The shortest cut at a tilt, a fifth of the px or more on each side: (length mm, px below)."""
     down = px[:, 0] * np.cos(tilt) - px[:, 1] * np.sin(tilt)
     step = spacing[0]
@@ -330,7 +328,7 @@ def _lump(px: Vector) -> Level:
     return replace(level, y_mm=float(centre[0]), x_mm=float(centre[1]))
 
 
-def _smoothed(levels: list[Level]) -> list[Level]:
+def _smooth_tilts(levels: list[Level]) -> list[Level]:
     """Replaces each tilt by that of a parabola through it and its neighbours, weighted by distance.
 
     A curve angle spans the most tilted levels, so noise widens it; smoothing reduces that.  A
@@ -339,11 +337,11 @@ def _smoothed(levels: list[Level]) -> list[Level]:
     y, tilt = (np.array([getattr(x, name) for x in levels]) for name in ("y_mm", "tilt_deg"))
     off = (y - y[:, None]) / _pitch(levels) if len(levels) else np.zeros((0, 0))
     weights = np.exp(-0.5 * (off / SMOOTHING_LEVELS) ** 2)
-    fits = [_at_zero(*row, tilt) for row in zip(off, weights, strict=True)]
+    fits = [_fit_at_zero(*row, tilt) for row in zip(off, weights, strict=True)]
     return [replace(x, tilt_deg=fit) for x, fit in zip(levels, fits, strict=True)]
 
 
-def _at_zero(x: Vector, weights: Vector, values: Vector) -> float:
+def _fit_at_zero(x: Vector, weights: Vector, values: Vector) -> float:
     """Value at 0 of the weighted least-squares parabola; of a line through fewer points."""
     powers = np.stack([x**k for k in range(min(3, len(x)))], axis=1)
     root = np.sqrt(weights)
@@ -352,10 +350,10 @@ def _at_zero(x: Vector, weights: Vector, values: Vector) -> float:
 
 def _pitch(levels: Sequence[Level]) -> float:
     """Median distance from level to level, mm."""
-    return _usual(np.diff([x.y_mm for x in levels]))
+    return _usual_step(np.diff([x.y_mm for x in levels]))
 
 
-def _usual(steps: Vector) -> float:
+def _usual_step(steps: Vector) -> float:
     return float(np.clip(np.median(steps), *PITCH_MM)) if len(steps) else USUAL_PITCH_MM
 
 

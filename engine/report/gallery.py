@@ -212,8 +212,8 @@ def find_edges(labels: Pixels) -> npt.NDArray[np.bool_]:
 def _cut(image: Pixels, where: Placement, frame: Frame) -> Pixels:
     """The part of the frame that the scan covers; an image may have several px for each of it."""
     k = image.shape[0] // frame.height
-    rows = slice(k * where.top, k * (where.top + where.height))
-    return image[rows, k * where.left : k * (where.left + where.width)]
+    rows, columns = (slice(k * x.start, k * x.stop) for x in where.window)
+    return image[rows, columns]
 
 
 def encode_png(image: Pixels) -> bytes:
