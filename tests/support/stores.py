@@ -127,6 +127,13 @@ class Proxy:
             self.log.append(request)
             return next((x for x in self.faults if x.strikes(request)), None)
 
+    def wait_for(self, request: str) -> None:
+        """Waits until a request that matches has come."""
+        end = time.monotonic() + START
+        while not any(re.search(request, x) for x in [*self.log]):
+            assert time.monotonic() < end, f"{request}: no such request"
+            time.sleep(0.01)
+
     @contextmanager
     def running(self) -> Iterator["Proxy"]:
         handler = type("Bound", (_Handler,), {"proxy": self})

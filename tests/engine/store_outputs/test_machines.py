@@ -1,7 +1,6 @@
 """An output in a store that several machines write to at one time."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +111,7 @@ def test_a_rival_that_finishes_a_unit_first_is_not_overwritten(
     proxy.faults.append(Fault(match="PUT .*/ledger/000000", kind="late", seconds=2, times=1))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(runs.commit, root, poor, images)
-        while not any(x.startswith("PUT") and "/ledger/" in x for x in proxy.log):
-            time.sleep(0.01)
+        proxy.wait_for("PUT .*/ledger/")
         files.write(ledger.file_name(0), ledger.encode(good))  # the other run's
         assert slow.result(WAIT) == good.head
     assert ledger.read(root, 0) == good
@@ -144,8 +142,7 @@ def test_no_record_stands_over_shards_that_another_machine_wrote(
     proxy.faults.append(Fault(match="PUT .*/c/0/0/0", kind="late", seconds=1, times=1))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(commits.pop(slow_one))
-        while not any(x.startswith("PUT") and "/c/0/0/0" in x for x in proxy.log):
-            time.sleep(0.01)
+        proxy.wait_for("PUT .*/c/0/0/0")
         ((_, fast),) = commits.items()
         fast()
         slow.result(WAIT)
@@ -173,8 +170,7 @@ def test_a_manifest_is_never_left_over_a_record_that_another_run_has_replaced(
     first, second = (commit, finish) if late.startswith("ledger") else (finish, commit)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(first)
-        while not any(x.startswith("PUT") and f"/{late}" in x for x in proxy.log):
-            time.sleep(0.01)
+        proxy.wait_for(f"PUT .*/{late}")
         second()
         slow.result(WAIT)
     assert ledger.read(root, 0) == new
