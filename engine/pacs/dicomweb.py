@@ -38,7 +38,9 @@ AGAIN = "look at the address, or run the same command again"
 PLAIN_JSON = "application/dicom+json"
 BINARY = 'multipart/related; type="application/dicom"'
 
-KEPT = ("00080016", "00201206", "00201208", "00201209")  # SOPClassUID, and numbers of parts
+KEPT = (  # SOPClassUID, StudyDate, and numbers of parts
+    *("00080016", "00080020", "00201206", "00201208", "00201209"),
+)
 MORE = re.compile("additional|remaining|exceed|maximum|truncat|more ", re.IGNORECASE)
 
 Answer = dict[str, Any]  # one result: tag in hexadecimal -> {"vr", "Value"}

@@ -1,6 +1,8 @@
 """Fetches images from a DICOMweb server into a folder; what is there is not fetched again."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from mcdiff_batch.engine.telemetry.pace import paced
 from .dicomweb import Answer, Listing, Server, series_path, value
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"  # UIDs
-SOP_CLASS = "00080016"
+SOP_CLASS, STUDY_DATE = "00080016", "00080020"
 SERIES_OF_STUDY, IMAGES_OF_STUDY, IMAGES_OF_SERIES = "00201206", "00201208", "00201209"  # numbers
 LISTED = 20  # studies with gaps, in messages
 
@@ -92,6 +94,8 @@ def _find(
 ) -> tuple[Wanted, list[str]]:
     """The images of complete studies that can be imported, and a line for each gap."""
     studies = server.query("/studies", matches, STUDY)
+    if not studies.paged and studies.whole:
+        studies.whole = not _names_more(server, matches, studies)
     wanted: Wanted = {}
     gaps = []
     if text := _gap(studies, None, "studies"):
@@ -109,6 +113,21 @@ def _find(
         else:
             wanted |= images
     return wanted, gaps
+
+
+def _names_more(server: Server, matches: Mapping[str, str], studies: Listing) -> bool:
+    """Whether a server without pages, which may have a limit of its own, names other studies when
+    it is asked for those before and after a day in the middle."""
+    dates = sorted(str(value(x, STUDY_DATE) or "") for x in studies.found.values())
+    middle = dates[len(dates) // 2] if dates else ""
+    if not re.fullmatch("[0-9]{8}", middle) or {"StudyDate", STUDY_DATE} & matches.keys():
+        return False
+    for span in (f"-{middle}", f"{middle}-"):
+        with suppress(McdiffError):  # a server that knows no spans
+            half = server.query("/studies", {**matches, "StudyDate": span}, STUDY)
+            if half.found.keys() - studies.found.keys():
+                return True
+    return False
 
 
 def _find_in_study(server: Server, study: str, answer: Answer) -> tuple[Wanted, str]:

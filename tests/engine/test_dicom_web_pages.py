@@ -18,6 +18,7 @@ EXCEEDED = "299 pacs: The number of results exceeded the maximum supported by th
 @pytest.fixture(autouse=True)
 def _limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(dicomweb, "PAGE", 2)
+    monkeypatch.setattr(dicomweb, "WAIT", 0.01)
     monkeypatch.setenv("HOME", "/nonexistent")
     with time_limit(30):
         yield
@@ -62,6 +63,10 @@ CUT: dict[str, tuple[Pacs, str]] = {
     "studies beyond its limit": (
         Pacs(cap=2, offset=False, counts=False),
         "names 2 studies, and there may be more; narrow --match",
+    ),
+    "studies beyond a limit of its own": (
+        Pacs(studies=8, cap=3, offset=False, counts=False),
+        "names 3 studies, and there may be more; narrow --match",
     ),
     "an image of each study": (
         Pacs(hidden={2: 1}),

@@ -52,6 +52,9 @@ class Pacs:
         names = list(dict.fromkeys(x[level] for x in self._files if x[:level] == uids))
         names = names[: len(names) - self.hidden.get(level, 0)]
         names = [x for x in names if x not in self.lost]
+        span = parse_qs(urlsplit(path).query).get("StudyDate", ["-"])[0].partition("-")
+        if level == 0:
+            names = [x for x in names if span[0] <= date(x) and not date(x) > (span[2] or "9")]
         words = {k: int(v[0]) for k, v in parse_qs(urlsplit(path).query).items() if v[0].isdigit()}
         first = words.get("offset", 0) if self.offset else 0
         first = max(0, first - self.shift) if first else 0
@@ -66,9 +69,16 @@ class Pacs:
         counts = [("00201206", 1), ("00201208", self.depths)] if level == 0 else []
         counts += [("00201209", self.depths)] if level == 1 else []
         shown = {TAGS[level]: uid, **(dict(counts) if self.counts else {})}
+        if level == 0:
+            shown["00080020"] = date(uid)
         if level == 2:
             shown["00080016"] = "1.2.840.10008.5.1.4.1.1.6.1"
         return {tag: {"vr": "UI", "Value": [value]} for tag, value in shown.items()}
+
+
+def date(study: str) -> str:
+    """StudyDate: one a day, in the order of their numbers."""
+    return f"202601{int(study.rpartition('.')[2]):02d}"
 
 
 @contextmanager
