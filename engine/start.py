@@ -12,6 +12,7 @@ from importlib import import_module
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask a run to stop
 DRAINED = 75  # errors.Exit.DRAINED; nothing is imported before the signals are heeded
+REPEAT_TIME = 0.02  # s
 _hanging: list[object] = []
 
 
@@ -19,7 +20,21 @@ def main() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(DRAINED))
+    sys.unraisablehook = _repeat
     run(import_module("mcdiff_batch.engine.cli").main)
+
+
+def _repeat(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops a KeyboardInterrupt that comes within a callback of its own, so it comes again,
+    when that is over."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    from threading import Timer
+
+    again = Timer(REPEAT_TIME, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def run(program: Callable[[], object]) -> None:

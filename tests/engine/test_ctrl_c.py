@@ -24,6 +24,14 @@ sys.meta_path.insert(0, Finder)
 from mcdiff_batch.engine.start import main
 main()
 """
+IN_CALLBACK = SIGNALLED.replace(
+    "            os.kill(os.getpid(), number)",
+    """            import weakref
+            class Thing: pass
+            thing = Thing()
+            kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), number))
+            del thing""",
+)
 MODULES = (
     *("mcdiff_batch.engine.cli", "click", "mcdiff_batch.engine.cli.config"),
     *("mcdiff_batch.engine.archive.audit", "numpy", "numpy.linalg", "numcodecs"),
@@ -41,9 +49,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(
-    source: Path, module: str, number: int, before: object = background
+    source: Path, module: str, number: int, before: object = background, code: str = SIGNALLED
 ) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-c", SIGNALLED, module, str(int(number)), "check", str(source)]
+    words = [sys.executable, "-c", code, module, str(int(number)), "check", str(source)]
     return subprocess.run(
         words,
         capture_output=True,
@@ -58,6 +66,12 @@ def test_ctrl_c_while_a_module_is_read_shows_nothing_and_is_75(source: Path, mod
     done = check(source, module, signal.SIGINT)
     assert done.returncode == 75
     assert done.stdout.strip() == done.stderr.strip() == ""
+
+
+def test_ctrl_c_within_a_callback_of_python_is_not_lost(source: Path) -> None:
+    done = check(source, "mcdiff_batch.engine.archive.audit", signal.SIGINT, code=IN_CALLBACK)
+    assert done.returncode == 75
+    assert done.stderr.strip() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
