@@ -42,7 +42,7 @@ class Part:
 class Size:
     """The size of a programme; small for the rehearsal."""
 
-    preset: str = "small-gpu"
+    preset: str = "small-morphology-gpu"
     source: Path | None = SHIPPED  # weights to continue from
     train: int  # cases, at most
     held_out: int
@@ -69,7 +69,7 @@ REHEARSAL = Size(
     night=24,
     measured=None,
     quick=True,
-    budget=4e-5,  # one step of stages I and II, two of stage III: a crop and a whole frame
+    budget=7.5e-5,  # two steps: a crop and a whole frame
     profiled="toy",
 )
 TOY = replace(REHEARSAL, preset="toy", source=None, budget=1.0)

@@ -149,6 +149,15 @@ SMALL = Preset(
     evened=0.4,
     varied=0.3,
 )
+MORPHOLOGY = Stage(
+    name="tuner",
+    steps=6000,
+    crop_steps=5000,
+    batch=18,
+    learning_rate=3e-4,
+    draws=2,
+    warmup=40,
+)
 PAPER_WAY: dict[str, Any] = {  # frozen foundation, no second observation, every depth read
     "prediction": "v",
     "tunes": "tuner",
@@ -177,19 +186,14 @@ PRESETS = {
             name="small-more",
             stages=_stages(None, (1600, 1440), (8000, 6900), batch=24, learning_rate=6e-4),
         ),
-        replace(  # the last touch to a trained `small` (--from): stage III with the morphology loss
+        replace(  # continues from a trained `small` (--from): stage III with the morphology loss
+            SMALL, name="small-morphology", stages=(MORPHOLOGY,), morphology=0.6
+        ),
+        replace(  # the same on a GPU
             SMALL,
-            name="small-morphology",
+            name="small-morphology-gpu",
             stages=(
-                Stage(
-                    name="tuner",
-                    steps=6000,
-                    crop_steps=5000,
-                    batch=18,
-                    learning_rate=3e-4,
-                    draws=2,
-                    warmup=40,
-                ),
+                replace(MORPHOLOGY, steps=20000, crop_steps=16000, batch=72, learning_rate=6e-4),
             ),
             morphology=0.6,
         ),
