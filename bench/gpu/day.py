@@ -69,7 +69,7 @@ REHEARSAL = Size(
     night=24,
     measured=None,
     quick=True,
-    budget=7.5e-5,  # two steps: a crop and a whole frame
+    budget=9e-5,  # two steps: a crop and a whole frame
     profiled="toy",
 )
 TOY = replace(REHEARSAL, preset="toy", source=None, budget=1.0)
