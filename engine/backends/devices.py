@@ -79,10 +79,10 @@ def _parse(text: str, names: Sequence[str]) -> tuple[Device, ...]:
     head = f"--devices {clean(text)}: "
     indices = []
     for name in names:
-        found = re.fullmatch(r"(?:cuda|gpu):([0-9]{1,9})", name)
-        if found is None:
+        match = re.fullmatch(r"(?:cuda|gpu):([0-9]{1,9})", name)
+        if match is None:
             raise UsageError(f"{head}{_describe_mistake(name, names)}")
-        indices.append(int(found[1]))
+        indices.append(int(match[1]))
     most = max(indices, key=indices.count)
     if indices.count(most) > MOST_ON_A_GPU:
         raise UsageError(

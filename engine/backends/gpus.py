@@ -72,12 +72,12 @@ def _session(nvml: Any) -> Any:
 def _visible(nvml: Any) -> list[Any]:
     """Handles in PCI order.  As in CUDA, the list ends before the first GPU that is absent."""
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
         return handles
     by_name = {str(i): handle for i, handle in enumerate(handles)}
     by_name |= {str(nvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
-    return [by_name[x] for x in takewhile(by_name.__contains__, map(str.strip, wanted.split(",")))]
+    return [by_name[x] for x in takewhile(by_name.__contains__, map(str.strip, allowed.split(",")))]
 
 
 def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:

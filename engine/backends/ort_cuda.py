@@ -71,9 +71,10 @@ def session(
 
 
 class Network:
-    """A graph and the places of its tensors on the device, which a CUDA graph needs to be fixed.
+    """A graph, and the places of its tensors on the device, which stay the same for CUDA graphs.
 
     places: the places of tensors that another network has too.
+    outputs: those that are computed; empty: all of them.
     number: of the CUDA graph, among those of the session.
     """
 
@@ -221,19 +222,18 @@ class OnnxRuntimeCuda:
         files: CompiledFiles | None = None,
         threads: int = 0,
     ) -> Plan:
-        if not self.records:
-            return _load(bundle, device, batch, recorded=False)
-        try:
-            return _load(bundle, device, batch, recorded=True)
-        except DeviceError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            print(
-                f"{device.title}: steps take longer, since ONNX Runtime cannot record them "
-                f"({clean(str(error))})",
-                file=sys.stderr,
-            )
-            return _load(bundle, device, batch, recorded=False)
+        if self.records:
+            try:
+                return _load(bundle, device, batch, recorded=True)
+            except DeviceError:
+                raise
+            except Exception as error:  # ONNX Runtime's exceptions have no common base class
+                print(
+                    f"{device.title}: steps take longer, since ONNX Runtime cannot record them "
+                    f"({clean(error)})",
+                    file=sys.stderr,
+                )
+        return _load(bundle, device, batch, recorded=False)
 
 
 def _load(bundle: Bundle, device: Device, batch: int, *, recorded: bool) -> Plan:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import click
 
 from mcdiff_batch.engine.errors import BundleError, DeviceError
 from mcdiff_batch.engine.files import cache_folder, file_sha256
@@ -80,7 +79,7 @@ def plans(
         if build is not None:
             return PlanSet(folder=place, build=build, from_cache=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".compile-") as name:
-        part = Path(name) / "plans"
+        part = Path(name) / "plans"  # a folder that may be renamed, unlike the temporary one
         part.mkdir(mode=0o700)
         build = made_of | {"plans": _compile(tensorrt, bundle, target, batch, part, say)}
         (part / BUILD).write_text(json.dumps(build, indent=1) + "\n")
@@ -188,7 +187,7 @@ class TensorRT:
     def compile(
         self, bundle: Bundle, device: Device, batch: int, cache: Path, copy: Path | None
     ) -> CompiledFiles:
-        say = lambda text: click.echo(text, err=True)
+        say = lambda text: print(text, file=sys.stderr)
         made = plans(bundle, _target(device), batch, cache, say, copy)
         return CompiledFiles(folder=made.folder, hashes=made.hashes)
 

@@ -1,4 +1,4 @@
-"""A plan is tried on made-up cases before it is trusted.
+"""Tries a plan on made-up cases before it is trusted.
 
 A run tries the plan of its first device before it begins, and each worker that does not compute
 with the reference tries its own plan again, on its own device.
@@ -157,27 +157,20 @@ def prepare_plan(
     cache, copy: folders of compiled files, as `Backend.compile` takes them.
     Raises DeviceError, BundleError.
     """
-    work = partial(_prepare, backend, bundle, devices, batch, cache, copy)
-    return _run(work, backend, devices[0])
+    make = partial(_compile, backend, bundle, devices, batch, cache, copy)
+    return _run(partial(_try, make, devices[0], batch), backend, devices[0])
 
 
 def maker(bundle: Bundle, devices: Sequence[Device], batch: int) -> PlanMaker:
     """A maker of the plans that a run uses on `devices`.  Raises DeviceError, BundleError."""
     backend = backend_for(devices[0])
-    work = partial(_compile, backend, bundle, devices, batch, cache_root(), None)
-    return _run(work, backend, devices[0])
+    make = partial(_compile, backend, bundle, devices, batch, cache_root(), None)
+    return _run(make, backend, devices[0])
 
 
-def _prepare(
-    backend: Backend,
-    bundle: Bundle,
-    devices: Sequence[Device],
-    batch: int,
-    cache: Path,
-    copy: Path | None,
-) -> tuple[Loader, SelfTest]:
-    loader = _compile(backend, bundle, devices, batch, cache, copy)
-    return loader, loader.try_on(devices[0], batch)
+def _try(make: Callable[[], Loader], device: Device, batch: int) -> tuple[Loader, SelfTest]:
+    loader = make()
+    return loader, loader.try_on(device, batch)
 
 
 def _compile(

@@ -249,7 +249,7 @@ class TrtPlan:
             "relabel", {x: buffers[x] for x in buffers if x not in HOST_INPUTS}
         )
         self.denoiser = network("denoiser", buffers)
-        self.x, self.x0 = (self._on_device("x"), self._on_device("previous"))
+        self.x, self.x0 = self._on_device("x"), self._on_device("previous")
         self.conditions: object = None  # stands for the batch whose conditions are on the device
         self.queue_step = queue.record(self._step)
 
