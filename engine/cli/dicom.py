@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcdiff_batch.engine.errors import ArchiveError, Exit, McdiffError, UsageError
-from mcdiff_batch.engine.output.places import check_outside, default_archive, find_run
 from mcdiff_batch.engine.text import make_printable, pluralise
 
 from .options import EXISTING_FOLDER, PATH, join
@@ -108,6 +107,7 @@ def _import_from_server(url: str, matches: dict[str, str], output: Path, options
     """Fetches the images beside the output first, so that a lost connection loses nothing."""
     from mcdiff_batch.engine.archive.importer import check_output
     from mcdiff_batch.engine.dicom.importer import import_dicom
+    from mcdiff_batch.engine.output.places import check_outside
     from mcdiff_batch.engine.pacs.dicomweb import Server
     from mcdiff_batch.engine.pacs.download import download
 
@@ -211,6 +211,8 @@ def export_dicom(
     stopped; sending twice does no harm.  Cases that a review rejected are held back.  If a case was
     exported before it was rejected, its objects stay where they are; delete them there.
     """
+    from mcdiff_batch.engine.output.places import default_archive, find_run
+
     find_run(output)
     check_extra()
     from mcdiff_batch.engine.dicom import uid_map
