@@ -4,9 +4,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .start import SIGNALS as SIGNALS
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
 
 
 @contextmanager
@@ -42,3 +45,11 @@ def blocking(*numbers: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_pool(workers: int) -> "Pool":
+    """A pool of processes that never get Ctrl-C."""
+    from multiprocessing import get_context
+
+    with blocking(signal.SIGINT):
+        return get_context("spawn").Pool(workers)

@@ -4,6 +4,7 @@ A run tries the plan of its first device before it begins, and each worker that 
 with the reference tries its own plan again, on its own device.
 """
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +23,7 @@ from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model.canary import enhance_made_up
 from mcdiff_batch.engine.model.contract import Bundle, Contract
 from mcdiff_batch.engine.model.plan import Device, Plan, PlanMaker
+from mcdiff_batch.engine.signals import blocking
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .backend import Backend, CompiledFiles
@@ -192,7 +194,9 @@ def _run(work: Callable[[], T], backend: Backend, device: Device) -> T:
         if not backend.isolated:
             return work()
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            return process.submit(work).result()
+            with blocking(signal.SIGINT):
+                future = process.submit(work)
+            return future.result()
     except McdiffError:
         raise
     except BrokenProcessPool as error:

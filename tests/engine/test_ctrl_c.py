@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
@@ -119,3 +120,25 @@ if __name__ == "__main__":
         env=os.environ,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_ends_a_command_and_its_pool_of_processes_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    words = ["phantom", "--output", "a.zarr", "--cases", "5000", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from mcdiff_batch.engine.start import main; main()", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=background,
+    )
+    end = monotonic() + 60
+    while not any(tmp_path.glob(".a.zarr.*/depths/c/0")) and monotonic() < end:
+        sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert said.strip() == ""
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from mcdiff_batch.engine.image.frame import (
     to_frame,
 )
 from mcdiff_batch.engine.model.framing import fusion_weights, standardise
+from mcdiff_batch.engine.signals import start_pool
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .targets import contrast_to_bone, even
@@ -99,7 +99,7 @@ def load(
     if len(parts) == 1:
         table = read(parts[0])
     else:
-        with get_context("spawn").Pool(min(cores(), len(parts))) as pool:
+        with start_pool(min(cores(), len(parts))) as pool:
             table = [row for rows in pool.imap(read, parts) for row in rows]
     if not table:
         raise ArchiveError(f"{path}: no case can be read; see `mcdiff-batch check {path}`")

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine.errors import SpaceError, UsageError, explain
 from mcdiff_batch.engine.output.places import check_outside
+from mcdiff_batch.engine.signals import start_pool
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .case import SPACING_MM, VERSION, Phantom, phantom
@@ -147,7 +147,7 @@ def draw(store: Callable[[int], Result], indices: range, workers: int) -> Iterat
     if workers == 1:
         yield from map(store, indices)
         return
-    with get_context("spawn").Pool(workers) as pool:
+    with start_pool(workers) as pool:
         yield from pool.imap(store, indices)
 
 
