@@ -24,6 +24,7 @@ import pydicom
 import zarr
 
 from mcdiff_batch.bench.common import orthanc
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.bench.common.document import NewPath, publish
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.dicom.importer import Options, import_dicom
@@ -33,7 +34,6 @@ from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.image.frame import from_frame
 from mcdiff_batch.engine.telemetry.machine import machine
 
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 PACKAGES = ("pydicom", "pydicom-data", "highdicom", "pynetdicom", "python-gdcm")
 PROGRAMS = ("dicom3tools", "orthanc", "orthanc-dicomweb")  # Debian's names
 LARGEST = 1 << 20  # bytes of a shipped file that is damaged

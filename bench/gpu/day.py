@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.engine.backends.gpus import gpus
 from mcdiff_batch.engine.model.contract import SHIPPED
 from mcdiff_batch.engine.telemetry.machine import cores, machine
 
-CLI = (sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()")
 TESTS = Path("tests/engine/test_on_gpu.py")
 TAIL = 2000  # characters of a part's output that are stored with its result
 STATE = "programme.json"

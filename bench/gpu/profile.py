@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mcdiff_batch.bench.common.ceilings import Ceilings, ceilings
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.model.plan import Device
 from mcdiff_batch.engine.telemetry.machine import machine
@@ -34,7 +35,6 @@ from mcdiff_batch.train.training.loop import Objective, Setting, generator
 from mcdiff_batch.train.training.step import WARM_UP, Stepper
 from mcdiff_batch.train.training.weights import start_from
 
-from .day import CLI
 from .kernel_times import Json, Step, add_gaps, flops, profile_steps, split_by_family, wait
 
 CASES, SEED = 64, 4000  # phantoms, which no training and no evaluation uses

@@ -10,7 +10,6 @@ import os
 import random
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from typing import Any
 
 import zarr
 
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.bench.common.mean_plan import contract, make_mean_plan
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.model.plan import Device, PlanMaker
@@ -192,8 +192,7 @@ def play(folder: Path, hosts: int, cases: int) -> dict[str, object]:
 
 
 def _cpu_of_status(output: Path) -> float:
-    code = "from mcdiff_batch.engine.cli import main; main()"
-    words = [sys.executable, "-c", code, "status", str(output), "--json"]
+    words = [*CLI, "status", str(output), "--json"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(words, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

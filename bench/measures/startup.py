@@ -2,13 +2,12 @@
 
 import statistics
 import subprocess
-import sys
 import time
 
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.engine.telemetry.machine import machine
 
 COMMANDS = (["--help"], ["run", "--help"])
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 
 
 def measure(repeats: int) -> dict[str, object]:

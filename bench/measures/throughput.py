@@ -3,7 +3,6 @@
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.bench.common.percentiles import spread
 from mcdiff_batch.bench.common.workload import LocalWorker, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
@@ -23,7 +23,6 @@ from mcdiff_batch.engine.run.job import UNIT_SIZE
 from mcdiff_batch.engine.run.tracker import Progress
 
 OFFICIAL_S, OFFICIAL_CASES = 600, 24_576  # MLPerf Inference, offline
-CLI = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()"]
 Json = dict[str, Any]
 Say = Callable[[str], None]
 

@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from mcdiff_batch.bench.common.browser import Browser, chromium
-from mcdiff_batch.bench.measures.startup import CLI
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.verdicts import ACCEPT, REJECT, Verdict, append
 

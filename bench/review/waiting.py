@@ -20,8 +20,8 @@ import psutil
 import zarr
 
 from mcdiff_batch.bench.common.browser import Browser, chromium
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.bench.common.mean_plan import contract, make_mean_plan
-from mcdiff_batch.bench.measures.startup import CLI
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.plan import Device

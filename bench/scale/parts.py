@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import click
 
+from mcdiff_batch.bench.common.command import CLI
 from mcdiff_batch.bench.common.document import publish
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.files import file_sha256
@@ -29,7 +29,7 @@ from mcdiff_batch.engine.report.timings import ended_runs
 from mcdiff_batch.engine.run.job import UNIT_SIZE
 from mcdiff_batch.engine.telemetry.machine import machine, package_version
 
-COMMAND = [sys.executable, "-c", "from mcdiff_batch.engine.cli import main; main()", "run"]
+COMMAND = [*CLI, "run"]
 PARTS = 2
 Json = dict[str, Any]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mcdiff_batch.bench.gpu.day import CLI, DAY, REHEARSAL, TESTS, Part, main, perform, programme
+from mcdiff_batch.bench.common.command import CLI
+from mcdiff_batch.bench.gpu.day import DAY, REHEARSAL, TESTS, Part, main, perform, programme
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.telemetry.machine import cores
 
