@@ -13,6 +13,7 @@ import msgspec
 
 from .errors import UsageError
 
+Json = dict[str, Any]
 T = TypeVar("T")
 
 

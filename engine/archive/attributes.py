@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .codec_metadata import Json
+from mcdiff_batch.engine.files import Json
+
 from .meaning import check_axes, length_mm, stored_bits
 from .store import BadMetadataError, Store
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from mcdiff_batch.engine.files import Json
+
 from .codecs import CHECKSUMS, COMPRESSORS, Codec
 from .store import BadMetadataError
 
-Json = dict[str, Any]
 KINDS = {"int": "i", "uint": "u", "float": "f"}
 PREFIX = "numcodecs."  # of codecs in v3 that zarr takes from numcodecs
 LOSSY = ("bitround", "quantize")  # act when written; nothing is to be undone

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from .codec_metadata import REWRITE, Json
+from mcdiff_batch.engine.files import Json
+
+from .codec_metadata import REWRITE
 from .metadata import ArrayMetadata
 from .store import BadMetadataError
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcdiff_batch.engine.files import Json
+
 from .codec_metadata import (
-    Json,
     parse_codecs,
     parse_codecs_v2,
     parse_dtype_v2,

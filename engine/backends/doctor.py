@@ -15,7 +15,7 @@ from mcdiff_batch.engine.text import pluralise
 
 from .backend import BUILD, Backend
 from .devices import BACKENDS, backend_for, backends_on, devices, no_backend
-from .gpus import Gpu, driver, gpus
+from .gpus import Gpu, driver_version, gpus
 from .ort import CPU
 from .trial import prepare_plan
 
@@ -38,7 +38,7 @@ def examine(bundle: Bundle, cache: Path) -> dict[str, Any]:
     return {
         "machine": machine(),
         "packages": _packages(),
-        "driver": driver(),
+        "driver": driver_version(),
         "gpus": [asdict(gpu) for gpu in available],
         "plan_cache": {"folder": str(cache), "plans": len(list(cache.glob(f"*/{BUILD}")))},
         "bundle": {"name": bundle.contract.name, "sha256": bundle.sha256},

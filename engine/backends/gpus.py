@@ -26,7 +26,7 @@ class Gpu:
     throttled: bool | None  # by heat or power, now
 
 
-def driver(nvml: Any = pynvml) -> str | None:
+def driver_version(nvml: Any = pynvml) -> str | None:
     """Version of NVIDIA's driver; None if there is no driver."""
     try:
         with _session(nvml):
@@ -49,7 +49,7 @@ def count_as_nvml() -> None:
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
-def capability(nvml: Any = pynvml, index: int = 0) -> str:
+def find_capability(nvml: Any = pynvml, index: int = 0) -> str:
     """Compute capability of a GPU.  Raises DeviceError if there is no such GPU."""
     matches = [x.capability for x in gpus(nvml) if x.index == index and x.capability]
     if not matches:

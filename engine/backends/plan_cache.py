@@ -28,7 +28,7 @@ from mcdiff_batch.engine.model.plan import Device, Plan
 from . import cuda, trt
 from .backend import BUILD, CompiledFiles, graph_shapes
 from .build_log import parse_log, summarise
-from .gpus import Gpu, capability
+from .gpus import Gpu, find_capability
 
 Say = Callable[[str], None]
 
@@ -66,7 +66,7 @@ def plans(
         "bundle": bundle.contract.name,
         "graphs": {x.file: x.sha256 for x in bundle.contract.graphs},
         "tensorrt": trt.flavour(tensorrt),
-        "target": capability() if target == trt.CURRENT else target,
+        "target": find_capability() if target == trt.CURRENT else target,
         "native": target == trt.CURRENT,
         "batch": batch,
         "depths": len(bundle.contract.depth_weights),
@@ -205,5 +205,5 @@ class TensorRT:
 
 def _target(device: Device) -> str:
     """The GPU's name if TensorRT knows it, so that plans of `compile --target` are found."""
-    kind = capability(index=device.index)
+    kind = find_capability(index=device.index)
     return kind if kind in trt.targets(trt.tensorrt()) else trt.CURRENT

@@ -54,7 +54,7 @@ MOST_INCIDENTS = 100
 MOST_CAUSES = 1000
 MOST_KINDS = 20
 HASHED = (runs.CONFIG, runs.MANIFEST)  # files whose hashes the report gives
-Place = tuple[str, int | None]  # "case" or "unit", and its index
+Key = tuple[str, int | None]  # "case" or "unit", and its index
 Row = TypeVar("Row", FlaggedCase, FailedCase, Card)
 
 
@@ -180,19 +180,19 @@ def _failures(tally: Tally, unfinished: int) -> list[Problem]:
     return list_problems(kinds, advise_failure)
 
 
-def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
+def _incidents(out: Path) -> tuple[Incidents, dict[Key, str]]:
     """The incidents, and in words the last one of each unit or case, for the last MOST_CAUSES."""
     kinds: Counter[str] = Counter()
     rows: deque[IncidentRow] = deque(maxlen=MOST_INCIDENTS)
-    causes: dict[Place, str] = {}
+    causes: dict[Key, str] = {}
     for raw in read_incidents(out):
         words = {key: clean(raw.get(key, "")) for key in ("at", "kind", "detail", "device")}
         unit, case = (x if isinstance(x, int) else None for x in (raw.get("unit"), raw.get("case")))
         kinds[words["kind"]] += 1
         rows.append(IncidentRow(**words, unit=unit, case=case))
-        place = ("unit", unit) if case is None else ("case", case)
-        causes.pop(place, None)
-        causes[place] = f"{words['kind']}: {words['detail']}"
+        key = ("unit", unit) if case is None else ("case", case)
+        causes.pop(key, None)
+        causes[key] = f"{words['kind']}: {words['detail']}"
         if len(causes) > MOST_CAUSES:
             causes.pop(next(iter(causes)))
     shown = kinds.most_common(MOST_KINDS)
@@ -203,7 +203,7 @@ def _incidents(out: Path) -> tuple[Incidents, dict[Place, str]]:
     return incidents, causes
 
 
-def _with_cause(row: FailedCase, causes: Mapping[Place, str], run: Run) -> FailedCase:
+def _with_cause(row: FailedCase, causes: Mapping[Key, str], run: Run) -> FailedCase:
     if row.status != OPEN:
         return row
     unit = causes.get(("unit", row.case // run.settings.unit_size), row.detail)

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from mcdiff_batch.engine.files import Json
 from mcdiff_batch.engine.telemetry.hosts import read_usage
-from mcdiff_batch.engine.telemetry.sampling import GPU_FIELDS, headers, samples
+from mcdiff_batch.engine.telemetry.sampling import GPU_FIELDS, read_headers, read_samples
 from mcdiff_batch.engine.text import name_device, natural_order
 
 from .parts import Journal
@@ -18,7 +18,6 @@ BINS = 240
 MOST_NOTES = 20
 MOST_GPUS = 64
 OF_PARTS = "processor and memory: of one part, the mean of those that were at work"
-Json = dict[str, Any]
 Session = tuple[int, float]  # number of its folder, and when it began
 
 
@@ -38,9 +37,9 @@ def collect(
     gpus: list[Gpu] = []
     notes: set[str] = set()
     for number, journal in enumerate(journals):
-        own = [x for x in samples(journal.folder) if (number, x["began"]) in offsets]
+        own = [x for x in read_samples(journal.folder) if (number, x["began"]) in offsets]
         moments = [offsets[number, x["began"]] + x["at"] for x in own]
-        about = list(headers(journal.folder))
+        about = list(read_headers(journal.folder))
         notes |= {note for x in about for note in x["notes"] if on_gpus}
         for index in sorted({gpu["index"] for x in own for gpu in x["gpus"]}):
             gpu = _gpu(index, about, own, moments, seconds)

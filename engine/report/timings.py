@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mcdiff_batch.engine.files import Json
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS
 from mcdiff_batch.engine.text import clean, natural_order
@@ -34,7 +35,6 @@ UNITS_PER_BIN = 4
 LEAST_BINS = 4
 PERCENTILES = (50, 90, 95, 99)
 BEYOND = 3  # samples that must lie beyond a percentile
-Json = dict[str, Any]
 Lines = Sequence[UnitLine]  # of a session
 
 

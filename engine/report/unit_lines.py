@@ -8,15 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from mcdiff_batch.engine.files import json_lines
+from mcdiff_batch.engine.files import Json, json_lines
 from mcdiff_batch.engine.output.ledger import DONE, FAILED
 from mcdiff_batch.engine.telemetry.spans import MODEL
 from mcdiff_batch.engine.telemetry.timesheet import TIMINGS
 from mcdiff_batch.engine.text import clean
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

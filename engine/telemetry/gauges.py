@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from mcdiff_batch.engine.files import Json
+
 MEBIBYTE = 1 << 20
 # Why a GPU is slower than it could be, by the name of NVML's constant.
 SLOWDOWNS = {
@@ -17,7 +19,6 @@ SLOWDOWNS = {
     "nvmlClocksThrottleReasonHwThermalSlowdown": "heat",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
 }
-Json = dict[str, Any]
 
 
 def read_processes() -> tuple[float, float]:

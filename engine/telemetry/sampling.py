@@ -14,7 +14,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
-from mcdiff_batch.engine.files import append_json, json_lines, replace_text
+from mcdiff_batch.engine.files import Json, append_json, json_lines, replace_text
 from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import clean
 
@@ -29,7 +29,6 @@ GPU_FIELDS = (
     *("utilisation_percent", "memory_mib", "power_w", "energy_j", "temperature_c"),
     *("clock_mhz", "memory_clock_mhz", "ecc_errors"),
 )
-Json = dict[str, Any]
 
 
 class Telemetry:
@@ -108,7 +107,7 @@ class HostSampler:
         return {"cpu_percent": percent, "resident_mib": resident, **means}
 
 
-def samples(out: Path) -> Iterator[Json]:
+def read_samples(out: Path) -> Iterator[Json]:
     """Samples in the order of time; a line of another kind is left out."""
     for raw in json_lines(out / SAMPLES):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
@@ -133,7 +132,7 @@ def _parse_gpu(raw: Json) -> Json:
     return {"index": int(raw["index"]), **figures, "slowed": slowed}
 
 
-def headers(out: Path) -> Iterator[Json]:
+def read_headers(out: Path) -> Iterator[Json]:
     """The first line of each run: names of the GPUs, and notes on figures that are missing."""
     for raw in json_lines(out / SAMPLES):
         names, notes = raw.get("gpu_names"), raw.get("notes")

@@ -4,7 +4,8 @@ A line of `timings.jsonl` holds the summary.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+from mcdiff_batch.engine.files import Json
 
 from .spans import FEEDING, FINISHING, IDLE, MODEL, TASK, WAIT, WAITS, Span
 
@@ -12,7 +13,6 @@ TIMINGS = "report/timings.jsonl"
 STATS = "report/run_stats.json"
 MOST_GAPS = 16  # the longest of a unit
 LEAST_GAP = 0.001  # s; a shorter one is not listed
-Json = dict[str, Any]
 
 
 def summarise_spans(spans: Sequence[Span], epoch: float) -> Json:

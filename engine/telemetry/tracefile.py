@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mcdiff_batch.engine.files import append_json, json_lines
+from mcdiff_batch.engine.files import Json, append_json, json_lines
 from mcdiff_batch.engine.text import clean, natural_order
 
-from .sampling import GPU_FIELDS, samples
+from .sampling import GPU_FIELDS, read_samples
 from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Span, SpanLog
 
 FOLDER = "report/spans"
@@ -23,7 +23,6 @@ MOST = 4000  # spans of a unit; if there are more, solver steps are left out, th
 STEP = "step"
 MICROSECONDS = 1e6
 THREADS = {FEEDING: 1, READING: 10, MODEL: 2, FINISHING: 3}  # order of a device's lanes
-Json = dict[str, Any]
 
 
 class TraceLog:
@@ -68,7 +67,7 @@ def export_trace(*folders: tuple[str, Path]) -> Json:
     The runs of an output stand at their times of the wall clock.
     """
     units = [x for prefix, folder in folders for x in _units(folder, prefix)]
-    sampled = [(prefix, x) for prefix, folder in folders for x in samples(folder)]
+    sampled = [(prefix, x) for prefix, folder in folders for x in read_samples(folder)]
     start = min((float(x["began"]) for x in [*units, *(y for _, y in sampled)]), default=0.0)
     names = sorted({x["device"] for x in units}, key=natural_order)
     devices = {name: pid for pid, name in enumerate(names, 1)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mcdiff_batch.bench.common.mean_plan import contract
-from mcdiff_batch.engine.backends.gpus import capability, driver, gpus
+from mcdiff_batch.engine.backends.gpus import driver_version, find_capability, gpus
 from mcdiff_batch.engine.backends.trial import self_test
 from mcdiff_batch.engine.errors import DeviceError
 from mcdiff_batch.engine.image.frame import Frame
@@ -84,8 +84,8 @@ def test_gpus_have_the_properties_that_the_library_knows():
     assert (first.name, first.capability, first.memory_mib) == ("NVIDIA RTX A6000", "sm_86", 49152)
     assert (first.ecc, first.throttled, first.clock_mhz) == (True, False, 1800)
     assert (second.memory_mib, second.throttled) == (None, True)
-    assert capability(library()) == "sm_86"
-    assert driver(library()) == "580.1"
+    assert find_capability(library()) == "sm_86"
+    assert driver_version(library()) == "580.1"
 
 
 def test_without_a_driver_there_is_no_gpu():
@@ -93,6 +93,6 @@ def test_without_a_driver_there_is_no_gpu():
         raise NotSupported
 
     assert gpus(library(nvmlInit=absent)) == []
-    assert driver(library(nvmlInit=absent)) is None
+    assert driver_version(library(nvmlInit=absent)) is None
     with pytest.raises(DeviceError, match="--target sm_86"):
-        capability(library(nvmlInit=absent))
+        find_capability(library(nvmlInit=absent))

@@ -21,7 +21,7 @@ from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.model.plan import Device
-from mcdiff_batch.engine.telemetry.sampling import Telemetry, headers, load_nvml, samples
+from mcdiff_batch.engine.telemetry.sampling import Telemetry, load_nvml, read_headers, read_samples
 from mcdiff_batch.train.training.step import Stepper
 from tests.support.crafting import command
 from tests.support.running import committed
@@ -133,7 +133,7 @@ def test_telemetry_tells_the_figures_of_a_real_gpu(tmp_path):
     end = Event()
     end.set()
     Telemetry(tmp_path, 7.0, 0.0, load_nvml()).run(end)
-    (about,), (sample,) = headers(tmp_path), samples(tmp_path)
+    (about,), (sample,) = read_headers(tmp_path), read_samples(tmp_path)
     assert "NVIDIA" in about["gpu_names"][0]
     first, memory = sample["gpus"][0], gpus()[0].memory_mib
     assert memory is not None

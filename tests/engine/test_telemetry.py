@@ -23,7 +23,7 @@ from mcdiff_batch.engine.telemetry.sampling import (
     SAMPLES,
     Telemetry,
     merge_pairs,
-    samples,
+    read_samples,
     sampling,
 )
 from mcdiff_batch.engine.telemetry.timesheet import STATS
@@ -41,7 +41,7 @@ def watched(root: Path, nvml: FakeNvml, times: int = 1) -> list[dict[str, Any]]:
     (root / "report").mkdir(exist_ok=True)
     for _ in range(times):
         Telemetry(root, 7.0, 0.0, nvml).run(ended())
-    return list(samples(root))
+    return list(read_samples(root))
 
 
 def test_every_gpu_gives_its_figures(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_night_of_samples_stays_bounded(tmp_path: Path) -> None:
     for k in range(10 * MOST):
         found.add(sample(float(k)))
     assert found.period > PERIOD
-    kept = list(samples(tmp_path))
+    kept = list(read_samples(tmp_path))
     assert MOST / 4 < len(kept) <= MOST
     assert (kept[-1]["at"], kept[0]["began"]) == (10 * MOST - 1, 7.0)
 
@@ -138,7 +138,7 @@ def test_gpus_do_not_change_a_byte(tmp_path: Path) -> None:
     (tmp_path / "with/report").mkdir(parents=True)
     with sampling(tmp_path / "with", 7.0, 0.0, FakeNvml()):
         inline(job(source, tmp_path / "with"))
-    assert any(x["gpus"] for x in samples(tmp_path / "with"))
+    assert any(x["gpus"] for x in read_samples(tmp_path / "with"))
     inline(job(source, tmp_path / "without"))
     assert committed(tmp_path / "with") == committed(tmp_path / "without")
 
@@ -152,14 +152,14 @@ def test_samples_are_counter_tracks_of_the_trace(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_ends_sampling_alone(tmp_path: Path) -> None:
     Telemetry(tmp_path, 7.0, 0.0, FakeNvml()).run(ended())  # there is no folder to write to
-    assert list(samples(tmp_path)) == []
+    assert list(read_samples(tmp_path)) == []
 
 
 def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     bad = ['{"at": 1}', '{"gpu_names": 1, "notes": 2}', json.dumps(sample(1, gpus=[3])), "{"]
     (tmp_path / SAMPLES).write_text("\n".join([*bad, json.dumps(sample(1))]))
-    assert len(list(samples(tmp_path))) == 1
+    assert len(list(read_samples(tmp_path))) == 1
 
 
 def test_this_process_uses_memory_and_time() -> None:
