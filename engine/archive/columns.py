@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,22 @@ class Columns:
     digest: str  # SHA-256 of metadata and values
 
 
+class Coordinate(NamedTuple):
+    """The coordinate of an axis, such as xarray writes it."""
+
+    steps: npt.NDArray[np.float64]  # from each value to the next
+    unit_mm: float | None  # None: unknown
+
+    @property
+    def size(self) -> float:
+        """Of the usual step."""
+        return float(np.median(np.abs(self.steps)))
+
+    @property
+    def is_even(self) -> bool:
+        return np.allclose(np.abs(self.steps), self.size, rtol=0.01)
+
+
 def column_types(depths: int) -> dict[str, ColumnType]:
     return {
         "case_id": ColumnType(kinds="OUSiu"),
@@ -90,31 +106,27 @@ def read_coordinates(store: Store, shape: tuple[int, ...]) -> tuple[Statement, .
 
     Raises BadMetadataError where the deepest depth would be the first.
     """
-    found = [
-        next(filter(None, (_read_coordinate(store, x, n) for x in names)), None)
+    depth, y, x = (
+        next(filter(None, (_read_coordinate(store, name, n) for name in names)), None)
         for names, n in zip(COORDINATES, shape, strict=True)
-    ]
-    depth, *steps = [None if x is None else (np.diff(x[0]), x[1]) for x in found]
-    if depth is not None and len(depth[0]) and (depth[0] < 0).all():
+    )
+    if depth is not None and len(depth.steps) and (depth.steps < 0).all():
         raise BadMetadataError(
             "the coordinate of the depths falls, expected the superficial depth first; store the "
             "depths in the opposite order"
         )
-    y, x = steps
-    if y is None or x is None or y[1] != x[1]:
+    if y is None or x is None or y.unit_mm != x.unit_mm:
         return ()
-    sizes = tuple(float(np.median(np.abs(v[0]))) for v in (y, x))
-    even = all(np.allclose(np.abs(v[0]), n, rtol=0.01) for v, n in zip((y, x), sizes, strict=True))
-    if not even or not all(sizes) or (y[1] is None and sizes == (1.0, 1.0)):
+    sizes = (y.size, x.size)
+    counts_px = y.unit_mm is None and sizes == (1.0, 1.0)
+    if counts_px or not all(sizes) or not (y.is_even and x.is_even):
         return ()
     where = "the step of the coordinates"
-    return (Statement(where=where, values=sizes, unit_mm=y[1] or math.nan, ordered=True),)
+    return (Statement(where=where, values=sizes, unit_mm=y.unit_mm or math.nan, ordered=True),)
 
 
-def _read_coordinate(
-    store: Store, name: str, size: int
-) -> tuple[npt.NDArray[np.float64], float | None] | None:
-    """The values of a coordinate of numbers, and mm of its unit; None if there is no such array."""
+def _read_coordinate(store: Store, name: str, size: int) -> Coordinate | None:
+    """A coordinate of `size` numbers; None if there is no such array."""
     try:
         array = read_array_spec(store, name)
         if array is None or array.spec.shape != (size,) or array.spec.dtype.kind not in "iuf":
@@ -122,7 +134,8 @@ def _read_coordinate(
         values = _read_all(ChunkedArray(store=store, name=name, spec=array.spec), [])
     except BadMetadataError:
         return None  # an array of the user's own
-    return values.astype(np.float64), length_mm(array.attributes.get("units"))
+    steps = np.diff(values.astype(np.float64))
+    return Coordinate(steps, length_mm(array.attributes.get("units")))
 
 
 def _add(digest: "hashlib._Hash", *parts: bytes) -> None:
@@ -229,7 +242,7 @@ def _parse_ids(raw: Values) -> tuple[str, ...]:
 def warn_of_sizes(
     cases: int, grid: tuple[int, int], columns: Columns, spacing: tuple[float, float]
 ) -> Iterator[str]:
-    """Whether any case would have a size in mm that no scan of a spine has."""
+    """A warning if any case would have a size in mm that no scan of a spine has."""
     extents = np.array([grid]) if columns.extent is None else columns.extent
     own = columns.pixel_spacing_mm
     with np.errstate(over="ignore"):

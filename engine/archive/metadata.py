@@ -72,7 +72,7 @@ class ArraySpec:
 
 
 class ArrayMetadata(NamedTuple):
-    """The metadata of an array: as bytes, parsed, and what it says of its values."""
+    """The metadata of an array: as bytes and parsed, its attributes, and the names of its axes."""
 
     document: bytes
     spec: ArraySpec

@@ -150,7 +150,10 @@ def find_root(path: Path) -> Path:
 
 
 def propose_path(path: Place) -> Path | None:
-    """An archive near a path that is none: one that holds it, is in it, or has such a name."""
+    """The archive that a wrong path probably means: one that holds it, is in it, or is named alike.
+
+    None if that is not certain.
+    """
     if isinstance(path, Url):
         return None
     root = Path(os.path.realpath(path))

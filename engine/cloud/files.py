@@ -101,8 +101,8 @@ class StoreFiles:
             return False
 
     def retire(self, name: str) -> None:
-        """Nothing: to delete a record could delete that of another run.  While its shards are
-        replaced their sizes do not match it, so it counts as none."""
+        """Does nothing, since it could delete the record of another run.  While shards are being
+        replaced the old record does not count: their sizes differ from what it says."""
 
     def remove(self, name: str) -> None:
         url = self.place / name
@@ -144,7 +144,7 @@ class StoreFiles:
         return ""
 
     def free_bytes(self) -> int | None:
-        """None: nobody knows."""
+        """None: a store does not say."""
         return None
 
     def open_zarr(self, name: str) -> Any:

@@ -48,7 +48,7 @@ CLUES = {  # in messages of the library, that have no status
 
 
 def call_ahead(call: Callable[[A], T], items: Iterable[A]) -> Iterator[tuple[A, Future[T]]]:
-    """Items and what `call` makes of them, in order; several calls are under way at once."""
+    """Each item with its result, in order; several calls are under way at once."""
     source = iter(items)
     with ThreadPoolExecutor(REQUESTS) as pool:
         submit = lambda item: (item, pool.submit(call, item))
@@ -138,7 +138,7 @@ def read_range(url: Url, offset: int, length: int, tag: str) -> bytes:
 
 
 def read_object(url: Url) -> tuple[bytes, dict[str, str]]:
-    """A whole object, and what names this version of it to `put`.
+    """A whole object, and its version, as `put` takes it.
 
     Raises FileNotFoundError, other OSError.
     """
@@ -205,8 +205,7 @@ def get_obstore() -> Any:
 
 @contextmanager
 def plain_errors(url: Url) -> Iterator[None]:
-    """Turns any error of the library into an OSError, errno EREMOTEIO, that says what it means.
-
+    """Turns any error of the library into an OSError (EREMOTEIO) in plain words.
     Raises FileNotFoundError for an object that is absent.
     """
     try:

@@ -1,4 +1,4 @@
-"""The report's section on what needs attention, with what to do about it."""
+"""The report's section on what needs attention, and what to do about it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -19,7 +19,7 @@ ANOTHER = "Then enhance into a new output: this one belongs to the archive as it
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a kind means, what to do, and the command that does or follows it."""
+    """What a kind of problem means, what to do, and the command for that."""
 
     means: str
     todo: str

@@ -45,9 +45,9 @@ class CaseCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is wrong with some cases, or was wrong on the way, and what a person does about it."""
+    """A kind of failure, flag or incident: what it means, and what a person does about it."""
 
-    kind: str  # reason of a failure, name of a check, or kind of an incident
+    kind: str  # the reason in the ledger, the name of a check, or the kind in incidents.jsonl
     total: int
     means: str
     todo: str

@@ -1,4 +1,4 @@
-"""What is known of the parts of a run, and where the files are that they and the run have left."""
+"""Reads how far the parts of a run are, and finds the files that they and the run have left."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The part of the schema of `report.json` on what devices did with their time, and the machine."""
+"""The part of the schema of `report.json` on the time of devices and on the machine."""
 
 from dataclasses import dataclass, field
 
