@@ -8,10 +8,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mcdiff_batch.engine.archive.archive import Archive, Case
 from mcdiff_batch.engine.errors import CaseError
@@ -61,7 +59,7 @@ class PlaneSource:
         where, results = place(entry.extent, self.frame), self._results(entry)
         case = self._case(entry.case)
         spacing = case.spacing_mm if case is not None else (math.nan, math.nan)
-        cut = self._cut_extent if self.cropped else lambda x, _: _cut(x, where)
+        cut = self._cut_extent if self.cropped else lambda x, _: x[where.window]
         return Planes(
             depths=tuple(self._depths(case, where)) if case is not None else (),
             results={name: cut(x, entry) for name, x in results.items()},
@@ -108,13 +106,8 @@ class PlaneSource:
         for depth, present in zip(standardise(case), case.present, strict=True):
             image: Image = depth
             if not self.cropped and present:
-                image = _cut(to_frame(depth, self.frame, black=-1.0), where)
+                image = to_frame(depth, self.frame, black=-1.0)[where.window]
             yield grey(image, np.ones(image.shape, bool)) if present else None
-
-
-def _cut(image: npt.NDArray[Any], where: Placement) -> npt.NDArray[Any]:
-    rows = slice(where.top, where.top + where.height)
-    return image[rows, where.left : where.left + where.width]
 
 
 def _divide(pair: tuple[float, float], by: float) -> tuple[float, float]:

@@ -41,8 +41,7 @@ def on_frame(image: npt.NDArray[Any], extent: tuple[int, int], frame: Frame) -> 
 
 
 def _scan(image: npt.NDArray[Any], extent: tuple[int, int]) -> npt.NDArray[Any]:
-    where = place(extent, Frame(height=image.shape[0], width=image.shape[1]))
-    return image[where.top : where.top + where.height, where.left : where.left + where.width]
+    return image[place(extent, Frame(height=image.shape[0], width=image.shape[1])).window]
 
 
 def run_source(run: Path, archive: Archive, bundle: Bundle | None) -> Source:
