@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from mcdiff_batch.engine.text import format_bytes
 
 from .attributes import HEIGHT_MM, WIDTH_MM, Statement, is_human
 from .chunks import ChunkedArray, Values, chunks_in, intersect
@@ -18,7 +20,8 @@ from .meaning import Validity, length_mm, read_validity
 from .metadata import ArraySpec, read_array_spec
 from .store import BadMetadataError, Store, UnsafeFileError
 
-BYTES_LIMIT = 1 << 30  # of one column
+BYTES_LIMIT = 1 << 30  # of one column in memory, with what its chunks hold beyond its shape
+TEXT_LIMITS = 1 << 26, 1 << 10  # bytes of a column of texts: of any, and more for each case
 COORDINATES = (  # names of the coordinates of the depths, of y and of x
     ("depth", "z", "plane", "layer"),
     ("y", "row", "height"),
@@ -156,19 +159,30 @@ def _check(name: str, spec: ArraySpec, column: ColumnType, cases: int) -> None:
         raise BadMetadataError(
             f"{name} has dtype {spec.dtype.str}, expected {kinds}; store it as that"
         )
-    if cases * spec.itemsize > BYTES_LIMIT:
-        raise BadMetadataError(f"{name} takes more than {BYTES_LIMIT} bytes")
 
 
 def _read_all(array: ChunkedArray, warnings: list[str]) -> Values:
-    """All values; an absent chunk has the fill value, as in zarr, and gives a warning."""
+    """All values; an absent chunk has the fill value, as in zarr, and gives a warning.
+
+    Raises BadMetadataError before they take more memory than a column may.
+    """
     spec, absent = array.spec, 0
-    out = np.full(spec.shape, _fill(array.name, spec), spec.dtype.newbyteorder("="))
+    fill = _fill(array.name, spec)
+    size = spec.itemsize * math.prod(
+        -(-n // k) * k for n, k in zip(spec.shape, spec.chunks, strict=True)
+    )
+    if spec.dtype == object:
+        size += _text_bytes([fill]) * math.prod(spec.shape)
+    _check_size(array.name, spec, size)
+    out = np.full(spec.shape, fill, spec.dtype.newbyteorder("="))
     box = tuple(slice(0, n) for n in spec.shape)
     for coordinates in chunks_in(box, spec.chunks):
         values = _read_chunk(array, coordinates)
         absent += values is None
         if values is not None:
+            if spec.dtype == object:
+                size += _text_bytes(values.flat)
+                _check_size(array.name, spec, size)
             into, part = intersect(box, coordinates, spec.chunks)
             out[into] = values[part]
     if absent:
@@ -176,6 +190,24 @@ def _read_all(array: ChunkedArray, warnings: list[str]) -> Values:
             f"{array.name}: {absent} chunks are absent; their values are the fill value"
         )
     return out
+
+
+def _text_bytes(texts: Iterable[Any]) -> int:
+    """What texts take in memory, at most."""
+    return sum(len(x) * (1 if x.isascii() else 4) for x in texts)
+
+
+def _check_size(name: str, spec: ArraySpec, size: int) -> None:
+    limit, is_text = BYTES_LIMIT, spec.dtype.kind in "OUS"
+    if is_text:
+        least, each = TEXT_LIMITS
+        limit = min(limit, least + each * spec.shape[0])
+    if size > limit:
+        advice = "shorten its texts" if is_text else "give it smaller chunks"
+        raise BadMetadataError(
+            f"{name} takes more than {format_bytes(limit)} in memory, expected less for an array "
+            f"of {spec.shape}; {advice}"
+        )
 
 
 def _read_chunk(array: ChunkedArray, coordinates: tuple[int, ...]) -> Values | None:
@@ -191,13 +223,25 @@ def _fill(name: str, spec: ArraySpec) -> object:
     if spec.dtype.kind in "OUS":
         return "" if spec.fill in (None, 0) else str(spec.fill)
     try:
-        value = FLOATS.get(spec.fill, spec.fill) if isinstance(spec.fill, str) else spec.fill
-        with np.errstate(invalid="raise"):
-            return np.array(0 if value is None else value).astype(spec.dtype).item()
+        value = 0 if spec.fill is None else spec.fill
+        if isinstance(value, str) and spec.dtype.kind == "f":
+            value = _parse_float(value, spec.itemsize)
+        with np.errstate(invalid="raise", over="raise"):
+            fill = np.array(value).astype(spec.dtype).item()
+        if spec.dtype.kind != "f" and not isinstance(value, str) and fill != value:
+            raise ValueError("it would be another value")
+        return fill
     except (TypeError, ValueError, ArithmeticError) as error:
         raise BadMetadataError(
             f"{name} has fill value {spec.fill!r:.40}, which its dtype cannot have"
         ) from error
+
+
+def _parse_float(text: str, size: int) -> float:
+    """A number as zarr writes it in text: "NaN", "-Infinity" or its bits, such as "0x7fc00000"."""
+    if not text.startswith("0x"):
+        return FLOATS.get(text) or float(text)
+    return float(np.frombuffer(bytes.fromhex(text[2:]), f">f{size}").item())
 
 
 def _replace_missing(name: str, raw: Values, validity: Validity) -> Values:

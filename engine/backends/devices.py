@@ -97,7 +97,7 @@ def _parse(text: str, names: Sequence[str]) -> tuple[Device, ...]:
 
 def _describe_mistake(name: str, names: Sequence[str]) -> str:
     if all(x.isdecimal() for x in names):
-        return f"did you mean {','.join(f'cuda:{x}' for x in names)}?"
+        return f"did you mean {clean(','.join(f'cuda:{x}' for x in names))}?"
     if re.fullmatch(r"cpu(:[0-9]+)?", name):
         return "the CPU cannot share a run with another device; write cpu:2 for two workers on it"
     if name in ("auto", "gpu", "cuda"):
@@ -110,25 +110,25 @@ def _describe_mistake(name: str, names: Sequence[str]) -> str:
 
 def _check(text: str, wanted: Sequence[Device], available: Sequence[Gpu]) -> None:
     """Raises DeviceError if GPUs are missing, of different kinds, or not served by a backend."""
+    head = f"--devices {clean(text)}: "
     by_index = {gpu.index: gpu for gpu in available}
     if not wanted:
-        raise DeviceError(f"--devices {text}: no GPU is found; see `mcdiff-batch doctor`")
+        raise DeviceError(f"{head}no GPU is found; see `mcdiff-batch doctor`")
     missing = [str(x) for x in wanted if x.index not in by_index]
     if missing:
         names = ", ".join(f"cuda:{i} {gpu.name}" for i, gpu in by_index.items()) or "none"
         raise DeviceError(
-            f"--devices {text}: no {', '.join(missing)} is found; the GPUs of this machine are: "
-            f"{names}"
+            f"{head}no {', '.join(missing)} is found; the GPUs of this machine are: {names}"
         )
     kinds = {by_index[x.index].capability for x in wanted}
     if len(kinds) > 1:
         raise DeviceError(
-            f"--devices {text}: these GPUs are of different kinds ({', '.join(map(str, kinds))}) "
+            f"{head}these GPUs are of different kinds ({', '.join(map(str, kinds))}) "
             "and would give results that differ in bits; name GPUs of one kind"
         )
     gpu = by_index[wanted[0].index]
     if not backends_on(gpu):
-        raise DeviceError(f"--devices {text}: {no_backend(gpu)}")
+        raise DeviceError(f"{head}{no_backend(gpu)}")
 
 
 def no_backend(gpu: Gpu) -> str:

@@ -4,6 +4,7 @@ https://docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1/index.html.
 all groups around a process hold, so the lowest counts.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -52,14 +53,14 @@ def _number(path: Path) -> int | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="surrogateescape").strip()
     except OSError:
         return ""
 
 
 def _groups(proc: Path, controller: str) -> Iterator[Path]:
     """The folder of the process's group in a controller's hierarchy, and those around it."""
-    for line in _read(proc / "cgroup").splitlines():
+    for line in _read(proc / "cgroup").split("\n"):
         _, names, path = (*line.split(":", 2), "", "")[:3]
         if controller in names.split(","):
             for root, mount in _mounts(proc, controller):
@@ -68,13 +69,18 @@ def _groups(proc: Path, controller: str) -> Iterator[Path]:
 
 def _mounts(proc: Path, controller: str) -> Iterator[tuple[str, Path]]:
     """Where a hierarchy is mounted, and which of its groups is the root there."""
-    for line in _read(proc / "mountinfo").splitlines():
+    for line in _read(proc / "mountinfo").split("\n"):
         fields, _, kind = line.partition(" - ")
         system, _, options = [*kind.split(), "", "", ""][:3]
         wanted = system == "cgroup2" if controller == UNIFIED else system == "cgroup"
         if wanted and (controller == UNIFIED or controller in options.split(",")):
-            root, mount = fields.split()[3:5]
+            root, mount = map(_unescape, fields.split(" ")[3:5])
             yield root, Path(mount)
+
+
+def _unescape(path: str) -> str:
+    """A path of mountinfo, in which a space is written as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:

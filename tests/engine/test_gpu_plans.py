@@ -227,6 +227,16 @@ def test_a_gpu_that_is_named_twice_gets_two_workers():
     assert [x.index for x in found] == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("text", ["cuda:9\n", "\x1b[2Jcuda:9", " gpu\n", "cpu:0\r\n", "1,\u0662\n"])
+@pytest.mark.parametrize("found", [[], [gpu(0)], [gpu(9, "sm_20")]])
+def test_messages_on_devices_are_one_line_of_printable_text(text, found):
+    if text == " gpu\n" and found == [gpu(0)]:
+        return  # that is what it asks for
+    with pytest.raises((DeviceError, UsageError)) as caught:
+        devices(text, found)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("text", "found", "error", "said"),
     [

@@ -69,6 +69,13 @@ CASES = {
         None,
         None,
     ),
+    "a space in the names": (
+        "0::/my pod/b\n",
+        {r"/my\040pod /c\040g\011\134x": "v2"},
+        {"c g\t\\x/b/cpu.max": "150000 100000", "c g\t\\x/memory.max": "4096"},
+        1.5,
+        4096,
+    ),
     "damaged": ("nonsense\n0::/a\n", V2, {"cg/a/cpu.max": "a lot"}, None, None),
 }  # fmt: skip
 
