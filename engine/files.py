@@ -70,7 +70,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open(errors="replace") as file:
         for text in file:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 value = json.loads(text)
                 if isinstance(value, dict):
                     yield value

@@ -19,7 +19,7 @@ from mcdiff_batch.engine.errors import (
     McdiffError,
     VerificationError,
 )
-from mcdiff_batch.engine.text import make_printable, pluralise
+from mcdiff_batch.engine.text import clean, make_printable, pluralise
 
 from .config import is_typed
 from .job import check_hosts, choose_archive, make_job
@@ -188,8 +188,10 @@ def _write_report(
 
     try:
         return write_report(output, show_ids=options["show_ids"], archive=archive)
-    except (OSError, McdiffError) as error:
-        text = f"the report is not written: {error}; `mcdiff-batch report {output}` does it later"
+    except Exception as error:  # of any kind: all images are done
+        usual = isinstance(error, OSError | McdiffError)
+        cause = error if usual else f"unexpected {type(error).__name__}: {clean(error)}"
+        text = f"the report is not written: {cause}; `mcdiff-batch report {output}` does it later"
         say.note("warning", text)
         return "not written"
 

@@ -91,13 +91,9 @@ class StoreFiles:
         """Replaces a file if it is `old`; returns whether it is now `new`."""
         try:
             data, version = read_object(self.place / name)
-        except FileNotFoundError:
-            return False
-        if data == old and self._put(name, new, version):
-            return True
-        try:
-            return self.read(name) == new
-        except FileNotFoundError:
+            replaced = data == old and self._put(name, new, version)
+            return replaced or self.read(name) == new
+        except FileNotFoundError:  # some stores also say so of the version that is to be replaced
             return False
 
     def retire(self, name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mcdiff_batch.engine.archive.archive import Archive, open_archive
+from mcdiff_batch.engine.cloud.workspace import find_address
 from mcdiff_batch.engine.errors import ArchiveError
 from mcdiff_batch.engine.output import durable, runs
 from mcdiff_batch.engine.output.places import default_archive
@@ -50,7 +51,7 @@ def write_report(
     durable.write(out, TRACE, trace.encode())
     if other is None:
         return out / PAGE
-    names = [x.resolve().name for x in (out, other)]
+    names = [(find_address(x) or x.resolve()).name for x in (out, other)]
     both = replace(report, compared=comparison.compare(report, collect(other), names))
     _write(out, both, pictures, COMPARED_DATA, COMPARED_PAGE)
     return out / COMPARED_PAGE

@@ -8,7 +8,7 @@ killed has its lines in `timings.jsonl`, but no summary in `run_stats.json`.
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mcdiff_batch.engine.files import Json
+from mcdiff_batch.engine.telemetry.numbers import parse_number, parse_seconds
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS
 from mcdiff_batch.engine.text import clean, natural_order
@@ -81,12 +82,12 @@ def collect(out: Path) -> Times:
 
 def _sessions(number: int, journal: Journal, ended: Sequence[Json]) -> list[Session]:
     """A killed session counts until its last unit."""
-    seconds = {x["began"]: x["seconds"] for x in ended if "began" in x and "seconds" in x}
+    seconds = {x["began"]: x["seconds"] for x in ended}
     return [
         Session(
             journal=number,
             began=lines[0].began,
-            seconds=float(seconds.get(lines[0].began, lines[-1].at)),
+            seconds=seconds.get(lines[0].began, lines[-1].at),
             lines=lines,
         )
         for lines in split_sessions(read_lines(journal.folder, journal.prefix))
@@ -94,10 +95,18 @@ def _sessions(number: int, journal: Journal, ended: Sequence[Json]) -> list[Sess
 
 
 def ended_runs(out: Path) -> list[Json]:
-    """What run_stats.json says of the sessions that ended by themselves."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return [x for x in json.loads((out / STATS).read_bytes())["runs"] if isinstance(x, dict)]
+    """What run_stats.json says of the sessions that ended by themselves; nothing if damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        return list(_parse_ended(json.loads((out / STATS).read_bytes())["runs"]))
     return []
+
+
+def _parse_ended(rows: Iterable[Json]) -> Iterator[Json]:
+    """A row with a field of another type is left out."""
+    for raw in rows:
+        with suppress(KeyError, TypeError, ValueError):
+            times = {"began": parse_number(raw["began"]), "seconds": parse_seconds(raw["seconds"])}
+            yield {**raw, **times}
 
 
 def split_sessions(lines: Iterable[UnitLine]) -> list[list[UnitLine]]:
@@ -134,12 +143,8 @@ def _last_ended(ended: Sequence[Sequence[Json]]) -> str | None:
     """Why the last session of the run itself ended; else that of the last part to end."""
     last = [own[-1] for own in ended if own]
     if not ended[0] and last:
-        last = sorted(last, key=lambda x: _number(x.get("began")) + _number(x.get("seconds")))[-1:]
+        last = sorted(last, key=lambda x: x["began"] + x["seconds"])[-1:]
     return clean(last[0].get("ended", "")) if last else None
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _finished_at(shifts: Sequence[Shift], ended: Sequence[Sequence[Json]]) -> str | None:

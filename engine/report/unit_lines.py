@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mcdiff_batch.engine.files import Json, json_lines
 from mcdiff_batch.engine.output.ledger import DONE, FAILED
+from mcdiff_batch.engine.telemetry.numbers import parse_count, parse_number, parse_seconds
 from mcdiff_batch.engine.telemetry.spans import MODEL
 from mcdiff_batch.engine.telemetry.timesheet import TIMINGS
 from mcdiff_batch.engine.text import clean
@@ -112,19 +113,21 @@ def read_lines(out: Path, prefix: str = "") -> Iterator[UnitLine]:
 
 def _line(raw: Json, prefix: str) -> UnitLine:
     lanes = {
-        clean(lane): {clean(k): float(v) for k, v in stages.items()}
+        clean(lane): {clean(k): parse_number(v) for k, v in stages.items()}
         for lane, stages in raw["lanes"].items()
     }
     return UnitLine(
-        began=float(raw["began"]),
-        at=float(raw["at"]),
+        began=parse_number(raw["began"]),
+        at=parse_seconds(raw["at"]),
         device=f"{prefix}{clean(raw['device'])}",
-        cases=sum(int(raw["counts"][x]) for x in (DONE, FAILED)),
+        cases=sum(parse_count(raw["counts"][x]) for x in (DONE, FAILED)),
         lanes=lanes,
-        begin=float(raw["from"]),
-        end=float(raw["to"]),
-        tail=float(raw["tail"]),
-        gaps=tuple((clean(cause), float(at), float(s)) for cause, at, s in raw["gaps"]),
-        batches=array("f", raw["batches"]),
-        latencies=array("f", raw["cases"]),
+        begin=parse_number(raw["from"]),
+        end=parse_number(raw["to"]),
+        tail=parse_seconds(raw["tail"]),
+        gaps=tuple(
+            (clean(cause), parse_number(at), parse_seconds(s)) for cause, at, s in raw["gaps"]
+        ),
+        batches=array("f", map(parse_seconds, raw["batches"])),
+        latencies=array("f", map(parse_seconds, raw["cases"])),
     )

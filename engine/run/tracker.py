@@ -19,6 +19,7 @@ from mcdiff_batch.engine.output import ledger, locks
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, Incident
 from mcdiff_batch.engine.output.units import Part
 from mcdiff_batch.engine.telemetry.hosts import UsageSums, write_usage
+from mcdiff_batch.engine.telemetry.numbers import parse_count, parse_number
 from mcdiff_batch.engine.telemetry.sampling import Telemetry, parse_sample
 from mcdiff_batch.engine.telemetry.spans import MODEL, WAITS
 from mcdiff_batch.engine.telemetry.timesheet import STATS, TIMINGS, summarise_spans
@@ -223,7 +224,7 @@ class Tracker:
 
     def _add_stats(self, ended: str) -> None:
         path, earlier = self.root / STATS, []
-        with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
             earlier = list(json.loads(path.read_bytes())["runs"])
         with suppress(OSError):  # for display only, and the disk may be full
             document = {"runs": [*earlier, self._stats(ended)]}
@@ -267,15 +268,15 @@ def _add(parts: Sequence[tuple[Part, Progress]]) -> Progress | None:
 
 
 def _read_progress(root: Path) -> Progress | None:
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raw = json.loads((root / LIVE).read_bytes())
         counts = ("cases", "done", "failed", "open", "computed", "incidents")
         return Progress(
-            **{name: int(raw[name]) for name in counts},
-            rate=float(raw["rate"]),
-            elapsed=float(raw["elapsed"]),
+            **{name: parse_count(raw[name]) for name in counts},
+            rate=parse_number(raw["rate"]),
+            elapsed=parse_number(raw["elapsed"]),
             state=clean(raw["state"]),
-            exit_code=None if raw["exit_code"] is None else int(raw["exit_code"]),
+            exit_code=None if raw["exit_code"] is None else parse_count(raw["exit_code"]),
             devices=tuple(_parse_device(x) for x in raw["devices"]),
             machine=parse_sample(raw["machine"]) if raw["machine"] else {},
         )
@@ -284,5 +285,7 @@ def _read_progress(root: Path) -> Progress | None:
 
 def _parse_device(raw: dict[str, Any]) -> DeviceProgress:
     share = raw["working"]
-    working = None if share is None else float(share)
-    return DeviceProgress(device=clean(raw["device"]), cases=int(raw["cases"]), working=working)
+    working = None if share is None else parse_number(share)
+    return DeviceProgress(
+        device=clean(raw["device"]), cases=parse_count(raw["cases"]), working=working
+    )

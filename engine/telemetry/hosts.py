@@ -8,6 +8,8 @@ from pathlib import Path
 from mcdiff_batch.engine.files import append_json, json_lines
 from mcdiff_batch.engine.text import clean
 
+from .numbers import parse_number
+
 HOSTS = "report/hosts.jsonl"
 
 
@@ -47,8 +49,8 @@ def read_usage(root: Path) -> dict[str, dict[str, tuple[float, float]]]:
     for raw in json_lines(root / HOSTS):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             figures = {
-                clean(name): (float(mean), float(peak))
+                clean(name): (parse_number(mean), parse_number(peak))
                 for name, (mean, peak) in raw["figures"].items()
             }
-            runs[float(raw["began"])][clean(raw["device"])] = figures
+            runs[parse_number(raw["began"])][clean(raw["device"])] = figures
     return runs[max(runs)] if runs else {}

@@ -7,6 +7,7 @@ and the period doubles.  A failure to sample becomes a note; the run goes on.
 import json
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from mcdiff_batch.engine.signals import SIGNALS
 from mcdiff_batch.engine.text import clean
 
 from .gauges import GpuGauges, ProcessGauge
+from .numbers import parse_count, parse_number
 
 SAMPLES = "report/telemetry.jsonl"
 PERIOD = 1.0  # s
@@ -43,7 +45,7 @@ class Telemetry:
         self.gpus = GpuGauges(nvml)
         self.lines: list[Json] = []
         with suppress(OSError):  # another user's, for example
-            self.lines = list(json_lines(self.path))[-MOST:]
+            self.lines = list(deque(read_lines(root), maxlen=MOST))
         self.period = PERIOD
         self.processes = ProcessGauge()
         self.latest: Json = {}
@@ -108,10 +110,28 @@ class HostSampler:
 
 
 def read_samples(out: Path) -> Iterator[Json]:
-    """Samples in the order of time; a line of another kind is left out."""
+    """Samples in the order of time."""
+    return (x for x in read_lines(out) if "at" in x)
+
+
+def read_headers(out: Path) -> Iterator[Json]:
+    """The first line of each run: names of the GPUs, and notes on figures that are missing."""
+    return (x for x in read_lines(out) if "at" not in x)
+
+
+def read_lines(out: Path) -> Iterator[Json]:
+    """Headers and samples in the order of time; a line of another kind is left out."""
     for raw in json_lines(out / SAMPLES):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
-            yield parse_sample(raw)
+            yield _parse_header(raw) if "gpu_names" in raw else parse_sample(raw)
+
+
+def _parse_header(raw: Json) -> Json:
+    names = ("gpu_names", "notes")
+    if not all(isinstance(raw[x], list) for x in names):
+        raise TypeError("expected lists of texts")
+    began = parse_number(raw.get("began", 0))
+    return {"began": began, **{x: list(map(clean, raw[x])) for x in names}}
 
 
 def parse_sample(raw: Json) -> Json:
@@ -120,24 +140,16 @@ def parse_sample(raw: Json) -> Json:
     Raises AttributeError, KeyError, TypeError, ValueError.
     """
     numbers = ("began", "at", "cpu_percent", "resident_mib")
-    return {name: float(raw[name]) for name in numbers} | {
+    return {name: parse_number(raw[name]) for name in numbers} | {
         "gpus": [_parse_gpu(x) for x in raw["gpus"]],
-        "xids": [int(x) for x in raw["xids"]],
+        "xids": [parse_count(x) for x in raw["xids"]],
     }
 
 
 def _parse_gpu(raw: Json) -> Json:
     slowed = [clean(x) for x in raw.get("slowed", [])]
-    figures = {name: float(raw[name]) for name in GPU_FIELDS if name in raw}
-    return {"index": int(raw["index"]), **figures, "slowed": slowed}
-
-
-def read_headers(out: Path) -> Iterator[Json]:
-    """The first line of each run: names of the GPUs, and notes on figures that are missing."""
-    for raw in json_lines(out / SAMPLES):
-        names, notes = raw.get("gpu_names"), raw.get("notes")
-        if isinstance(names, list) and isinstance(notes, list):
-            yield {"gpu_names": [clean(x) for x in names], "notes": [clean(x) for x in notes]}
+    figures = {name: parse_number(raw[name]) for name in GPU_FIELDS if name in raw}
+    return {"index": parse_count(raw["index"]), **figures, "slowed": slowed}
 
 
 def merge_pairs(lines: Sequence[Json]) -> list[Json]:

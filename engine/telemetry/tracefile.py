@@ -12,6 +12,7 @@ from typing import Any
 from mcdiff_batch.engine.files import Json, append_json, json_lines
 from mcdiff_batch.engine.text import clean, natural_order
 
+from .numbers import parse_count, parse_number
 from .sampling import GPU_FIELDS, read_samples
 from .spans import FEEDING, FINISHING, LANES, MODEL, READING, Span, SpanLog
 
@@ -68,7 +69,7 @@ def export_trace(*folders: tuple[str, Path]) -> Json:
     """
     units = [x for prefix, folder in folders for x in _units(folder, prefix)]
     sampled = [(prefix, x) for prefix, folder in folders for x in read_samples(folder)]
-    start = min((float(x["began"]) for x in [*units, *(y for _, y in sampled)]), default=0.0)
+    start = min((x["began"] for x in [*units, *(y for _, y in sampled)]), default=0.0)
     names = sorted({x["device"] for x in units}, key=natural_order)
     devices = {name: pid for pid, name in enumerate(names, 1)}
     events = list(_names(devices, units))
@@ -85,14 +86,17 @@ def _units(out: Path, prefix: str) -> Iterator[Json]:
     for raw in (x for name in FILES for x in json_lines(out / name)):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             yield {
-                "began": float(raw["began"]),
+                "began": parse_number(raw["began"]),
                 "device": f"{prefix}{clean(raw['device'])}",
-                "unit": int(raw["unit"]),
+                "unit": parse_count(raw["unit"]),
                 "spans": [
-                    (clean(stage), clean(lane), float(begin), float(end), int(case))
+                    (clean(stage), clean(lane), *map(parse_number, (begin, end)), parse_count(case))
                     for stage, lane, begin, end, case in raw["spans"]
                 ],
-                "counts": [(clean(x), float(at), int(value)) for x, at, value in raw["counts"]],
+                "counts": [
+                    (clean(x), parse_number(at), parse_count(value))
+                    for x, at, value in raw["counts"]
+                ],
             }
 
 

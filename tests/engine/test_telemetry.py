@@ -104,6 +104,41 @@ def test_a_night_of_samples_stays_bounded(tmp_path: Path) -> None:
     assert (kept[-1]["at"], kept[0]["began"]) == (10 * MOST - 1, 7.0)
 
 
+DAMAGE = {  # lines that are no samples
+    "fields are missing": {"at": 1},
+    "no number": sample(1) | {"at": None},
+    "no list": sample(1) | {"gpus": 7},
+    "other GPUs": sample(1) | {"gpus": [{"power_w": 1.0}]},
+    "not finite": sample(1) | {"cpu_percent": float("nan")},
+    "huge": sample(1) | {"resident_mib": 1e300},
+    "no header": {"gpu_names": 3, "notes": []},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_file_full_of_damaged_samples_does_not_end_the_sampling(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / SAMPLES).write_text((json.dumps(DAMAGE[name]) + "\n") * (MOST + 76))
+    found = Telemetry(tmp_path, 7.0, 0.0, FakeNvml())
+    found.run(ended())
+    for k in range(2 * MOST):
+        found.add(sample(float(k)))
+    assert found.period > PERIOD
+    assert list(read_samples(tmp_path))[-1]["at"] == 2 * MOST - 1
+
+
+def test_samples_with_fields_of_many_kinds_are_merged(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    odd = sample(1, gpus=[{"index": 0, "slowed": [{}, []]}], xids=[79], note=["a"])
+    lines = [odd, sample(1, note=3, xids=[1.0])] * MOST
+    (tmp_path / SAMPLES).write_text("".join(json.dumps(x) + "\n" for x in lines))
+    found = Telemetry(tmp_path, 7.0, 0.0, FakeNvml())
+    found.add(sample(2))
+    assert list(read_samples(tmp_path))[-1]["at"] == 2
+
+
 def run_with(root: Path, nvml: FakeNvml) -> Path:
     """The output of a run on a machine with the GPUs of `nvml`."""
     out = root / "out"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mcdiff_batch.engine.cloud.place import Url
 from mcdiff_batch.engine.errors import Exit
 from tests.support import stores
 from tests.support.crafting import CLI
@@ -54,6 +55,20 @@ def test_the_command_line_from_run_to_a_damaged_object(
     assert cli(monkeypatch, "report", target.url, "--input", night) == Exit.DONE
     assert capsys.readouterr().out == f"{target.url}/report/index.html\n"
     assert b'"before": "read"' in target.files()["report/report.json"]
+
+
+def test_runs_that_are_compared_have_the_names_of_their_addresses(
+    near: dict[str, bytes], night: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+
+    one, two = (Url(target.url.scheme, target.url.bucket, f"study/{x}") for x in ("one", "two"))
+    for name, data in near.items():
+        for url in (one, two):
+            obstore.put(target.store, f"{url.prefix}/{name}", data)
+    assert cli(monkeypatch, "report", one, "--compare", two, "--input", night) == Exit.DONE
+    found = stores.contents(target.store, one.prefix)["report/comparison.json"]
+    assert json.loads(found)["compared"]["names"] == ["one", "two"]
 
 
 def test_p1_a_run_that_is_killed_goes_on_elsewhere(

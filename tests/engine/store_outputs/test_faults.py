@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mcdiff_batch.engine.cloud.files import StoreFiles
 from mcdiff_batch.engine.errors import McdiffError
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.verify import find_damage
@@ -32,6 +33,19 @@ def test_p1_faults_of_the_store_leave_no_trace(
     inline(job(night, target.root))
     assert target.promised() == expected
     assert all(x.times <= 0 for x in proxy.faults)
+
+
+@BOTH
+@pytest.mark.parametrize("status", ["404", "412"])
+def test_what_was_deleted_while_it_is_replaced_is_not_replaced(
+    target: Target, proxy: Proxy, status: str
+) -> None:
+    files = StoreFiles(target.url)
+    files.write("run.json", b"old")
+    proxy.faults.append(Fault(match="PUT .*/run.json", kind=status))
+    assert not files.replace("run.json", b"old", b"new")
+    files.remove("run.json")
+    assert not files.replace("run.json", b"old", b"new")
 
 
 @BOTH
