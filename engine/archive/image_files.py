@@ -1,16 +1,18 @@
 """Finds PNG and TIFF files, and reads them as grey images, upright, white as the highest value."""
 
+import ctypes
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from mcdiff_batch.engine.errors import ArchiveError, McdiffError, UsageError, explain
 from mcdiff_batch.engine.text import natural_order
@@ -229,6 +231,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
     """Turns all errors of Pillow, such as a decompression bomb, into ArchiveError."""
     if not path.is_file():
         raise ArchiveError(f"{path}: {_describe_absence(path)}")
+    _silence_libtiff()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -250,6 +253,15 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise ArchiveError(
             f"{path}: cannot be read as an image; copy it again or convert it"
         ) from error
+
+
+@cache
+def _silence_libtiff() -> None:
+    """libtiff prints on stderr what is wrong with a file, and Pillow has no option against that."""
+    with suppress(OSError, AttributeError):  # a Pillow without libtiff, or with all of it inside
+        library = ctypes.CDLL(_imaging.__file__)  # finds what it was linked with, too
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
 
 
 def _describe_absence(path: Path) -> str:

@@ -329,3 +329,23 @@ def test_an_output_inside_a_source_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="choose another --output, such as"):
             import_images([tmp_path / "all"], output)
     assert len(list(tmp_path.rglob("*"))) == 4
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_damaged_tiff_gives_one_line_which_is_ours(
+    tmp_path: Path,
+    compression: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """libtiff prints from C, on the descriptor of stderr."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(grey(size=(200, 90))).save(path, compression=compression)
+    with Image.open(path) as stored:
+        (start,), (size,) = stored.tag_v2[273], stored.tag_v2[279]  # type: ignore[attr-defined]
+    data = bytearray(path.read_bytes())
+    data[start + 10 : start + size - 10] = b"\xff" * (size - 20)
+    path.write_bytes(data)
+    assert command(monkeypatch, "import", path, "--output", tmp_path / "out.zarr") == 4
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: ")
