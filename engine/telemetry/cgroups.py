@@ -73,9 +73,9 @@ def _mounts(proc: Path, controller: str) -> Iterator[tuple[str, Path]]:
         fields, _, kind = line.partition(" - ")
         system, _, options = [*kind.split(), "", "", ""][:3]
         wanted = system == "cgroup2" if controller == UNIFIED else system == "cgroup"
-        if wanted and (controller == UNIFIED or controller in options.split(",")):
-            root, mount = map(_unescape, fields.split(" ")[3:5])
-            yield root, Path(mount)
+        places = [_unescape(x) for x in fields.split(" ")[3:5]]
+        if wanted and (controller == UNIFIED or controller in options.split(",")) and places[1:]:
+            yield places[0], Path(places[1])
 
 
 def _unescape(path: str) -> str:
