@@ -34,6 +34,7 @@ from .card import write_card
 
 SOUND = "sound"
 BUDGET = 0.05  # largest share of false alarms
+ENOUGH = 0.9  # share of the planted failures to catch, below which the command warns
 ROOM = 1.0  # gap around a threshold, in standard deviations of sound cases, that is enough
 APART = 2  # a case's failures come from the case after next, so that both are in one half
 
@@ -235,6 +236,9 @@ def as_text(gate: Gate) -> str:
     for kind, row in figures["kinds"].items():
         moved = f"{row['psnr_to_sound_db']:.1f} dB from the sound result"
         lines.append(f"    {kind:<22}{row['caught']:<12}{moved}")
+    caught, _, planted = str(figures["caught"]).partition(" of ")
+    if int(caught) < ENOUGH * int(planted):
+        lines.append("warning: this bundle's flags miss many wrong results; train it for longer")
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """Decides which results somebody should look at first: quality columns against thresholds.
 
 The thresholds are part of a bundle.  `mcdiff-batch gate` chooses them on validation cases with
-planted failures, and stores beside them how many of those they caught.  Two checks need no bundle:
-they tell that the archive probably says something wrong of its images.
+planted failures, and stores beside them how many of those they caught.  Three checks need no
+bundle: they tell that the archive probably says something wrong of its images, or that no spine was
+found in them.
 """
 
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from mcdiff_batch.engine.text import clean
 
 from .columns import (
     AGREEMENT,
+    BONE_SHARE,
     COVERAGE,
     INVENTED,
     LEVELS,
@@ -54,7 +56,8 @@ def failed_checks(gate: Gate, quality: Quality) -> tuple[str, ...]:
 def failed_plausibility(
     quality: Quality, faint: bool, size_mm: tuple[float, float]
 ) -> tuple[str, ...]:
-    """Names of the checks that fail because the archive's own statements cannot be right.
+    """Names of the checks that fail because the archive's own statements cannot be right, or
+    because the label map of the scan has no bone, so that no other check says anything.
 
     faint: whether the scan uses a small part of the intensity range.  size_mm: of the scan, y, x;
     NaN where it is unknown: then nothing is known of the anatomy either.
@@ -66,7 +69,12 @@ def failed_plausibility(
         and not any((x or 0) > WIDEST_DEG for x in angles)
     )
     doubtful = not human and np.isfinite(size_mm).all()
-    return (*(("intensity",) if faint else ()), *(("anatomy",) if doubtful else ()))
+    failed = {
+        "intensity": faint,
+        "anatomy": doubtful,
+        "bone": quality.get(BONE_SHARE.name) == 0,
+    }
+    return tuple(name for name, fails in failed.items() if fails)
 
 
 def explain(failed: Iterable[str], quality: Quality) -> list[str]:
@@ -80,6 +88,7 @@ def explain(failed: Iterable[str], quality: Quality) -> list[str]:
         "angle": f"curve angle changed by {values['angle']:.1f}°",
         "spread": f"draws differ: {values['spread']:.3f} on average",
         "intensity": "uses a small part of the intensity range; check mcdiff.intensity_range",
+        "bone": "no bone was found in the scan",
         "anatomy": "size in mm, levels or angles that no human spine has; check the pixel spacing",
     }
     return [clean(lines.get(name, name)) for name in failed]

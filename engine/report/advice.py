@@ -116,6 +116,11 @@ FLAGS = {  # by the check that a case fails
         f"Correct the pixel spacing or the extent. {ANOTHER}",
         ANEW,
     ),
+    "bone": Advice(
+        "The model found no bone in the scan.",
+        "Look whether it shows a spine. If many scans do, the model is not fit for them.",
+        "",
+    ),
 }
 FLAG = Advice("Something is unusual.", "Look at the pictures before you use the result.", "")
 INCIDENTS = {  # by the kind in incidents.jsonl; what is left to do is the advice on open cases

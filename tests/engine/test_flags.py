@@ -128,7 +128,15 @@ def test_levels_and_angles_that_no_human_has_are_flagged(
     assert failed_plausibility(quality, True, size) == ("intensity", *expected)
 
 
+def test_a_scan_in_which_no_bone_is_found_is_flagged(tmp_path: Path) -> None:
+    images = pictures(cases=2, depths=2)
+    images[0] = 255 - images[0] % 5  # without dark px, which the fake model takes for bone
+    path = write_archive(tmp_path / "a.zarr", images, attributes={"pixel_spacing_mm": 10})
+    assert ["bone" in x for x in flags(path)] == [True, False]
+
+
 def test_each_flag_is_explained() -> None:
+    assert explain(("bone",), {}) == ["no bone was found in the scan"]
     lines = explain(("intensity", "anatomy"), {})
     assert "mcdiff.intensity_range" in lines[0]
     assert "pixel spacing" in lines[1]

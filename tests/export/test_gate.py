@@ -11,7 +11,7 @@ from mcdiff_batch.engine.model.contract import load_bundle
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.export.cli import gate as gate_command
 from mcdiff_batch.export.gate import SOUND as SOUND_CASE
-from mcdiff_batch.export.gate import Result, choose_gate, read_cases, sample_with_failures
+from mcdiff_batch.export.gate import Result, as_text, choose_gate, read_cases, sample_with_failures
 from tests.support import running
 from tests.support.fake import FakePlan
 
@@ -133,6 +133,13 @@ def test_figures_come_from_cases_that_had_no_part_in_the_choice():
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     return running.archive(tmp_path_factory.mktemp("gate") / "archive.zarr", cases=6)
+
+
+@pytest.mark.parametrize(("caught", "warned"), [(8, True), (15, False)])
+def test_a_gate_that_catches_too_little_says_so(caught, warned):
+    figures = {"cases_scoring": 4, "false_alarms": "0 of 4", "caught": f"{caught} of 16"}
+    text = as_text(Gate(figures={**figures, "kinds": {}}))
+    assert ("warning: " in text) == warned
 
 
 def test_a_sound_result_is_what_a_run_measures(archive, tmp_path):
