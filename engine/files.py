@@ -1,18 +1,24 @@
-"""Files: their hash, JSON documents as dataclasses, and JSON lines."""
+"""Files: their hash, JSON documents as dataclasses, JSON lines, and a place for incomplete ones."""
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
 from typing import Any, TypeVar
 
 import msgspec
 
 from .errors import UsageError
 
+LOCK = "lock"  # of a workplace
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -104,3 +110,82 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- a place for a file or folder that gets its name when it is complete
+
+
+@contextmanager
+def workplace(output: Path) -> Iterator[Path]:
+    """Yields a place beside `output`, on the same disk and hidden, for what the caller makes and
+    then renames to `output`.  What is still there at the end of the block is deleted.
+
+    What killed processes have left of the same output is deleted first.  Raises OSError.
+    """
+    clear_workplaces(output)
+    folder, lock = _make_workplace(output)
+    try:
+        yield folder / output.name
+    finally:
+        _delete(folder)
+        os.close(lock)
+
+
+def clear_workplaces(output: Path) -> None:
+    """Deletes the workplaces of `output` whose processes have ended, never those of running ones:
+    a process holds the lock of its workplace, and the lock ends with it."""
+    for folder in output.parent.glob(_name(glob.escape(output.name), "[0-9a-f]" * 8)):
+        with suppress(OSError):  # another user's, or another process was quicker
+            if folder.is_symlink() or (lock := _hold(folder, surely=True)) is None:
+                continue
+            _delete(folder)
+            os.close(lock)
+
+
+def _name(output: str, token: str) -> str:
+    return f".{output}.{token}.partial"
+
+
+def _make_workplace(output: Path) -> tuple[Path, int]:
+    while True:
+        folder = output.with_name(_name(output.name, token_hex(4)))
+        folder.mkdir()
+        try:
+            lock = _hold(folder, surely=False)
+        except OSError:
+            _delete(folder)
+            raise
+        if lock is not None:  # else another process took it for one that was left
+            return folder, lock
+
+
+def _hold(folder: Path, *, surely: bool) -> int | None:
+    """The open lock of a workplace; None if another process has it or has deleted the folder.
+
+    surely: also None where the file system gives no locks.  Raises OSError.
+    """
+    path = folder / LOCK
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = path.exists() and os.path.samestat(path.stat(), os.fstat(lock))
+    except BlockingIOError:
+        held = False
+    except OSError:
+        held = not surely
+    if held:
+        return lock
+    os.close(lock)
+    return None
+
+
+def _delete(folder: Path) -> None:
+    """A thread of zarr may still be writing there, when a signal has stopped the main thread."""
+    for _ in range(20):
+        rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)

@@ -1,6 +1,12 @@
-"""The signals that ask a run to stop.  The main thread of the parent takes them, and no other."""
+"""The signals that ask a run to stop.  The main thread of the parent takes them, and no other.
 
+Other processes of a command end with their parent.
+"""
+
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +16,9 @@ from .start import SIGNALS as SIGNALS
 
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
+
+PR_SET_PDEATHSIG = 1
+QUIET = "ignore:resource_tracker:UserWarning:multiprocessing.resource_tracker"
 
 
 @contextmanager
@@ -39,7 +48,9 @@ def blocking(*numbers: signal.Signals) -> Iterator[None]:
     """
     from multiprocessing import resource_tracker
 
+    sys.warnoptions.append(QUIET)  # which it inherits: it says no word when this process is killed
     resource_tracker.ensure_running()  # started in the block, it would unblock them
+    sys.warnoptions.remove(QUIET)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -47,9 +58,18 @@ def blocking(*numbers: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end_with_parent(parent: int) -> None:
+    """Ends this process, without a word, when the thread of process `parent` that started it ends,
+    killed or not."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def start_pool(workers: int) -> "Pool":
-    """A pool of processes that never get Ctrl-C."""
+    """A pool of processes that never get Ctrl-C, and end with this one."""
     from multiprocessing import get_context
 
     with blocking(signal.SIGINT):
-        return get_context("spawn").Pool(workers)
+        return get_context("spawn").Pool(workers, end_with_parent, (os.getpid(),))

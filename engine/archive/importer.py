@@ -1,7 +1,5 @@
 """Makes an archive from image files: reads all headers first, then writes case by case."""
 
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
+from mcdiff_batch.engine.files import workplace
 
 from .archive import SMALLEST, open_archive
 from .attributes import is_faint, suggest_range, used_range
@@ -62,14 +61,12 @@ def import_images(
     """
     check_output(output, sources)
     new = plan_import(sources, spacing_mm, depths, intensity_range)
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     try:
-        doubts = _write(partial, new)
-        partial.rename(output)
+        with workplace(output) as partial:
+            doubts = _write(partial, new)
+            partial.rename(output)
     except OSError as error:
         raise explain(error, output, also="choose another --output") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return replace(new, warnings=(*new.warnings, *open_archive(output).warnings, *doubts))
 
 
@@ -124,7 +121,7 @@ def _compare_spacing(
     if spacing_mm is None:
         yield (
             f"the images say that a pixel is {size}; if that is right, import them with "
-            f"--pixel-spacing {option}, so that angles can be measured"
+            f"--pixel-spacing {option}, so that levels, angles and contrast can be measured"
         )
     elif not np.allclose(spacing_mm, (y, x), rtol=0.02):
         yield (

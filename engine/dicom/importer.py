@@ -1,8 +1,6 @@
 """Makes an archive from a folder of DICOM images, and the map that leads from it back to them."""
 
 import math
-import secrets
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.archive.importer import check_output, check_range, create_array
 from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
+from mcdiff_batch.engine.files import clear_workplaces, workplace
 from mcdiff_batch.engine.output.places import check_outside
 from mcdiff_batch.engine.telemetry.pace import paced
 from mcdiff_batch.engine.text import pluralise
@@ -70,25 +69,25 @@ def import_dicom(
     """
     check_outside(output)
     check_output(output, [folder])
+    clear_workplaces(output)  # before the room on the disk is looked at
     map_path = uid_map.path_beside(output)
     sorting = sort_folder(folder, options.group_by, tell)
     cases = _accept(folder, sorting, options, tell)
     _check_map(map_path, cases)
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     begun = False
     try:
-        with decoding() as decoder:
-            written, problems = _write(partial, cases, sorting, options, decoder, tell)
-        _judge(folder, sorting, problems, options, tell)
-        document = _map(partial, written, folder, place)
-        begun = not map_path.exists()
-        uid_map.write(map_path, uid_map.encode(document))
-        partial.rename(output)
-        begun = False
+        with workplace(output) as partial:
+            with decoding() as decoder:
+                written, problems = _write(partial, cases, sorting, options, decoder, tell)
+            _judge(folder, sorting, problems, options, tell)
+            document = _map(partial, written, folder, place)
+            begun = not map_path.exists()
+            uid_map.write(map_path, uid_map.encode(document))
+            partial.rename(output)
+            begun = False
     except OSError as error:
         raise explain(error, output, also="choose another --output") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         if begun:
             map_path.unlink(missing_ok=True)
     return Imported(
@@ -287,6 +286,3 @@ def _notes(cases: list[Case], sorting: Sorting, options: Options) -> Iterable[st
             f"in {pluralise(silent, 'case')} nothing says whether text is burned into the pixels "
             "((0028,0301) BurnedInAnnotation is absent); look at some"
         )
-    unknown = sum(_spacing(x, options) is None for x in cases)
-    if 0 < unknown < len(cases):
-        yield f"no pixel spacing in {pluralise(unknown, 'case')}, so no angles are measured there"

@@ -7,11 +7,10 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Literal
 
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.files import from_json, read_named
+from mcdiff_batch.engine.files import from_json, read_named, workplace
 from mcdiff_batch.engine.output import durable
 
 from .layout import Box
@@ -61,16 +60,13 @@ def encode(document: UidMap) -> bytes:
 
 def write(path: Path, data: bytes) -> None:
     """Makes the file, for its owner only; it is complete or as before.  Raises OSError."""
-    partial = path.with_name(f".{path.name}.{token_hex(4)}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
+    with workplace(path) as partial:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     durable.sync_folder(path.parent)
 
 

@@ -5,7 +5,6 @@ worker that runs `alone` takes one case at a time through all three, so that its
 case that ends it.
 """
 
-import ctypes
 import faulthandler
 import os
 import resource
@@ -35,7 +34,7 @@ from mcdiff_batch.engine.model.framing import Failure, FramedCase, LoadError, fr
 from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.plan import Device, Plan, PlanMaker
 from mcdiff_batch.engine.model.sampler import sample_draws
-from mcdiff_batch.engine.signals import SIGNALS
+from mcdiff_batch.engine.signals import SIGNALS, end_with_parent
 from mcdiff_batch.engine.telemetry.spans import (
     BLOCKED,
     FEEDING,
@@ -59,7 +58,6 @@ from .protocol import REFUSED, Breakdown, Ready, Recipe, Task
 from .stages import run_ahead
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
-PR_SET_PDEATHSIG = 1
 READ_AHEAD = 2  # batches
 FINISH_BEHIND = 2  # batches
 
@@ -103,10 +101,7 @@ def _guard(parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
 
 
 def _serve(

@@ -1,9 +1,6 @@
 """Writes phantoms as an input archive: a zarr v3 group with one checksummed chunk per case."""
 
 import errno
-import secrets
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +12,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from mcdiff_batch.engine.errors import SpaceError, UsageError, explain
+from mcdiff_batch.engine.files import workplace
 from mcdiff_batch.engine.output.places import check_outside
 from mcdiff_batch.engine.signals import start_pool
 from mcdiff_batch.engine.telemetry.machine import cores
@@ -74,30 +72,19 @@ def write_phantoms(
     exists, SpaceError if the disk is full.
     """
     check(path, cases, first)
-    partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        _create(partial_path, cases, seed)
-        facts = []
-        store = partial(_store, partial_path, seed, first)
-        for fact in draw(store, range(first, first + cases), workers):
-            facts.append(fact)
-            if progress is not None:
-                progress(len(facts))
-        _finish(partial_path, facts, seed, first)
-        partial_path.rename(path)
+        with workplace(path) as partial_path:
+            _create(partial_path, cases, seed)
+            facts = []
+            store = partial(_store, partial_path, seed, first)
+            for fact in draw(store, range(first, first + cases), workers):
+                facts.append(fact)
+                if progress is not None:
+                    progress(len(facts))
+            _finish(partial_path, facts, seed, first)
+            partial_path.rename(path)
     except OSError as error:
         raise user_error(error, path) from error
-    finally:
-        delete(partial_path)
-
-
-def delete(folder: Path) -> None:
-    """A thread of zarr may still be writing there, when a signal has stopped the main thread."""
-    for _ in range(20):
-        if not folder.exists():
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.1)
 
 
 def check(path: Path, cases: int, first: int, option: str = "--output") -> None:

@@ -1,6 +1,5 @@
 """Writes phantoms as DICOM: a study of five ultrasound images for each, as a clinic has them."""
 
-import secrets
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +7,9 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UltrasoundImageStorage
 
 from mcdiff_batch.engine.dicom.derived import encode, make_uid, new_file
+from mcdiff_batch.engine.files import workplace
 
-from .archive import check, delete, draw, user_error
+from .archive import check, draw, user_error
 from .case import VERSION, Image, phantom
 
 TISSUE, CENTIMETRES = 1, 3  # RegionDataType, PhysicalUnits
@@ -22,17 +22,15 @@ def write_studies(folder: Path, *, cases: int, seed: int, first: int = 0, worker
     Raises UsageError if `folder` exists, SpaceError if the disk is full.
     """
     check(folder, cases, first, "--dicom")
-    partial_path = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     try:
-        partial_path.mkdir()
-        write = partial(_write_study, partial_path, seed)
-        for _ in draw(write, range(first, first + cases), workers):
-            pass
-        partial_path.rename(folder)
+        with workplace(folder) as partial_path:
+            partial_path.mkdir()
+            write = partial(_write_study, partial_path, seed)
+            for _ in draw(write, range(first, first + cases), workers):
+                pass
+            partial_path.rename(folder)
     except OSError as error:
         raise user_error(error, folder) from error
-    finally:
-        delete(partial_path)
 
 
 def _write_study(folder: Path, seed: int, index: int) -> None:
