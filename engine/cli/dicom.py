@@ -273,6 +273,17 @@ def _report(counts: Exported) -> int:
             "warning: the folder still holds what an earlier export wrote of cases that are "
             f"rejected now ({cases}{more}); delete their folders"
         )
+    if counts.without_spacing:
+        _say(
+            f"{pluralise(counts.without_spacing, 'case')} exported without a report of angles: the "
+            "size of a pixel is unknown, or fits no spine; import with --pixel-spacing, and run "
+            "again"
+        )
+    if counts.without_angle:
+        _say(
+            f"{pluralise(counts.without_angle, 'case')} exported without a report of angles: no "
+            "curve angle was found"
+        )
     click.echo(
         f"{pluralise(counts.sent, 'case')} exported ({pluralise(counts.objects, 'object')}), "
         f"{len(counts.failed)} failed, "

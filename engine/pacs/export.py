@@ -24,6 +24,7 @@ from mcdiff_batch.engine.dicom.derived import (
 from mcdiff_batch.engine.dicom.reading import Refusal, read, refuse_damage
 from mcdiff_batch.engine.dicom.uid_map import MappedCase, UidMap
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.image.columns import lacks_spacing
 from mcdiff_batch.engine.image.frame import Pixels, from_frame, nearest_from_frame
 from mcdiff_batch.engine.image.gate import explain
 from mcdiff_batch.engine.output import ledger, runs, verdicts
@@ -48,6 +49,8 @@ class Exported:
 
     sent: int = 0
     objects: int = 0
+    without_spacing: int = 0  # of those sent: no report, because the size of a px is unknown
+    without_angle: int = 0  # of those sent: no report, because no angle is defined
     rejected: int = 0  # held back, because a review rejected them
     left: list[int] = field(default_factory=list)  # of these, those that an earlier export wrote
     unfinished: int = 0  # failed, skipped or open in the run
@@ -96,6 +99,10 @@ def export(
                 else:
                     counts.sent += 1
                     counts.objects += len(objects)
+                    if "report" in kinds and "report" not in objects:
+                        blank = lacks_spacing(entry.quality)
+                        counts.without_spacing += blank
+                        counts.without_angle += not blank
     return counts
 
 

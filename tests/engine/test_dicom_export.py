@@ -190,6 +190,19 @@ def test_only_the_objects_and_cases_that_are_asked_for_are_made(
     assert command(monkeypatch, "export-dicom", tmp_path / "in", "--to", tmp_path / "x") == 2
 
 
+def test_a_case_that_gets_no_report_of_angles_is_counted_and_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = enhance(tmp_path, change=lambda x: x.pop("PixelSpacing"))
+    words = ("export-dicom", output, "--to", tmp_path / "out")
+    assert command(monkeypatch, *words) == 0
+    said = "2 cases exported without a report of angles: the size of a pixel is unknown"
+    assert said in capsys.readouterr().err
+    assert list((tmp_path / "out").rglob("report.dcm")) == []
+    assert command(monkeypatch, *words, "--objects", "image,segmentation") == 0
+    assert "report of angles" not in capsys.readouterr().err
+
+
 def test_p6_p3_an_export_changes_neither_run_nor_archive_nor_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
