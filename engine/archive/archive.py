@@ -21,7 +21,13 @@ from .attributes import (
 )
 from .chunks import ChunkedArray, MissingError
 from .codecs import CorruptError
-from .columns import Columns, read_columns, read_coordinates, warn_of_sizes
+from .columns import (
+    Columns,
+    read_columns,
+    read_coordinates,
+    warn_of_sizes,
+    warn_of_unknown_spacing,
+)
 from .meaning import Validity, read_validity
 from .metadata import CHUNK_LIMIT, ArraySpec, read_array_spec
 from .store import BadMetadataError, Store, UnsafeFileError, open_store, propose_path
@@ -127,7 +133,12 @@ class Archive:
         if self.columns.pixel_spacing_mm is None:
             return self.spacing_mm
         y, x = self.columns.pixel_spacing_mm[index].tolist()
-        return (y, x) if is_spacing(y) and is_spacing(x) else (math.nan, math.nan)
+        if not all(math.isnan(size) or is_spacing(size) for size in (y, x)):
+            raise CaseError(
+                "range",
+                f"pixel_spacing_mm is [{y:g}, {x:g}], expected y, x in mm, or NaN where unknown",
+            )
+        return (math.nan, math.nan) if math.isnan(y + x) else (y, x)
 
     def _depths(
         self, index: int, present: npt.NDArray[np.bool_], extent: tuple[int, int]
@@ -299,6 +310,5 @@ def _warnings(spec: ArraySpec, columns: Columns, meaning: Attributes) -> list[st
         warnings.append(
             f"depths: codec {_codec(spec)} without checksum, so damage may go unnoticed"
         )
-    if columns.pixel_spacing_mm is None and math.isnan(meaning.spacing_mm[0]):
-        warnings.append("pixel spacing is unknown, so angles cannot be measured (NaN)")
+    warnings.extend(warn_of_unknown_spacing(columns, meaning.spacing_mm))
     return warnings

@@ -301,3 +301,19 @@ def warn_of_sizes(
             f"{HEIGHT_MM[1]:.0f} x {WIDTH_MM[0]:.0f} to {WIDTH_MM[1]:.0f} mm (y, x); correct the "
             "pixel spacing, which is in mm"
         )
+
+
+def warn_of_unknown_spacing(columns: Columns, spacing: tuple[float, float]) -> Iterator[str]:
+    """A warning if the size of a px is unknown in any case: what is blank, and what mends it."""
+    own = columns.pixel_spacing_mm
+    unknown = np.count_nonzero(np.isnan([spacing] if own is None else own).any(axis=1))
+    if unknown:
+        where, place = (
+            ("", "attribute mcdiff.pixel_spacing_mm")
+            if own is None
+            else (f" in {unknown} of {len(own)} cases", "column pixel_spacing_mm")
+        )
+        yield (
+            f"pixel spacing is unknown{where}, so levels, angles, CNR and SNR are blank there "
+            f"(NaN); give it to `import` as --pixel-spacing, or set the {place}"
+        )

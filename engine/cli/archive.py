@@ -137,7 +137,7 @@ def _parse_spacing(
     "--pixel-spacing",
     callback=_parse_spacing,
     metavar="MM",
-    help="Size of a pixel in mm, or Y,X. Without it, angles cannot be measured.",
+    help="Size of a pixel in mm, or Y,X. Without it, levels, angles and contrast stay blank.",
 )
 @click.option(
     "--intensity-range",

@@ -30,6 +30,7 @@ class Column:
     better: Better = Better.NEITHER
     paired: bool = False  # stored as name_before and name_after
     headline: bool = False  # the page also plots it, and a comparison of two runs has it
+    needs_mm: bool = False  # undefined where the size of a px is unknown
 
     @property
     def before(self) -> str:
@@ -69,6 +70,7 @@ CNR = Column(
     better=Better.HIGHER,
     paired=True,
     headline=True,
+    needs_mm=True,
 )
 SNR = Column(
     name="snr_log10",
@@ -78,6 +80,7 @@ SNR = Column(
     better=Better.HIGHER,
     paired=True,
     headline=True,
+    needs_mm=True,
 )
 THORACIC = Column(
     name="uca_thoracic",
@@ -85,6 +88,7 @@ THORACIC = Column(
     about="Ultrasound curve angle between the two most tilted thoracic levels.",
     unit="°",
     paired=True,
+    needs_mm=True,
 )
 LUMBAR = Column(
     name="uca_lumbar",
@@ -92,12 +96,14 @@ LUMBAR = Column(
     about="Ultrasound curve angle between the two most tilted lumbar levels.",
     unit="°",
     paired=True,
+    needs_mm=True,
 )
 LEVELS = Column(
     name="levels",
     title="levels",
     about="Vertebral levels that the label map shows.",
     paired=True,
+    needs_mm=True,
 )
 AGREEMENT = Column(
     name="label_agreement",
@@ -116,18 +122,21 @@ LOST = Column(
     title="levels lost",
     about="Levels before that have no partner after.",
     better=Better.LOWER,
+    needs_mm=True,
 )
 INVENTED = Column(
     name="levels_invented",
     title="levels invented",
     about="Levels after that have no partner before.",
     better=Better.LOWER,
+    needs_mm=True,
 )
 CONFIDENCE = Column(
     name="uca_confidence",
     title="confidence in the angles",
     about="From 0 to 1: how regular and how complete the levels after are.",
     better=Better.HIGHER,
+    needs_mm=True,
 )
 SPREAD = Column(
     name="mean_spread",
@@ -148,3 +157,11 @@ COLUMNS = (
     *(BONE_SHARE, LOST, INVENTED, CONFIDENCE, SPREAD, COVERAGE),
 )
 KEYS = tuple(key for column in COLUMNS for key in column.keys)
+
+
+def lacks_spacing(quality: Quality) -> bool:
+    """Whether the columns that need the size of a px are blank, because a usable one is unknown.
+
+    Levels are always counted otherwise.
+    """
+    return LEVELS.after in quality and quality[LEVELS.after] is None

@@ -20,8 +20,8 @@ from .columns import (
     THORACIC,
 )
 from .frame import NEARLY_BLACK, Image, Labels, Mask
-from .metrics import FALLBACK_SPACING_MM, contrast, mean_dice, regions
-from .spine import compare_levels, read_spine
+from .metrics import contrast, mean_dice, regions
+from .spine import can_read, compare_levels, read_spine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,10 @@ class Result:
 
 
 def measure(result: Result) -> dict[str, float]:
-    """Every column by its key; NaN where it is undefined.  SPREAD needs several draws."""
+    """Every column by its key; NaN where it is undefined.  SPREAD needs several draws.
+
+    Columns that need the size of a px are NaN where it is unknown; none is assumed.
+    """
     spread = {} if result.spread is None else {SPREAD.name: mean_spread(result)}
     return {
         **measure_contrast(result),
@@ -52,8 +55,7 @@ def measure(result: Result) -> dict[str, float]:
 
 def measure_contrast(result: Result) -> dict[str, float]:
     """Both images by the bone and the ring of the label map before."""
-    spacing = float(np.sqrt(np.prod(result.spacing_mm)))
-    spacing = spacing if np.isfinite(spacing) else FALLBACK_SPACING_MM
+    spacing = float(np.sqrt(np.prod(result.spacing_mm)))  # NaN: nothing is within the ring
     bone, ring = regions(result.labels[0] > 0, result.strip, spacing)
     before, after = (contrast(image, bone, ring) for image in (result.before, result.after))
     return {
@@ -68,9 +70,13 @@ def measure_spines(
 ) -> dict[str, float]:
     """Vertebral levels and ultrasound curve angles, by the label maps [H, W]."""
     old, new = read_spine(before, spacing_mm), read_spine(after, spacing_mm)
-    lost, invented = compare_levels(old, new)
+    levels: tuple[float, float] = (np.nan, np.nan)
+    lost, invented = levels
+    if can_read(before, spacing_mm):
+        levels = len(old.levels), len(new.levels)
+        lost, invented = compare_levels(old, new)
     return {
-        **LEVELS.pair(len(old.levels), len(new.levels)),
+        **LEVELS.pair(*levels),
         LOST.name: lost,
         INVENTED.name: invented,
         **THORACIC.pair(old.thoracic_deg, new.thoracic_deg),

@@ -12,7 +12,6 @@ from .frame import Image, Labels, Mask
 
 BONE_MARGIN_MM = 1.0  # around the bone, in neither region
 RING_MM = 4.5  # width of the background region, beyond the margin
-FALLBACK_SPACING_MM = 1.8  # of a frame px, where the archive gives none
 
 
 def snr_ratio(image: Image, signal: Mask, background: Mask) -> float:

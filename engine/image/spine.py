@@ -14,7 +14,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from .frame import Labels, Mask, Placement
-from .metrics import FALLBACK_SPACING_MM
 
 PROCESS, LUMP = 1, 3  # labels: a transverse process, a lumbar lump
 THORACIC = 12  # landmark rows of pairs of processes; the rows after them are lumps
@@ -52,26 +51,34 @@ class Spine:
     """Levels from top to bottom, and the angle between the most tilted ones of each region."""
 
     levels: tuple[Level, ...]
-    thoracic_deg: float  # NaN where there are fewer than two levels, or no spacing
+    thoracic_deg: float  # NaN where there are fewer than two levels
     lumbar_deg: float
     confidence: float  # 0..1: (paired processes) x (regular pitch) x (no level missing between)
+
+
+NO_SPINE = Spine(levels=(), thoracic_deg=np.nan, lumbar_deg=np.nan, confidence=np.nan)
+
+
+def can_read(label: Labels, spacing_mm: Spacing) -> bool:
+    """Whether the size of a px is known, and makes a map [H, W] that can hold a spine."""
+    sizes = np.multiply(label.shape, spacing_mm)  # NaN is within no bounds
+    return bool(((sizes >= MAP_MM[0]) & (sizes <= MAP_MM[1])).all())
 
 
 def read_spine(label: Labels, spacing_mm: Spacing) -> Spine:
     """Reads a label map [H, W] of 0 background, 1 process, 2 rib, 3 lump.
 
     Where the spacing is unknown (NaN), or makes a map that is far too small or large for a spine,
-    levels are read at the usual spacing and angles are NaN.
+    nothing can be read: NO_SPINE.
     """
-    sizes = np.multiply(label.shape, spacing_mm)  # NaN is within no bounds
-    has_spacing = bool(((sizes >= MAP_MM[0]) & (sizes <= MAP_MM[1])).all())
-    spacing = spacing_mm if has_spacing else (FALLBACK_SPACING_MM, FALLBACK_SPACING_MM)
-    middle = _find_midline(label, spacing)
-    left, right = (_find_processes(label, middle, side, spacing) for side in (-1, 1))
-    pairs = _pair_processes(left, right, _measure_lean(middle, spacing), spacing)
-    lumps = [_lump(part) for part in _find_lumps(label, spacing)]
+    if not can_read(label, spacing_mm):
+        return NO_SPINE
+    middle = _find_midline(label, spacing_mm)
+    left, right = (_find_processes(label, middle, side, spacing_mm) for side in (-1, 1))
+    pairs = _pair_processes(left, right, _measure_lean(middle, spacing_mm), spacing_mm)
+    lumps = [_lump(part) for part in _find_lumps(label, spacing_mm)]
     levels = sorted(pairs + lumps, key=lambda x: x.y_mm)
-    return _spine(_smooth_tilts(levels), _confidence(levels, len(left) + len(right)), has_spacing)
+    return _spine(_smooth_tilts(levels), _confidence(levels, len(left) + len(right)))
 
 
 def spine_of_landmarks(
@@ -89,7 +96,7 @@ def spine_of_landmarks(
         for row, ends in enumerate(at)
         if np.isfinite(ends).all()
     ]
-    return _spine(sorted(levels, key=lambda x: x.y_mm), 1.0, True)
+    return _spine(sorted(levels, key=lambda x: x.y_mm), 1.0)
 
 
 def angle_levels(spine: Spine) -> tuple[tuple[Level, Level] | None, ...]:
@@ -124,8 +131,8 @@ def compare_levels(before: Spine, after: Spine) -> tuple[int, int]:
     return len(before.levels) - len(partners), len(after.levels) - len(partners)
 
 
-def _spine(levels: list[Level], confidence: float, has_spacing: bool) -> Spine:
-    thoracic, lumbar = (_curve_angle(levels, x) if has_spacing else np.nan for x in (PROCESS, LUMP))
+def _spine(levels: list[Level], confidence: float) -> Spine:
+    thoracic, lumbar = (_curve_angle(levels, x) for x in (PROCESS, LUMP))
     return Spine(
         levels=tuple(levels), thoracic_deg=thoracic, lumbar_deg=lumbar, confidence=confidence
     )

@@ -58,6 +58,13 @@ def render(report: Report) -> Iterator[Markup]:
             '<p class="muted">The model has no gate, so changes of labels, levels and angles are '
             "not flagged.</p>"
         )
+    if flagged.gate and cases.without_spacing:
+        yield html(
+            '<p class="muted">In {} {} the size of a pixel is unknown, or fits no spine, so '
+            "changes of levels and angles are not checked there.</p>",
+            figure(cases.without_spacing),
+            plural(cases.without_spacing, "case", "cases"),
+        )
     if flagged.total:
         yield _counted([(flagged.total, "flagged: look at them first")], flagged)
         yield _problems("cases", flagged.problems, _flags(report))

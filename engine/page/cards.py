@@ -5,13 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from mcdiff_batch.engine.image.columns import COLUMNS, CONFIDENCE, LUMBAR, THORACIC, Quality
+from mcdiff_batch.engine.image.columns import (
+    COLUMNS,
+    CONFIDENCE,
+    LUMBAR,
+    THORACIC,
+    Quality,
+    lacks_spacing,
+)
 from mcdiff_batch.engine.report.advice import REPAIR
 from mcdiff_batch.engine.report.document import Card, FailedCase, FlaggedCase, Report
 from mcdiff_batch.engine.report.gallery import BRIGHTEST, COLOURS, Marks, Pictures
 
 from .overlay import draw_marks
-from .parts import figure, html, join, measured, table, titled
+from .parts import NEEDS_SPACING, figure, html, join, measured, table, titled
 
 FLAGS = {"gate": "flagged", "agreement": "labels changed most", "cnr": "lost contrast"}
 WITHOUT_BEFORE = {
@@ -139,11 +146,17 @@ def _image(png: bytes, alt: str) -> Markup:
 
 
 def list_numbers(quality: Quality) -> Iterator[tuple[object, ...]]:
-    """Rows of a table: the paired columns, the headlines, and the confidence in angles if any."""
+    """Rows of a table: the paired columns, the headlines, and the confidence in angles if any.
+
+    Where the size of a px is unknown, the paired columns that need it say so.
+    """
+    blank = lacks_spacing(quality)
     angles = any(quality.get(x.after) is not None for x in (THORACIC, LUMBAR))
     for column in COLUMNS:
         if column.paired and any(quality.get(x) is not None for x in column.keys):
             yield titled(column), *(measured(column, quality.get(x)) for x in column.keys)
+        elif column.paired and column.needs_mm and blank:
+            yield titled(column), "", NEEDS_SPACING
         elif column.headline and quality.get(column.name) is not None:
             yield titled(column), "", measured(column, quality[column.name])
         elif column == CONFIDENCE and angles and quality.get(column.name) is not None:

@@ -55,7 +55,7 @@ def render(report: Report, pictures: Mapping[int, Pictures]) -> str:
     sections = {
         "Attention": attention.render(report),
         "Side by side": comparison.render(report.compared) if report.compared else (),
-        "Quality": quality.render(report.quality),
+        "Quality": quality.render(report.quality, report.cases),
         "Cases": cards.render(report, pictures),
         "Time": time.render(report),
         "Machine": machine.render(report.machine),

@@ -155,6 +155,9 @@ def measured(column: Column, value: float | None, sign: str = "") -> Markup:
     return figure(value, words.replace("-", MINUS))
 
 
+NEEDS_SPACING = html('<span class="muted">needs the size of a pixel</span>')
+
+
 def titled(column: Column, words: str = "") -> str:
     """The title of a column, with `words` after it, and the logarithm of decibels."""
     return f"{column.title}{words}, {DECIBEL}" if column.unit == "dB" else f"{column.title}{words}"

@@ -5,21 +5,39 @@ from collections.abc import Iterator, Mapping
 from markupsafe import Markup
 
 from mcdiff_batch.engine.image.columns import COLUMNS, Column
-from mcdiff_batch.engine.report.document import Change, Distribution, Gain, Histogram, Single
+from mcdiff_batch.engine.report.document import (
+    CaseCounts,
+    Change,
+    Distribution,
+    Gain,
+    Histogram,
+    Single,
+)
 
 from . import svg
-from .parts import DASH, figure, html, join, measured, table, titled
+from .parts import DASH, NEEDS_SPACING, figure, html, join, measured, plural, table, titled
 
 HEAD = ("median over the cases", "before", "after", "change", "5 to 95 % of changes", "cases worse")
 
 
-def render(quality: Mapping[str, Distribution]) -> Iterator[Markup]:
+def render(quality: Mapping[str, Distribution], cases: CaseCounts) -> Iterator[Markup]:
+    blank = cases.without_spacing
     shown = [
-        (column, quality[column.name]) for column in COLUMNS if quality[column.name].after.cases
+        (column, quality[column.name])
+        for column in COLUMNS
+        if quality[column.name].after.cases or (column.needs_mm and blank)
     ]
     if not shown:
         yield html("<p>No case is done yet, so there is nothing to measure.</p>")
         return
+    if blank:
+        yield html(
+            '<p class="muted">The size of a pixel is unknown, or fits no spine, in {} of {} {}. '
+            "What needs it is blank there and counts nowhere.</p>",
+            figure(blank),
+            figure(cases.done),
+            plural(cases.done, "case", "cases"),
+        )
     panels = (_panel(column, x, x.histogram) for column, x in shown if isinstance(x, Single | Gain))
     yield html('<div class="panels">{}</div>', join(panels))
     yield table(HEAD, [_row(column, x) for column, x in shown], "numbers")
@@ -58,6 +76,8 @@ def _rows(column: Column, distribution: Single | Gain, histogram: Histogram) -> 
 
 def _row(column: Column, distribution: Distribution) -> tuple[object, ...]:
     title = html('<span title="{}">{}</span>', column.about, titled(column))
+    if not distribution.after.cases:
+        return title, "", NEEDS_SPACING, "", "", ""
     after = measured(column, distribution.after.median)
     if isinstance(distribution, Single):
         return title, "", after, "", "", ""

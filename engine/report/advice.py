@@ -54,7 +54,7 @@ FAILURES = {  # by the reason in the ledger
         RETRY,
     ),
     "range": Advice(
-        "A value lies outside what the archive declares.",
+        "A value is impossible, or outside what the archive declares.",
         f"Correct what is named beside the case. {ANOTHER}",
         ANEW,
     ),

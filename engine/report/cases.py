@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mcdiff_batch.engine.image.columns import AGREEMENT, CNR, COLUMNS, KEYS, Better, Column
+from mcdiff_batch.engine.image.columns import (
+    AGREEMENT,
+    CNR,
+    COLUMNS,
+    KEYS,
+    Better,
+    Column,
+    lacks_spacing,
+)
 from mcdiff_batch.engine.image.gate import explain
 from mcdiff_batch.engine.output import ledger
 from mcdiff_batch.engine.output.ledger import DONE, FAILED, OPEN, DamagedRecord, Entry
@@ -51,6 +59,7 @@ class Tally:
         default_factory=lambda: {key: array("f") for key in KEYS}
     )
     damaged: int = 0  # records
+    without_spacing: int = 0  # done cases whose columns that need mm are blank
 
     def add(self, entry: Entry) -> None:
         self.counts[entry.status] += 1
@@ -61,6 +70,7 @@ class Tally:
 
     def _add_done(self, entry: Entry) -> None:
         self.done.append(entry.case)
+        self.without_spacing += lacks_spacing(entry.quality)
         for key, values in self.columns.items():
             value = entry.quality.get(key)
             values.append(float("nan") if value is None else value)

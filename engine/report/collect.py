@@ -158,6 +158,7 @@ def _count(run: Run, tally: Tally, source: Archive | None) -> CaseCounts:
         archive=source.cases if source else None,
         skipped=source.cases - selected if source else None,
         damaged_records=tally.damaged,
+        without_spacing=tally.without_spacing,
     )
 
 

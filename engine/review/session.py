@@ -288,8 +288,7 @@ def _list_flags(entry: Entry) -> Iterator[dict[str, str]]:
 
 def _list_figures(entry: Entry) -> list[list[str]]:
     """Rows of title, before and after, as the report has them."""
-    rows = list_numbers({k: v for k, v in entry.quality.items() if v is not None})
-    return [[Markup(x).striptags() for x in row] for row in rows]
+    return [[Markup(x).striptags() for x in row] for row in list_numbers(entry.quality)]
 
 
 def _write(text: str) -> str:

@@ -133,7 +133,7 @@ def columns() -> dict[str, Any]:
         "optimal_depth": np.array([2, -1, 4], "i4"),
         "depth_present": np.array([[1, 1, 1, 1, 1], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool),
         "extent": np.array([[40, 16], [33, 9], [8, 8]], "i4"),
-        "pixel_spacing_mm": np.array([[0.5, 0.25], [np.nan, 1], [0, 1]], "f8"),
+        "pixel_spacing_mm": np.array([[0.5, 0.25], [np.nan, 1], [np.nan, np.nan]], "f8"),
     }
 
 

@@ -117,6 +117,7 @@ def test_sizes_are_judged_case_by_case(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.zarr", columns={"case_id": ids("PHI", "b", "c")})
     spacing = np.array([[5, 5], [50, 50], [np.nan, np.nan]])
     column(path, "pixel_spacing_mm", spacing, {})
-    (warning,) = open_archive(path).warnings
+    unknown, warning = open_archive(path).warnings
+    assert "unknown in 1 of 3 cases" in unknown
     assert "1 of 3 cases" in warning
     assert "case 1 is 2000 x 800 mm" in warning

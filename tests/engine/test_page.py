@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
@@ -34,10 +35,12 @@ TITLES = ["Attention", "Quality", "Cases", "Time", "Machine", "Provenance"]
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run of 6 cases without a spacing, of which case 2 is damaged."""
+    """The output of a run of 6 cases; case 2 is damaged, the spacing of case 5 is unknown."""
     folder = tmp_path_factory.mktemp("page")
     path = archive(folder / "night.zarr", 6)
-    zarr.open_group(path).attrs["mcdiff"] = {"schema": 1}
+    spacing = np.full((6, 2), 4.0)
+    spacing[5] = np.nan
+    zarr.open_group(path).create_array("pixel_spacing_mm", data=spacing)
     break_case(path, 2)
     inline(job(path, folder / "night.enhanced"))
     write_report(folder / "night.enhanced")

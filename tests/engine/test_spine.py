@@ -118,10 +118,11 @@ def test_noise_is_no_spine():
         assert read_spine(label, SPACING).confidence < 0.5
 
 
-def test_angles_of_unknown_px_are_unknown_and_levels_are_not():
-    spine = read_spine(painted(), (float("nan"), float("nan")))
-    assert len(spine.levels) == 17
-    assert np.isnan([spine.thoracic_deg, spine.lumbar_deg]).all()
+@pytest.mark.parametrize("spacing", [float("nan"), 0.01, 100.0])
+def test_nothing_is_read_where_the_size_of_a_px_is_unknown_or_fits_no_spine(spacing):
+    spine = read_spine(painted(), (spacing, spacing))
+    assert spine.levels == ()
+    assert np.isnan([spine.thoracic_deg, spine.lumbar_deg, spine.confidence]).all()
 
 
 def test_the_true_spine_of_a_phantom_is_read_from_its_label_map():

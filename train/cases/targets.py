@@ -9,10 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from mcdiff_batch.engine.image.frame import Image, Labels, scan_strip
-from mcdiff_batch.engine.image.metrics import FALLBACK_SPACING_MM, contrast, regions
+from mcdiff_batch.engine.image.metrics import contrast, regions
 
 BROAD_MM = 12.6  # sd of the Gaussian that says how bright the tissue around a px is
 DIMMEST, BRIGHTEST = 0.3, 3.0  # bounds of the correction
+FALLBACK_SPACING_MM = 1.8  # of a frame px, where the archive gives none
 
 
 def even(image: Image, label: Labels, spacing_mm: float, share: float) -> Image:

@@ -13,11 +13,11 @@ from tests.support.running import archive, break_case, inline, job
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Case 4 is damaged; ids are names; the spacing is unknown, so that CNR is measured."""
+    """Case 4 is damaged; ids are names; a px is 4 mm, so that CNR is measured."""
     path = archive(tmp_path_factory.mktemp("report") / "night.zarr", CASES)
     names = np.array([f"{CANARY}-{k}{HOSTILE}" for k in range(CASES)], object)
     group = zarr.open_group(path)
-    group.attrs["mcdiff"] = {"schema": 1}
+    group.attrs["mcdiff"] = {"schema": 1, "pixel_spacing_mm": 4}
     group.create_array("case_id", shape=(CASES,), chunks=(CASES,), dtype="string")[...] = names
     break_case(path, 4)
     return path
