@@ -76,16 +76,19 @@ const drawPane = (figure, scene, pane, view, place) => {
   const pen = canvas.getContext("2d");
   pen.setTransform(scale * dots, 0, 0, scale * stretch * dots, left * dots, top * dots);
   pen.imageSmoothingQuality = "high"; // as viewers of radiology magnify
-  pen.drawImage(paint(scene, pane.name, pane.name === "spread" ? "heat" : "grey"), 0, 0);
+  const drawPlane = (name) => { // the label map is that of the enhanced image, and on no other
+    pen.drawImage(paint(scene, name, name === "spread" ? "heat" : "grey"), 0, 0);
+    if (view.labels && name === "enhanced") drawLabels(pen, scene, view.labels === 2, scale);
+  };
+  drawPlane(pane.name);
   if (pane.over) {
     pen.save();
     pen.beginPath();
     pen.rect((view.wipe * width - left) / scale, 0, scene.width, scene.height);
     pen.clip();
-    pen.drawImage(paint(scene, pane.over, "grey"), 0, 0);
+    drawPlane(pane.over);
     pen.restore();
   }
-  if (view.labels && pane.name !== "spread") drawLabels(pen, scene, view.labels === 2, scale);
   pen.setTransform(dots, 0, 0, dots, 0, 0);
   if (pane.over) drawLine(pen, [view.wipe * width, 0, view.wipe * width, height], 1);
   drawScaleBar(pen, scene, place);

@@ -27,7 +27,7 @@ const begin = async () => {
     item.append(key, ` ${x.name}`);
     $("legend").append(item);
   });
-  $("legend").append(make("span", "White lines: the two levels that a curve angle is between"));
+  $("legend").append(make("span", "On the enhanced image. White lines: the two levels that a curve angle is between"));
   $("missing").textContent = now.about.missing;
   $("sides").textContent = now.about.sides;
   $("caution").textContent = now.about.caution;

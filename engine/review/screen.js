@@ -20,14 +20,14 @@ export const panes = () => { // what is drawn side by side: title, image, and on
   }
   const enhanced = { title: "Enhanced", name: "enhanced" };
   const old = before() && {
-    title: now.scene.depths > 1 ? `Before (depth ${now.scene.optimal + 1})` : "Before",
+    title: now.scene.depths > 1 ? `Before (depth ${now.scene.optimal})` : "Before",
     name: before(),
   };
   let found;
   if (view.depths && old) {
     found = now.scene.planes.filter((x) => x.startsWith("depth ")).map((name) => {
       const word = name === before() ? "Before:" : "Depth";
-      return { title: `${word} ${Number(name.slice(6)) + 1}`, name };
+      return { title: `${word} ${name.slice(6)}`, name };
     });
     found.push(enhanced);
   } else if (!old) found = [enhanced];

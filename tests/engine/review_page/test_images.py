@@ -1,5 +1,7 @@
 """The page of a review: every way to look at a case."""
 
+import pytest
+
 from tests.support.review_page import ORDER, SHIFT, Page
 
 
@@ -7,7 +9,7 @@ def test_space_blinks_in_place(page: Page) -> None:
     pair = page.images()
     assert page.titles()[1] == "Enhanced"
     page.press(" ")
-    assert page.titles() == ["Before (depth 1)"]
+    assert page.titles() == ["Before (depth 0)"]
     (before,) = page.images()
     page.press(" ")
     assert page.titles() == ["Enhanced"]
@@ -50,20 +52,42 @@ def test_labels_are_off_outlined_or_filled(page: Page) -> None:
     assert "process" in page.text("legend")
     page.press("l")
     filled = page.images()
-    assert all(len({*x}) == 3 for x in zip(plain, outline, filled, strict=True))
+    before, after = zip(plain, outline, filled, strict=True)
+    assert len({*after}) == 3
+    assert len({*before}) == 1  # the label map is that of the enhanced image
     page.press("l")
     assert page.images() == plain
     assert not page.pressed("l")
+
+
+@pytest.mark.parametrize(("key", "enhanced"), [(" ", None), ("d", 2)])
+def test_no_way_to_look_at_a_case_draws_labels_on_an_image_from_before(
+    page: Page, key: str, enhanced: int | None
+) -> None:
+    page.press(key)
+    plain = page.images()
+    page.press("l", "l")
+    changed = [k for k, x in enumerate(page.images()) if x != plain[k]]
+    assert changed == ([] if enhanced is None else [enhanced])
+
+
+def test_the_wipe_draws_labels_on_its_enhanced_side_alone(page: Page) -> None:
+    page.press("w", "l", "l")
+    slide = 'Object.assign(document.getElementById("wiper"), {value: 100})'
+    page.browser.evaluate(f"{slide}.dispatchEvent(new Event('input'))")
+    covered = page.images()  # the image before fills the pane
+    page.press("l")
+    assert page.images() == covered
 
 
 def test_spread_and_depths_are_shown_beside(page: Page) -> None:
     page.press("s")
     assert page.titles()[-1] == "Spread, 2 draws"
     page.press("d")
-    assert page.titles() == ["Before: 1", "Depth 2", "Enhanced", "Spread, 2 draws"]
+    assert page.titles() == ["Before: 0", "Depth 1", "Enhanced", "Spread, 2 draws"]
     assert len(set(page.images())) == 4
     page.press("s", "d")
-    assert page.titles() == ["Before (depth 1)", "Enhanced"]
+    assert page.titles() == ["Before (depth 0)", "Enhanced"]
 
 
 def test_zoom_is_the_same_for_all_images(page: Page) -> None:

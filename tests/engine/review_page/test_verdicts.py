@@ -64,7 +64,7 @@ def test_buttons_do_what_keys_do_and_the_next_space_still_blinks(page: Page, out
         page.browser.call("Input.dispatchMouseEvent", type=kind, **where)
     page.wait_for_case(ORDER[1])
     page.press(" ")
-    assert page.titles() == ["Before (depth 1)"]
+    assert page.titles() == ["Before (depth 0)"]
     assert len(lines(output)) == 1
 
 
