@@ -129,13 +129,15 @@ run_options = join(
         type=click.Choice(["skip", "stop"]),
         default="skip",
         show_default=True,
-        help="Skip a case that fails, or stop the run.",
+        help="Skip a case that fails, or stop the run when the units that it works on are done: "
+        "other cases of these units (of 32 cases, see --unit-size) are still enhanced.",
     ),
     click.option(
         "--max-failures",
         type=click.IntRange(min=0),
         metavar="N",
-        help="Stop the run when more than N cases have failed.",
+        help="Stop the run when more than N cases have failed; they are counted after each unit of "
+        "32 cases (see --unit-size).",
     ),
     click.option(
         "--retry-failed",
@@ -151,7 +153,8 @@ run_options = join(
     click.option(
         "--part",
         metavar="k/n",
-        help="Do part k of n; other parts may run at the same time, here or on other machines. "
+        help="Do part k of n: every n-th unit of 32 cases (see --unit-size), so with few cases a "
+        "part may have none. Other parts may run at the same time, here or on other machines. "
         "auto: take k and n from a Slurm array or a Kubernetes Indexed Job.",
     ),
     click.option(

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcdiff_batch.engine.cli.terminal.outcome import LISTED, describe_failures, describe_parts
+from mcdiff_batch.engine.cli.terminal.outcome import (
+    LISTED,
+    describe_failures,
+    describe_parts,
+    describe_scope,
+)
 from mcdiff_batch.engine.cloud.place import Place, parse_place
-from mcdiff_batch.engine.errors import Exit, UsageError, VerificationError
+from mcdiff_batch.engine.errors import Exit, McdiffError, UsageError, VerificationError, explain
 from mcdiff_batch.engine.text import make_printable, pluralise
 
 from . import options
@@ -62,7 +67,10 @@ def status(output: Path, as_json: bool, watch: bool) -> int:
     if as_json:
         click.echo(json.dumps(counts))
         return Exit.DONE
-    lines = [describe_status(output, counts), *describe_parts(output), *describe_failures(output)]
+    parts = describe_parts(output) if counts["parts"] else []
+    lines = [describe_status(output, counts), *parts, *describe_failures(output)]
+    if scope := describe_scope(counts["archive_cases"], counts["not_selected"]):
+        lines.insert(1, scope)
     click.echo(make_printable("\n".join(lines)))
     return Exit.DONE
 
@@ -86,31 +94,60 @@ def _follow(output: Path, way: str) -> None:
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """State, cases selected, counts of the cases in finished units, and the parts of the run."""
+    """State, cases selected, counts of the cases in finished units, the parts of a run that is not
+    complete, and what to do next."""
     from mcdiff_batch.engine.output import durable, ledger, locks, runs
     from mcdiff_batch.engine.output.units import parse_selection
     from mcdiff_batch.engine.report.parts import read_parts
 
     cases = len(parse_selection(runs.load_existing(output).settings.cases, 1 << 62))
+    complete = durable.files(output).exists(runs.MANIFEST)  # before the records, which a run writes
     counts = dict.fromkeys((*ledger.STATUSES, "flagged"), 0)
     for head in ledger.read_heads(output):
         for name, count in {**head.counts, "flagged": head.flagged}.items():
             counts[name] += count
     state = "running" if locks.is_running(output) else "stopped"
-    complete = durable.files(output).exists(runs.MANIFEST)
-    parts = [
-        {"part": str(x.part), "state": x.state, "units_left": x.left} for x in read_parts(output)
-    ]
-    return {"state": "complete" if complete else state, "cases": cases, **counts, "parts": parts}
+    left = cases - counts[ledger.DONE] - counts[ledger.FAILED]
+    if complete and not left:
+        state = "complete"
+    elif complete and left > counts[ledger.OPEN] and state != "running":
+        state = "damaged"
+    parts = [] if state == "complete" else read_parts(output)
+    archive = runs.count_archive(output)
+    return {
+        "state": state,
+        "cases": cases,
+        **counts,
+        "parts": [{"part": str(x.part), "state": x.state, "units_left": x.left} for x in parts],
+        "archive_cases": archive,
+        "not_selected": max(0, archive - cases) if archive is not None else 0,
+        "remedy": _advise(output, state, left, bool(parts)),
+    }
+
+
+def _advise(output: Path, state: str, left: int, divided: bool) -> str:
+    """What to do about a run that is not complete; empty while it runs."""
+    if state == "damaged":
+        lost = f"records are lost or damaged (see `mcdiff-batch verify {output}`)"
+        return f"{lost}; repair with: {_repair_command(output)}"
+    if state != "stopped":
+        return ""
+    if left:
+        return "the same command again does the rest"
+    if divided:
+        return f"finish with: {shlex.join([*_run_command(output), '--finish'])}"
+    return "the same command again completes the output"
 
 
 def describe_status(output: Path, counts: dict[str, Any]) -> str:
     """For example "night.enhanced: state stopped, 5 of 8 cases done, 1 failed, 2 left"."""
     left = counts["cases"] - counts["done"] - counts["failed"]
-    parts = [f"state {counts['state']}, {counts['done']} of {counts['cases']} cases done"]
+    ready = counts["state"] == "stopped" and counts["parts"] and not left
+    state = "all parts are done" if ready else f"state {counts['state']}"
+    parts = [f"{state}, {counts['done']} of {counts['cases']} cases done"]
     numbers = {"failed": counts["failed"], "left": left, "flagged": counts["flagged"]}
     parts += [f"{number} {name}" for name, number in numbers.items() if number]
-    todo = "; the same command again does the rest" if left and counts["state"] != "running" else ""
+    todo = f"; {counts['remedy']}" if counts["remedy"] else ""
     return f"{output}: {', '.join(parts)}{todo}"
 
 
@@ -186,8 +223,18 @@ def _remedy(output: Path, found: Sequence["Damage"]) -> str:
 
 
 def _repair_command(output: Path) -> str:
-    """The command that repairs an output; ARCHIVE and BUNDLE where these are not found."""
+    """The command that repairs an output."""
     from mcdiff_batch.engine.backends.devices import devices
+    from mcdiff_batch.engine.output import runs
+
+    words = _run_command(output)
+    if runs.load_existing(output).settings.device_kind == "cpu" != devices("auto")[0].kind:
+        words += ["--devices", "cpu"]
+    return shlex.join([*words, "--repair"])
+
+
+def _run_command(output: Path) -> list[str]:
+    """The command that goes on with an output; ARCHIVE and BUNDLE where these are not found."""
     from mcdiff_batch.engine.files import file_sha256
     from mcdiff_batch.engine.model.contract import SHIPPED
     from mcdiff_batch.engine.output import places, runs
@@ -196,12 +243,9 @@ def _repair_command(output: Path) -> str:
     words = ["mcdiff-batch", "run", str(archive) if archive.exists() else "ARCHIVE"]
     if not archive.exists() or places.default_output(archive) != output:
         words += ["--output", str(output)]
-    settings = runs.load_existing(output).settings
-    if settings.bundle != file_sha256(SHIPPED / "contract.json"):
+    if runs.load_existing(output).settings.bundle != file_sha256(SHIPPED / "contract.json"):
         words += ["--bundle", "BUNDLE"]
-    if settings.device_kind == "cpu" != devices("auto")[0].kind:
-        words += ["--devices", "cpu"]
-    return shlex.join([*words, "--repair"])
+    return words
 
 
 def _parse_subset(text: str) -> tuple[int, int]:
@@ -240,7 +284,12 @@ def report(output: Path, archive: Place | None, other: Path | None, **shown: boo
         if folder is not None:
             find_run(folder)
     opened = open_input(output, archive) if archive is not None else None
-    page = write_report(output, archive=opened, other=other, **shown)
+    try:
+        page = write_report(output, archive=opened, other=other, **shown)
+    except McdiffError as error:
+        if isinstance(error.__cause__, OSError):  # of the place that the user has named
+            raise explain(error.__cause__, output) from error
+        raise
     if not locks.is_running(output):
         workspace.mark(output)
         workspace.send(output)

@@ -44,7 +44,11 @@ def run(
     ARCHIVE is a folder or an address (s3://, gs://, az://, https://).  The help of `check`
     describes its format.  The same command again finishes a run that was stopped.
     """
-    from mcdiff_batch.engine.cli.terminal.outcome import describe_failures, describe_summary
+    from mcdiff_batch.engine.cli.terminal.outcome import (
+        describe_failures,
+        describe_scope,
+        describe_summary,
+    )
     from mcdiff_batch.engine.cli.terminal.progress import keep_metrics, show_progress
 
     say = _Say(as_json=options["progress"] == "json")
@@ -59,10 +63,10 @@ def run(
         from mcdiff_batch.engine.cluster.place import check_workplace
 
         check_workplace(options["on"])
-        say.step("loading the model ...")
         from mcdiff_batch.engine.cloud.workspace import open_workspace
         from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
         from mcdiff_batch.engine.output import places, runs
+        from mcdiff_batch.engine.run.job import resolve
 
         bundle = load_bundle(options["bundle"] or SHIPPED)
         place = output or places.default_output(path)
@@ -70,8 +74,13 @@ def run(
         places.check_apart(job.output, job.archive.path, bundle.root)
         check_hosts(options["on"], output)
         keep.output = job.output
+        resolved = resolve(job)  # what is wrong with the options is said before the model is loaded
+        if not (options["dry_run"] or job.finish):
+            say.step("loading the model ...")
         for text in job.archive.warnings:
             warn(text)
+        if scope := describe_scope(job.archive.cases, resolved.not_selected):
+            say.step(scope)
         if options["dry_run"]:
             _preview(job, say, repair=options["repair"])
             return Exit.DONE
@@ -89,7 +98,7 @@ def run(
         lines = describe_failures(summary.output, ids, job.part)
         most = job.max_failures
         if summary.unfinished and most is not None and summary.counts["failed"] > most:
-            lines.append(f"stopped, because more than {pluralise(most, 'case')} failed")
+            lines.append(_describe_stop(most, options["on_error"]))
         lines.append(describe_summary(summary, page))
         if job.part or (job.finish and summary.unfinished):
             lines.append(_describe_rest(job, options))
@@ -136,17 +145,30 @@ def _process(
             return enhance(ready, maker, progress, workers, warn), damaged
 
 
+def _describe_stop(most: int, on_error: str) -> str:
+    """Why a run has stopped; most: cases that may fail."""
+    if most:
+        return f"stopped, because more than {pluralise(most, 'case')} failed"
+    option = "--on-error stop" if on_error == "stop" else "--max-failures 0"
+    return f"stopped, because a case failed ({option})"
+
+
 def _describe_rest(job: "Job", options: dict[str, Any]) -> str:
     """Which parts have been seen, and what finishes the run."""
     from mcdiff_batch.engine.cli.terminal.outcome import describe_parts
-    from mcdiff_batch.engine.output import places
+    from mcdiff_batch.engine.output import durable, places, runs
+    from mcdiff_batch.engine.report.parts import DONE, read_parts
 
+    if durable.files(job.output).exists(runs.MANIFEST):
+        return "the output is complete: there is nothing to do and nothing to finish"
     words = ["mcdiff-batch", "run", str(job.archive.path)]
     if places.default_output(job.archive.path) != job.output.absolute():
         words += ["--output", str(job.output)]
     if options["bundle"]:
         words += ["--bundle", str(options["bundle"])]
     when = "when all parts are done, finish with" if job.part else "do what is left, then again"
+    if job.part and all(x.state == DONE for x in read_parts(job.output)):
+        when = "all parts are done, finish with"
     states = "; ".join(describe_parts(job.output)) or "no part has begun"
     return f"{states}; {when}: {shlex.join([*words, '--finish'])}"
 

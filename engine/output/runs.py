@@ -14,6 +14,7 @@ import msgspec
 
 from mcdiff_batch.engine.errors import FingerprintError, McdiffError, UsageError, explain
 from mcdiff_batch.engine.telemetry.machine import package_version
+from mcdiff_batch.engine.telemetry.numbers import parse_count
 from mcdiff_batch.engine.text import clean, pluralise
 
 from . import durable, ledger, locks, shards, verdicts
@@ -136,6 +137,18 @@ def load_existing(root: Path) -> Run:
     if run is None:
         raise UsageError(f"{root}: contains no run; expected the --output of `mcdiff-batch run`")
     return run
+
+
+def count_archive(root: Path) -> int | None:
+    """Cases of the whole archive, selected or not; None where the metadata of images are damaged.
+
+    It is in no setting, because the hash of the archive in run.json stands for it.
+    """
+    files, name = durable.files(root), f"{shards.FOLDER}/{shards.IMAGES[0]}/zarr.json"
+    with suppress(OSError, McdiffError, ValueError, LookupError, TypeError, RecursionError):
+        if files.size(name) <= LARGEST:
+            return parse_count(json.loads(files.read(name))["shape"][0])
+    return None
 
 
 def save(root: Path, run: Run) -> None:

@@ -37,6 +37,8 @@ class Summary:
     part: Part | None
     archive: Archive  # as it was at the end of the run
     cases: int  # selected
+    archive_cases: int  # selected or not
+    not_selected: int  # cases of the archive that are not part of the output
     counts: dict[str, int]  # by status; skipped: not selected, in a unit with selected cases
     flagged: int  # of the cases done
     units: int  # done by this run
@@ -114,8 +116,16 @@ def enhance(
                 resolved = begin(resolved)
                 todo = survey(resolved)
             open_output(resolved, todo)
-        cases = resolved.count_cases()
-        tracker = Tracker(resolved.journal, cases, todo.counts, job.max_failures, progress, warn)
+        tracker = Tracker(
+            resolved.journal,
+            resolved.count_cases(),
+            todo.counts,
+            job.max_failures,
+            progress,
+            warn,
+            archive_cases=resolved.archive.cases,
+            not_selected=resolved.not_selected,
+        )
         with _closing(tracker):
             if todo.pending and maker is not None and not job.finish:
                 pool = Pool(
@@ -217,6 +227,8 @@ def _summary(resolved: ResolvedJob, archive: Archive, tracker: Tracker) -> Summa
         part=resolved.job.part,
         archive=archive,
         cases=resolved.count_cases(),
+        archive_cases=resolved.archive.cases,
+        not_selected=resolved.not_selected,
         counts=dict(counts),
         flagged=flagged,
         units=tracker.units,

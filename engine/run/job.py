@@ -115,6 +115,11 @@ class ResolvedJob:
         return sum(len(self.select_cases(x)) for x in self.units)
 
     @property
+    def not_selected(self) -> int:
+        """Cases of the archive that are not part of the output."""
+        return self.archive.cases - len(self.selection)
+
+    @property
     def rungs(self) -> list[Rung]:
         return ladder.find_rungs(self.job.contract, self.settings.solver, self.settings.ladder)
 

@@ -58,6 +58,8 @@ class Progress:
     exit_code: int | None = None  # at the end
     devices: tuple[DeviceProgress, ...] = ()
     machine: dict[str, Any] = field(default_factory=dict)  # the last sample of telemetry
+    archive_cases: int | None = None  # selected or not; None: not known
+    not_selected: int = 0  # cases of the archive that are not part of the output
 
     @property
     def handled(self) -> int:
@@ -76,6 +78,11 @@ class Progress:
         if self.incidents:
             parts.append(pluralise(self.incidents, "incident"))
         return ", ".join(parts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether this run found all of its cases done."""
+        return bool(self.cases) and self.handled == self.cases and not self.rate
 
     @property
     def summary(self) -> str:
@@ -104,7 +111,10 @@ class Tracker:
         max_failures: int | None,
         progress: Callable[[Progress], None],
         warn: Callable[[str], None] = print_warning,
+        archive_cases: int | None = None,
+        not_selected: int = 0,
     ) -> None:
+        self.archive_cases, self.not_selected = archive_cases, not_selected
         self.root, self.cases, self.progress, self.warn = root, cases, progress, warn
         self.counts, self.before = dict(counts), dict(counts)
         self.max_failures = max_failures
@@ -182,6 +192,8 @@ class Tracker:
             elapsed=round(elapsed, 1),
             devices=tuple(self._devices(computed)),
             machine=self.telemetry.latest if self.telemetry else {},
+            archive_cases=self.archive_cases,
+            not_selected=self.not_selected,
         )
 
     def _devices(self, computed: Mapping[str, int]) -> Iterator[DeviceProgress]:
@@ -264,6 +276,8 @@ def _add(parts: Sequence[tuple[Part, Progress]]) -> Progress | None:
         **{name: total(name) for name in counts},
         elapsed=max(at.elapsed for _, at in parts),
         devices=tuple(devices[:MOST_DEVICES]),
+        archive_cases=parts[0][1].archive_cases,
+        not_selected=parts[0][1].not_selected,
     )
 
 
@@ -271,6 +285,7 @@ def _read_progress(root: Path) -> Progress | None:
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raw = json.loads((root / LIVE).read_bytes())
         counts = ("cases", "done", "failed", "open", "computed", "incidents")
+        total = raw.get("archive_cases")
         return Progress(
             **{name: parse_count(raw[name]) for name in counts},
             rate=parse_number(raw["rate"]),
@@ -279,6 +294,8 @@ def _read_progress(root: Path) -> Progress | None:
             exit_code=None if raw["exit_code"] is None else parse_count(raw["exit_code"]),
             devices=tuple(_parse_device(x) for x in raw["devices"]),
             machine=parse_sample(raw["machine"]) if raw["machine"] else {},
+            archive_cases=None if total is None else parse_count(total),
+            not_selected=parse_count(raw.get("not_selected", 0)),
         )
     return None
 

@@ -284,7 +284,7 @@ def test_the_command_line_from_run_to_a_flipped_bit(
     found = json.loads(capsys.readouterr().out)
     assert found == {
         "state": "complete", "cases": 5, "done": 5, "failed": 0, "skipped": 0, "open": 0,
-        "flagged": 0, "parts": [],
+        "flagged": 0, "parts": [], "archive_cases": 5, "not_selected": 0, "remedy": "",
     }  # fmt: skip
     assert cli(monkeypatch, "verify", out) == 0
     assert cli(monkeypatch, *words, "--seed", 3) == Exit.FINGERPRINT_DIFFERS

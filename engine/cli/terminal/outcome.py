@@ -138,22 +138,51 @@ def _describe(incident: dict[str, Any]) -> str:
     return f"{clean(incident.get('kind', 'unknown'))}, {clean(incident.get('detail', ''))}"
 
 
+def describe_scope(archive_cases: int | None, not_selected: int) -> str:
+    """What is not part of an output that was begun with --limit or --cases; empty for all cases."""
+    if not not_selected or archive_cases is None:
+        return ""
+    return (
+        f"this output was begun for {archive_cases - not_selected} of {archive_cases} cases, and "
+        f"{not_selected} {'is' if not_selected == 1 else 'are'} not part of it; to do all cases, "
+        "run with a new --output, without --limit and --cases"
+    )
+
+
 def describe_summary(summary: "Summary", page: Path | str) -> str:
     """How a run or a part of one ended: counts, where the results are, and what to do next."""
     counts, left, part = summary.counts, summary.unfinished, summary.part
+    idle = summary.cases and not (summary.units or left)
+    how = ", all before this run" if idle else f" in {format_duration(summary.seconds)}"
     lines = [
         f"{f'part {part}: ' if part else ''}"
         f"{counts['done']} of {summary.cases} cases done{_if(counts['failed'], ', {} failed')}"
-        f"{_if(left, ', {} left for the next run')} in {format_duration(summary.seconds)}: "
+        f"{_if(left, ', {} left for the next run')}{how}: "
         f"{summary.output}{'' if part else f' (report: {page})'}"
     ]
+    if part and not summary.cases:
+        lines[0] += f" ({_describe_shares(summary.output)})"
+    if scope := describe_scope(summary.archive_cases, summary.not_selected):
+        lines.append(scope)
     if part:
-        return lines[0]
+        return "\n".join(lines)
     if summary.flagged:
         lines.append(f"{summary.flagged} flagged: look at them first, see report")
     if counts["failed"]:
         lines.append("after you repaired the archive, run again with --retry-failed")
     return "\n".join(lines)
+
+
+def _describe_shares(output: Path) -> str:
+    """Why a part has no case."""
+    from mcdiff_batch.engine.output import runs
+    from mcdiff_batch.engine.output.units import parse_selection
+
+    settings = runs.load_existing(output).settings
+    units = len(parse_selection(settings.cases, 1 << 62).units(settings.unit_size))
+    size = pluralise(settings.unit_size, "case")
+    are = "is" if units == 1 else "are"
+    return f"this part has no unit: {pluralise(units, 'unit')} of {size} {are} shared out"
 
 
 def describe_parts(output: Path) -> list[str]:

@@ -19,6 +19,8 @@ from mcdiff_batch.engine.run.tracker import Progress
 from mcdiff_batch.engine.telemetry.metrics import EXIT, MetricsFile, Value
 from mcdiff_batch.engine.text import clean, format_duration
 
+from .outcome import describe_scope
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
@@ -81,7 +83,10 @@ class Lines:
 
     def __call__(self, at: Progress) -> None:
         if at.exit_code is not None:
-            click.echo(f"{at.state}: {at.summary} in {format_duration(at.elapsed)}", err=True)
+            how = ", all before this run" if at.idle else f" in {format_duration(at.elapsed)}"
+            scope = describe_scope(at.archive_cases, at.not_selected)
+            end = f"{at.state}: {at.summary}{how}"
+            click.echo(f"{end} ({scope})" if scope else end, err=True)
         elif at.rate and time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
             click.echo(f"{at.summary}, {at.rate:.2f}/s, {format_duration(at.eta)} left", err=True)

@@ -54,7 +54,7 @@ def test_the_command_says_what_is_left_and_what_finishes_the_run(
     out, words = begun / "night.enhanced", [begun / "night.zarr", "--bundle", begun / "bundle"]
     assert command(monkeypatch, "run", *words, "--part", "1/3", "--devices", "cpu") == Exit.DONE
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("part 1/3: 4 of 4 cases done in ")
+    assert first.startswith("part 1/3: 4 of 4 cases done, all before this run: ")
     assert last.startswith(
         "parts of 3: 1 done, 2 stopped, 3 never started; when all parts are done"
     )
