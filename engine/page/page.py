@@ -109,7 +109,8 @@ def _badge(outcome: Outcome) -> Markup:
 def _headline(report: Report) -> Iterator[Markup]:
     cases, flagged = report.cases, report.flagged.total
     if cases.done == cases.selected:
-        yield html("All {} cases are enhanced", figure(cases.done))
+        which = "selected " if cases.skipped else ""
+        yield html("All {} {}cases are enhanced", figure(cases.done), which)
     else:
         counts = figure(cases.done), figure(cases.selected)
         yield html("{} of {} cases are enhanced", *counts)
@@ -117,6 +118,10 @@ def _headline(report: Report) -> Iterator[Markup]:
         if count:
             yield html(", {} {}", figure(count), word)
     yield html(".")
+    if cases.skipped:
+        yield html(" The output was begun for {} of ", figure(cases.selected))
+        yield html("{} cases: {} ", figure(cases.archive), figure(cases.skipped))
+        yield html("{} not part of it.", plural(cases.skipped, "is", "are"))
 
 
 def _lede(report: Report) -> Iterator[Markup]:
@@ -144,8 +149,7 @@ def _lede(report: Report) -> Iterator[Markup]:
             DRAWS_NFE,
         )
     if report.cases.skipped:
-        words = plural(report.cases.skipped, "case was", "cases were")
-        yield html("{} {} not selected.", figure(report.cases.skipped), words)
+        yield html("To do all cases, run with a new --output, without --limit and --cases.")
 
 
 def _span(work: Work) -> Markup:

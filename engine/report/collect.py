@@ -73,7 +73,7 @@ def collect(
     run, tally = runs.load_existing(out), count_cases(out)
     source, state = open_source(out, run, archive)
     ids = source if show_ids else None
-    times, counts = timings.collect(out), _count(run, tally, source)
+    times, counts = timings.collect(out), _count(out, run, tally, source)
     incidents, causes = _incidents(out)
     return Report(
         schema=SCHEMA,
@@ -147,16 +147,19 @@ def _with_ids(rows: list[Row], source: Archive | None) -> list[Row]:
     return [replace(x, id=clean(source.key(x.case))) if x.case < source.cases else x for x in rows]
 
 
-def _count(run: Run, tally: Tally, source: Archive | None) -> CaseCounts:
+def _count(out: Path, run: Run, tally: Tally, source: Archive | None) -> CaseCounts:
     selected = len(parse_selection(run.settings.cases, 1 << 62))
     done, failed = tally.counts[DONE], tally.counts[FAILED]
+    total = source.cases if source else runs.count_archive(out)
+    if total is not None and total < selected:
+        total = None  # the metadata of the output are damaged
     return CaseCounts(
         selected=selected,
         done=done,
         failed=failed,
         open=selected - done - failed,
-        archive=source.cases if source else None,
-        skipped=source.cases - selected if source else None,
+        archive=total,
+        skipped=None if total is None else total - selected,
         damaged_records=tally.damaged,
         without_spacing=tally.without_spacing,
     )

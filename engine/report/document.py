@@ -38,7 +38,7 @@ class CaseCounts:
     done: int
     failed: int
     open: int  # selected, and neither done nor failed
-    archive: int | None  # all cases of the archive; None where it cannot be read
+    archive: int | None  # all cases of the archive; None where it is not known
     skipped: int | None  # not selected
     damaged_records: int  # of the ledger; their cases count as open
     without_spacing: int = 0  # done, but columns that need the size of a px are blank
