@@ -75,6 +75,8 @@ def render(report: Report, pictures: Mapping[int, Pictures]) -> str:
 def _title(report: Report) -> Iterator[str]:
     """The title of the tab: what is wrong first."""
     cases = report.cases
+    if report.compared:
+        yield "two runs compared"
     for count, word in ((cases.open, "open"), (cases.failed, "failed")):
         if count:
             yield f"{count} {word}"
@@ -84,6 +86,10 @@ def _title(report: Report) -> Iterator[str]:
 
 
 def _masthead(report: Report) -> Markup:
+    headline, lede = join(_headline(report)), list(_lede(report))
+    if report.compared:
+        lede.insert(0, html("This run: {}", headline))
+        headline = html("Two runs compared: {} with {}.", *report.compared.names)
     return html(
         '<header><p class="muted">{badge} mcdiff-batch {version}, report of {when}{host}</p>'
         '<h1>{headline}</h1><p class="lede">{lede}</p><p class="muted">{caution}</p>{tiles}'
@@ -92,8 +98,8 @@ def _masthead(report: Report) -> Markup:
         version=report.version,
         when=moment(report.written_at),
         host="" if report.host is None else html(", on {}", report.host),
-        headline=join(_headline(report)),
-        lede=join(_lede(report), " "),
+        headline=headline,
+        lede=join(lede, " "),
         caution=CAUTION,
         tiles=tiles(_tiles(report)),
     )

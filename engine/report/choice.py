@@ -9,6 +9,7 @@ import numpy.typing as npt
 MOST = 24  # cases
 MOST_PER_REASON = 6
 MOST_FLAGGED = 12
+SAME = 0.9995  # agreement from here on is shown as 1: nothing has changed
 Floats = npt.NDArray[np.float64]
 
 
@@ -30,7 +31,8 @@ def choose_cases(
     rows = rows_with_most_flags(flags, agreement)
     chosen = {cases[row]: Pick(case=cases[row], flag="gate") for row in rows}
     most = min(MOST_PER_REASON, -(-len(cases) // 6))
-    for row in lowest_rows(agreement, most):
+    changed = np.where(agreement < SAME, agreement, np.nan)
+    for row in lowest_rows(changed, most):
         chosen.setdefault(cases[row], Pick(case=cases[row], flag="agreement"))
     for row in lowest_rows(np.where(gain < 0, gain, np.nan), MOST_PER_REASON):
         chosen.setdefault(cases[row], Pick(case=cases[row], flag="cnr"))

@@ -79,6 +79,13 @@ def test_flagged_cases_come_first() -> None:
     assert len(worst) == len({x.case for x in worst}) == 24
 
 
+def test_a_case_whose_labels_did_not_change_is_not_among_those_that_changed_most() -> None:
+    picks = choose_cases(range(3), np.ones(3), np.array([1.0, 0.9999, 0.9]), [0, 0, 0])
+    assert [x.flag for x in picks] == ["agreement", "", ""]
+    picks = choose_cases(range(2), np.ones(2), np.ones(2), [0, 0])
+    assert {x.flag for x in picks} == {""}
+
+
 def test_failed_cases_are_no_cards(night: Path) -> None:
     shown = {x["case"] for x in stored(night)["gallery"]["cases"]}
     assert shown == set(range(CASES)) - {4}
