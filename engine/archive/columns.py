@@ -314,6 +314,6 @@ def warn_of_unknown_spacing(columns: Columns, spacing: tuple[float, float]) -> I
             else (f" in {unknown} of {len(own)} cases", "column pixel_spacing_mm")
         )
         yield (
-            f"pixel spacing is unknown{where}, so levels, angles, CNR and SNR are blank there "
+            f"pixel spacing is unknown{where}, so levels, angles, CNR and SNR are blank "
             f"(NaN); give it to `import` as --pixel-spacing, or set the {place}"
         )

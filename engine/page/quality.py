@@ -22,10 +22,11 @@ HEAD = ("median over the cases", "before", "after", "change", "5 to 95 % of chan
 
 def render(quality: Mapping[str, Distribution], cases: CaseCounts) -> Iterator[Markup]:
     blank = cases.without_spacing
+    everywhere = 0 < blank == cases.done
     shown = [
         (column, quality[column.name])
         for column in COLUMNS
-        if quality[column.name].after.cases or (column.needs_mm and blank)
+        if quality[column.name].after.cases or (column.needs_mm and everywhere)
     ]
     if not shown:
         yield html("<p>No case is done yet, so there is nothing to measure.</p>")

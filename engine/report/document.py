@@ -41,7 +41,7 @@ class CaseCounts:
     archive: int | None  # all cases of the archive; None where it is not known
     skipped: int | None  # not selected
     damaged_records: int  # of the ledger; their cases count as open
-    without_spacing: int = 0  # done, but columns that need the size of a px are blank
+    without_spacing: int  # done, but columns that need the size of a px are blank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
