@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from mcdiff_batch.engine.backends.ort import CPU, OnnxRuntime
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.files import workplace
 from mcdiff_batch.engine.model.contract import (
     Bundle,
     Contract,
@@ -65,8 +65,7 @@ def export_bundle(
             "cannot hold; train with --conditions depths"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
-        folder = Path(name) / output.name
+    with workplace(output) as folder:
         folder.mkdir()
         say("writing graphs")
         contract = _contract(nets, card, folder, choice)
@@ -99,8 +98,8 @@ def add_half(source: Path, output: Path, data: Path, say: Say) -> Bundle:
     nets = Networks(preset_from(contract.training["preset"]), torch.device("cpu"))
     start_from(nets, source)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as name:
-        folder = Path(shutil.copytree(source, Path(name) / output.name))
+    with workplace(output) as folder:
+        shutil.copytree(source, folder)
         cases = [case for case, _ in read_framed(data, contract, HALF_CASES)]
         say("checking float16 against float32")
         plan = _plan(contract, folder)

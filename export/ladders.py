@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.files import workplace
 from mcdiff_batch.engine.model.batch import condition
 from mcdiff_batch.engine.model.contract import (
     Bundle,
@@ -147,8 +147,8 @@ def _sampler(contract: Contract, ladder: FittedLadder) -> Sampler:
 
 
 def _write(options: Fitting, contract: Contract) -> Bundle:
-    with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".fit-") as name:
-        folder = Path(shutil.copytree(options.source, Path(name) / options.output.name))
+    with workplace(options.output) as folder:
+        shutil.copytree(options.source, folder)
         write_contract(contract, folder)
         write_card(load_bundle(folder))
         folder.rename(options.output)

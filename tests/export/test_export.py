@@ -97,7 +97,7 @@ def test_export_does_not_overwrite_and_leaves_nothing_half_made(toy_training, to
     choice = Choice(temperature=1)
     with pytest.raises(UsageError, match="exists already"):
         export_bundle(toy_training, toy_bundle, phantoms, 2, choice, print)
-    assert not list(toy_bundle.parent.glob(".export-*"))
+    assert not list(toy_bundle.parent.glob(".*.partial"))
 
 
 def damaged(bundle, tmp_path, change):
