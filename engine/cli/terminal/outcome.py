@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LISTED = 20  # cases that are not done, or damaged files
 UNITS = 5  # units that could not be finished
+ALL_CASES = "; to do all cases, run with a new --output, without --limit and --cases"
 
 
 def describe_plan(resolved: "ResolvedJob", damaged: Collection[int] = ()) -> str:
@@ -138,14 +139,13 @@ def _describe(incident: dict[str, Any]) -> str:
     return f"{clean(incident.get('kind', 'unknown'))}, {clean(incident.get('detail', ''))}"
 
 
-def describe_scope(archive_cases: int | None, not_selected: int) -> str:
+def describe_scope(archive_cases: int | None, not_selected: int, advice: str = ALL_CASES) -> str:
     """What is not part of an output that was begun with --limit or --cases; empty for all cases."""
     if not not_selected or archive_cases is None:
         return ""
     return (
         f"this output was begun for {archive_cases - not_selected} of {archive_cases} cases, and "
-        f"{not_selected} {'is' if not_selected == 1 else 'are'} not part of it; to do all cases, "
-        "run with a new --output, without --limit and --cases"
+        f"{not_selected} {'is' if not_selected == 1 else 'are'} not part of it{advice}"
     )
 
 

@@ -84,7 +84,7 @@ class Lines:
     def __call__(self, at: Progress) -> None:
         if at.exit_code is not None:
             how = ", all before this run" if at.idle else f" in {format_duration(at.elapsed)}"
-            scope = describe_scope(at.archive_cases, at.not_selected)
+            scope = describe_scope(at.archive_cases, at.not_selected, advice="")
             end = f"{at.state}: {at.summary}{how}"
             click.echo(f"{end} ({scope})" if scope else end, err=True)
         elif at.rate and time.monotonic() - self.last >= EVERY:
