@@ -81,13 +81,13 @@ def test_the_first_line_comes_before_anything_slow_and_warnings_come_with_it(nig
     source = night / "my night.zarr"
     zarr.open_group(source).attrs["mcdiff"] = {"schema": 1}
     words = ["run", source, "--bundle", night / "tiny", "--output", night / "new"]
-    process = subprocess.Popen(
-        [*CLI, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    process = subprocess.Popen(  # without a buffer, in which `communicate` would lose lines
+        [*CLI, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     )
     assert process.stderr is not None
-    assert process.stderr.readline() == "loading the model ...\n"
+    assert process.stderr.readline() == b"loading the model ...\n"
     assert not (night / "new").exists()
-    said, told = process.communicate(timeout=120)
+    said, told = (x.decode() for x in process.communicate(timeout=120))
     assert process.returncode == Exit.FAILED_CASES
     assert "4 of 5 cases done, 1 failed" in said
     warnings = [x for x in told.splitlines() if x.startswith("warning: ")]
