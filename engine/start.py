@@ -7,8 +7,13 @@ signal ends the process at once and without a word: nothing has been begun, or a
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threading import Event
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask a run to stop
 DRAINED = 75  # errors.Exit.DRAINED; nothing is imported before the signals are heeded
@@ -30,11 +35,17 @@ def _repeat(lost: "sys.UnraisableHookArgs") -> None:
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
-    from threading import Timer
+    from threading import Event, Thread
 
-    again = Timer(REPEAT_TIME, os.kill, (os.getpid(), signal.SIGINT))
-    again.daemon = True
-    again.start()
+    over = Event()
+    Thread(target=_send_again, args=(over,), daemon=True).start()
+    over.set()  # from here on it is soon over, also where the thread takes long to start
+
+
+def _send_again(over: "Event") -> None:
+    over.wait()
+    time.sleep(REPEAT_TIME)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def run(program: Callable[[], object]) -> None:

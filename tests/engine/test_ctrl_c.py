@@ -69,7 +69,8 @@ def test_ctrl_c_while_a_module_is_read_shows_nothing_and_is_75(source: Path, mod
     assert done.stdout.strip() == done.stderr.strip() == ""
 
 
-def test_ctrl_c_within_a_callback_of_python_is_not_lost(source: Path) -> None:
+def test_ctrl_c_within_a_callback_of_python_is_not_lost(tmp_path: Path) -> None:
+    source = archive(tmp_path / "long.zarr", 1000)  # not done before the signal comes again
     done = check(source, "mcdiff_batch.engine.archive.audit", signal.SIGINT, code=IN_CALLBACK)
     assert done.returncode == 75
     assert done.stderr.strip() == ""
