@@ -41,9 +41,10 @@ def test_flagged_cases_come_first_with_the_reason_in_words(page: Page) -> None:
     found = page.ask("cases").json
     assert found["cases"] == [FAINT, 0, 1, 3, 4, 5]
     assert found["flagged"] == "100000"
-    (flag,) = page.show(FAINT)[0]["flags"]
+    flag, no_bone = page.show(FAINT)[0]["flags"]
     assert flag["why"].startswith("uses a small part of the intensity range")
     assert "intensity_range" in flag["todo"]
+    assert no_bone["why"] == "no bone was found in the scan"
     assert page.ask(f"cases?known={found['version']}").json == {"version": None}
 
 
