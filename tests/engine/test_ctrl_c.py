@@ -40,8 +40,9 @@ MODULES = (
 
 
 def background() -> None:
-    """Undoes what a shell does to a job in the background."""
+    """Undoes what a shell does to a job in the background, and nohup to any."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
