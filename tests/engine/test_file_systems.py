@@ -263,7 +263,7 @@ def test_who_may_only_read_can_look_and_is_told_what_else_it_takes(
     capfd.readouterr()
     assert as_user(READER, look["status"]) == 0
     assert as_user(READER, look["verify"]) == 0
-    assert as_user(READER, look["report"]) == Exit.UNEXPECTED
+    assert as_user(READER, look["report"]) == Exit.USAGE
     assert "Permission denied" in capfd.readouterr().err
 
 
