@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device, Plan
 
@@ -23,6 +26,16 @@ def graph_shapes(bundle: Bundle, batch: int) -> dict[str, tuple[str, Shapes]]:
         "relabel": ("conditioner", {"batch": batch, "depths": 1}),
         "denoiser": ("denoiser", {"batch": batch}),
     }
+
+
+def pad_depths(depths: Image, weights: Image, count: int) -> tuple[Image, Image]:
+    """Adds black depths of weight 0 to depths [B, D, H, W] and weights [B, D], up to the `count`
+    that a plan of fixed sizes takes: an archive may have one depth only."""
+    more = (0, count - depths.shape[1])
+    return (
+        np.pad(depths, ((0, 0), more, (0, 0), (0, 0)), constant_values=-1),
+        np.pad(weights, ((0, 0), more)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.engine.telemetry.machine import package_version
 from mcdiff_batch.engine.text import clean
 
-from .backend import CompiledFiles, Shapes, graph_shapes
+from .backend import CompiledFiles, Shapes, graph_shapes, pad_depths
 from .gpus import Gpu, count_as_nvml
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -129,7 +129,7 @@ class BoundPlan:
         device: Device,
     ) -> None:
         sizes = {name: x for name, (_, x) in shapes.items()}
-        self.batch = sizes["denoiser"]["batch"]
+        self.batch, self.depths = sizes["conditioner"]["batch"], sizes["conditioner"]["depths"]
         self.conditioner = Network(graphs["conditioner"], device, sizes["conditioner"], {})
         self.relabeller = Network(
             graphs["relabel"], device, sizes["relabel"], {}, outputs=["label"]
@@ -156,7 +156,7 @@ class BoundPlan:
     def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         self.conditions = object()
         self.steps[0].put("scan", scan)
-        label = _label(self.conditioner, depths, weights, strip)
+        label = _label(self.conditioner, *pad_depths(depths, weights, self.depths), strip)
         return Conditioning(conditions=self.conditions, label=label)
 
     def relabel(self, images: Image, strip: Image) -> Labels:

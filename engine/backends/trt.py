@@ -21,7 +21,7 @@ from mcdiff_batch.engine.image.frame import Image, Labels
 from mcdiff_batch.engine.model.plan import Conditioning, OnDevice, step_inputs
 from mcdiff_batch.engine.model.solver import Rung
 
-from .backend import Shapes
+from .backend import Shapes, pad_depths
 from .cuda import Buffer, Queue
 
 FLAVOURS = ("tensorrt_rtx", "tensorrt")  # modules of one API; the first compiles without a GPU
@@ -260,7 +260,8 @@ class TrtPlan:
     def condition(self, depths: Image, weights: Image, strip: Image, scan: Image) -> Conditioning:
         self.conditions = object()
         self.queue.upload(self.denoiser.buffers["scan"], scan)
-        label = self._label(self.conditioner, depths, weights, strip)
+        count = self.conditioner.buffers["depths"].host.shape[1]
+        label = self._label(self.conditioner, *pad_depths(depths, weights, count), strip)
         return Conditioning(conditions=self.conditions, label=label)
 
     def relabel(self, images: Image, strip: Image) -> Labels:

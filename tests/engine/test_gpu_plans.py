@@ -124,6 +124,26 @@ def test_conditions_of_another_batch_are_refused(bundle, tmp_path, kind):
         plan.step(strip, strip, rung, first)
 
 
+@pytest.mark.parametrize("kind", ["tensorrt", "onnxruntime"])
+def test_a_plan_of_fixed_sizes_takes_an_archive_of_one_depth(bundle, tmp_path, kind):
+    depths, _, strip, scan = stack(bundle, 0)
+    one = (depths[:, 2:3], np.ones((BATCH, 1), np.float32), strip, scan)
+    walk = rungs("dpmpp_2m", bundle.contract.schedule, bundle.contract.sampler.ladder)
+    if kind == "tensorrt":
+        cuda = Cuda()
+        folder = plan_folder(bundle, BATCH, tmp_path / "plans")
+        plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), folder, BATCH)
+    else:
+        plan, _ = recording_plan(bundle, half=True)
+    found = []
+    for each in (plan, OnnxRuntime(half=True).load(bundle, CPU, BATCH)):
+        conditioned = each.condition(*one)
+        found.append((conditioned.label, sample(each, scan, conditioned, walk)))
+    (label, image), (label_of_one, image_of_one) = found
+    assert (label == label_of_one).all()
+    assert np.allclose(image, image_of_one, atol=1e-3)
+
+
 def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(bundle, tmp_path):
     folder, contexts = plan_folder(bundle, BATCH, tmp_path / "plans"), []
 

@@ -46,7 +46,7 @@ def test_a_run_whose_threads_cannot_start_says_which_limit_to_raise(
     env = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=env)
     if done.returncode == 127 or "setpriv:" in done.stderr:
-        pytest.skip("another user cannot be become here")
+        pytest.skip("this machine does not let root become another user")
     assert done.returncode in (Exit.UNEXPECTED, Exit.NO_DEVICE, Exit.FAILED_CASES)
     assert ADVICE in done.stderr + read_incidents(open_folder / "night.enhanced")
 
