@@ -1,12 +1,13 @@
 """Files: their hash, JSON documents as dataclasses, JSON lines, and a place for incomplete ones."""
 
+import asyncio
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import stat
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from .errors import UsageError
+from .signals import deferring
 
 LOCK = "lock"  # of a workplace
+ZARR_TIME = 10.0  # s that an interrupted write may take
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -123,12 +126,16 @@ def workplace(output: Path) -> Iterator[Path]:
     What killed processes have left of the same output is deleted first.  Raises OSError.
     """
     clear_workplaces(output)
-    folder, lock = _make_workplace(output)
+    made = None
     try:
-        yield folder / output.name
+        with deferring():
+            made = _make_workplace(output)
+        yield made[0] / output.name
     finally:
-        _delete(folder)
-        os.close(lock)
+        if made is not None:
+            with deferring():
+                _delete(made[0])
+                os.close(made[1])
 
 
 def clear_workplaces(output: Path) -> None:
@@ -183,9 +190,19 @@ def _hold(folder: Path, *, surely: bool) -> int | None:
 
 
 def _delete(folder: Path) -> None:
-    """A thread of zarr may still be writing there, when a signal has stopped the main thread."""
-    for _ in range(20):
-        rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)
+    _let_zarr_end()
+    rmtree(folder, ignore_errors=True)
+
+
+def _let_zarr_end() -> None:
+    """Waits for what zarr's thread still writes, when a signal has stopped the main thread."""
+    if "zarr" in sys.modules:
+        from zarr.core.sync import sync
+
+        with suppress(TimeoutError):
+            sync(_wait_for_others(), timeout=ZARR_TIME)
+
+
+async def _wait_for_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)

@@ -41,6 +41,16 @@ def handling(handler: Callable[[int, Any], Any]) -> Iterator[None]:
 
 
 @contextmanager
+def deferring() -> Iterator[None]:
+    """Signals that come within the block take effect at its end."""
+    came: list[int] = []
+    with handling(lambda number, _: came.append(number)):
+        yield
+    for number in came[:1]:
+        signal.raise_signal(number)
+
+
+@contextmanager
 def blocking(*numbers: signal.Signals) -> Iterator[None]:
     """Processes that start in the block never get these signals, not even while Python starts.
 

@@ -28,6 +28,7 @@ from mcdiff_batch.engine.run.enhance import Summary, enhance
 from mcdiff_batch.engine.run.pool import Limits
 from tests.support import fake
 from tests.support.fake import FakeMaker, InlineWorker, InlineWorkers
+from tests.support.processes import still_running
 from tests.support.running import (
     PowerCut,
     archive,
@@ -329,8 +330,7 @@ def test_p1_the_parent_killed_at_a_random_moment(
         family = workers(process.pid) if process.poll() is None else []
         process.kill()
         process.wait()
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert not alive
+        assert not still_running(family)
     assert inline(job(source, out, unit_size=2)).exit_code == Exit.DONE
     assert committed(out) == clean
 
@@ -342,7 +342,7 @@ def test_a_signal_drains_the_run(source: Path, tmp_path: Path, clean: dict[str, 
         family = workers(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=25) == Exit.DRAINED
-        assert not [x for x in family if x.is_running()]
+        assert not still_running(family)
     assert ledger.list_units(out)  # units under way were finished
     assert len(ledger.list_units(out)) < 3
     inline(job(source, out, unit_size=2))

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,10 +13,23 @@ import pytest
 
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.output import places
-from tests.support.crafting import CLI, command
+from tests.support.crafting import CLI, MAIN, command
+from tests.support.processes import still_running
 from tests.support.running import archive, bundle
 
 ID = "patient Müller"
+SIGNALS_WHEN = """
+import os, signal, sys, time
+
+def hear(event, args):
+    if moments and event == moments[0][0] and moments[0][1] in str(args[0]):
+        del moments[0]
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)  # the main thread goes on, if this is another
+
+moments = {moments}
+sys.addaudithook(hear)
+"""
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -127,4 +141,24 @@ def test_p9_a_signal_ends_any_command_with_75_and_leaves_nothing(
     assert process.returncode == Exit.DRAINED, os.fsdecode(said)
     assert b"Traceback" not in said
     assert list(tmp_path.iterdir()) == []
-    assert not [x for x in family if x.is_running()]
+    assert not still_running(family)
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [("open", ".partial/lock")],  # of the folder of the incomplete archive
+        [("open", "zarr.json")],  # a thread of zarr writes
+        [("open", "depths/c/1/")],
+        [("open", "depths/c/1/"), ("shutil.rmtree", ".p.zarr.")],  # Ctrl-C again
+    ],
+)
+def test_p9_signals_at_the_worst_moments_leave_nothing(
+    tmp_path: Path, moments: list[tuple[str, str]]
+) -> None:
+    code = SIGNALS_WHEN.format(moments=moments) + MAIN
+    words = ["phantom", "--cases", "3", "--workers", "1", "--output", str(tmp_path / "p.zarr")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == Exit.DRAINED, done.stderr
+    assert done.stderr.strip() == ""
+    assert list(tmp_path.iterdir()) == []

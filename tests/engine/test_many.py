@@ -12,6 +12,7 @@ import pytest
 from mcdiff_batch.engine.errors import Exit
 from mcdiff_batch.engine.output import ledger
 from tests.support.many import LIMIT, Night, workers_of, workers_on
+from tests.support.processes import still_running
 from tests.support.running import archive, clean, committed
 
 CASES = 16  # in units of 2
@@ -66,9 +67,8 @@ def test_the_command_killed_takes_its_workers_along_and_can_be_given_again(
         family = find_workers(night, commands)
         for command in commands:
             command.kill()
-        _, alive = psutil.wait_procs(family, timeout=30)
-    assert family
-    assert not alive
+        assert family
+        assert not still_running(family)
     assert not (night.output / "manifest.json").exists()
     assert night.finish()[-1] == Exit.DONE
     assert committed(night.output) == undisturbed

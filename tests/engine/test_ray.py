@@ -29,6 +29,7 @@ from tests.support.clusters import RayCluster
 from tests.support.crafting import CLI, MAIN
 from tests.support.fake import FakeMaker, InlineWorkers
 from tests.support.many import LIMIT, Night, wait_for, workers_on
+from tests.support.processes import still_running
 from tests.support.running import archive, bundle, clean, committed, job
 
 CASES = 16  # in units of 2
@@ -87,7 +88,7 @@ def test_a_signal_finishes_the_units_under_way_and_no_other(
         family = [worker for _, worker in workers_on()]
         command.send_signal(signal.SIGTERM)
         assert command.wait(LIMIT) == Exit.DRAINED
-        wait_for(lambda: not any(x.is_running() for x in family), 30)
+        assert not still_running(family)
     assert 0 < len(ledger.list_units(night.output)) < CASES // 2
     assert night.finish()[-1] == Exit.DONE
     assert committed(night.output) == undisturbed

@@ -20,7 +20,7 @@ from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.model.contract import Contract, Graph, Sampler, Tensor
 from mcdiff_batch.engine.model.schedule import Schedule
 
-MAIN = "from mcdiff_batch.engine.cli import main; main()"
+MAIN = "from mcdiff_batch.engine.start import main; main()"
 CLI = [sys.executable, "-c", MAIN]  # the program in a process of its own
 WEIGHTS = (0.1, 0.3, 0.3, 0.2, 0.1)
 CHECKED = ZstdCodec(level=3, checksum=True)

@@ -1,7 +1,8 @@
 """Writes phantoms as an input archive: a zarr v3 group with one checksummed chunk per case."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,10 +78,11 @@ def write_phantoms(
             _create(partial_path, cases, seed)
             facts = []
             store = partial(_store, partial_path, seed, first)
-            for fact in draw(store, range(first, first + cases), workers):
-                facts.append(fact)
-                if progress is not None:
-                    progress(len(facts))
+            with closing(draw(store, range(first, first + cases), workers)) as drawn:
+                for fact in drawn:
+                    facts.append(fact)
+                    if progress is not None:
+                        progress(len(facts))
             _finish(partial_path, facts, seed, first)
             partial_path.rename(path)
     except OSError as error:
@@ -128,8 +130,13 @@ def _create(path: Path, cases: int, seed: int) -> None:
         )
 
 
-def draw(store: Callable[[int], Result], indices: range, workers: int) -> Iterator[Result]:
-    """What `store` returns for each case, in order; `workers` as `write_phantoms` has it."""
+def draw(
+    store: Callable[[int], Result], indices: range, workers: int
+) -> Generator[Result, None, None]:
+    """What `store` returns for each case, in order; `workers` as `write_phantoms` has it.
+
+    The processes end when it is closed.
+    """
     workers = min(workers or cores(), len(indices))
     if workers == 1:
         yield from map(store, indices)

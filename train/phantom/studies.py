@@ -1,5 +1,6 @@
 """Writes phantoms as DICOM: a study of five ultrasound images for each, as a clinic has them."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def write_studies(folder: Path, *, cases: int, seed: int, first: int = 0, worker
         with workplace(folder) as partial_path:
             partial_path.mkdir()
             write = partial(_write_study, partial_path, seed)
-            for _ in draw(write, range(first, first + cases), workers):
-                pass
+            with closing(draw(write, range(first, first + cases), workers)) as drawn:
+                for _ in drawn:
+                    pass
             partial_path.rename(folder)
     except OSError as error:
         raise user_error(error, folder) from error
