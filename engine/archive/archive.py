@@ -276,9 +276,11 @@ def _check_depths_array(spec: ArraySpec) -> str:
         )
     cases, depths, *grid = spec.shape
     if not 1 <= cases <= CASES_LIMIT or not 1 <= depths <= DEPTHS_LIMIT or min(grid) < SMALLEST:
+        last = depths > DEPTHS_LIMIT and grid[1] <= DEPTHS_LIMIT
+        hint = "; if its last axis is the depth, store numpy.transpose(array, (0, 3, 1, 2))"
         raise BadMetadataError(
-            f"depths is {spec.shape}, expected 1 to {CASES_LIMIT} cases, 1 to {DEPTHS_LIMIT} "
-            f"depths and {SMALLEST} px or more"
+            f"depths is {spec.shape}, expected (case, depth, y, x): 1 to {CASES_LIMIT} cases, 1 to "
+            f"{DEPTHS_LIMIT} depths and {SMALLEST} px or more{hint if last else ''}"
         )
     if _row_bytes(spec) > CHUNK_LIMIT:
         raise BadMetadataError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcdiff_batch.engine.cloud.place import Place, parse_place
-from mcdiff_batch.engine.errors import Exit
+from mcdiff_batch.engine.errors import ArchiveError, Exit
 from mcdiff_batch.engine.text import make_printable
 
 from . import options
@@ -31,8 +32,8 @@ def check(archive: Place, as_json: bool, show_ids: bool) -> int:
     """Check every case of an archive.
 
     ARCHIVE is a folder or an address (s3://, gs://, az://, https://).  The command reads all of
-    it, writes nothing and needs no model.  Exit codes: 0 all cases can be
-    used, 3 some cannot, 4 the archive cannot be used at all.
+    it and writes nothing.  Exit codes: 0 all cases can be used, 3 some cannot, 4 the archive
+    cannot be used at all.
 
     An archive is a zarr group (format 2 or 3).  Only depths is required.
 
@@ -71,9 +72,22 @@ def check(archive: Place, as_json: bool, show_ids: bool) -> int:
 
     opened = open_archive(archive)
     result = audit(opened)
+    result = replace(result, warnings=(*_compare_with_model(opened), *result.warnings))
     ids = opened if show_ids else None
     click.echo(_as_json(result, ids) if as_json else _as_text(result, ids))
     return Exit.FAILED_CASES if result.problems else Exit.DONE
+
+
+def _compare_with_model(archive: Archive) -> tuple[str, ...]:
+    """A warning if the shipped model expects another number of depths."""
+    from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
+    from mcdiff_batch.engine.model.framing import check_depths
+
+    try:
+        check_depths(archive, load_bundle(SHIPPED).contract)
+    except ArchiveError as error:
+        return (f"{error}; for a model of your own, run with --bundle",)
+    return ()
 
 
 def _as_json(result: Audit, ids: Archive | None) -> str:

@@ -97,3 +97,29 @@ def test_a_case_that_cannot_be_read_is_not_reported_as_bad_data(
     monkeypatch.setattr("mcdiff_batch.engine.archive.chunks.unpack", broken)
     assert command(monkeypatch, "check", path) == 3
     assert "case 0: unreadable: Input/output error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("depths", "warned"), [(5, 0), (1, 0), (3, 1)])
+def test_a_number_of_depths_that_the_shipped_model_does_not_take_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    depths: int,
+    warned: int,
+) -> None:
+    path = write_archive(tmp_path / "a.zarr", pictures()[:, :depths])
+    assert command(monkeypatch, "check", path) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"the archive has {depths} depths, the model ") == warned
+    assert command(monkeypatch, "run", path, "--dry-run") == (4 if warned else 0)
+
+
+def test_depths_that_come_last_are_told_how_to_come_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = np.zeros((2, 70, 20, 5), "u1")
+    assert command(monkeypatch, "check", write_archive(tmp_path / "a.zarr", last)) == 4
+    assert "store numpy.transpose(array, (0, 3, 1, 2))" in capsys.readouterr().err
+    many = np.zeros((2, 70, 80, 80), "u1")
+    assert command(monkeypatch, "check", write_archive(tmp_path / "b.zarr", many)) == 4
+    assert "transpose" not in capsys.readouterr().err
