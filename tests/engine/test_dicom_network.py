@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, UltrasoundImageStorage
 
-from mcdiff_batch.bench.common.server import free_port
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.pacs import dicomweb, store
 from tests.support.crafting import command
@@ -20,6 +19,7 @@ from tests.support.dicom import enhance, make_image, scan, uid
 from tests.support.network import (
     LEFT_SOCKETS,
     Reply,
+    deaf_port,
     mute_server,
     proxy,
     store_server,
@@ -147,12 +147,13 @@ def test_a_pacs_that_rejects_us_or_is_not_there_is_said_in_a_line(
         assert "check --called-aet" in capsys.readouterr().err
         words = ("export-dicom", one_case, "--store", address, "--called-aet", "PACS")
         assert command(monkeypatch, *words) == 0
-    free = free_port()
-    assert command(monkeypatch, "export-dicom", one_case, "--store", f"127.0.0.1:{free}") == 1
-    assert "cannot be reached" in capsys.readouterr().err
-    web = f"http://127.0.0.1:{free}"
-    assert command(monkeypatch, "export-dicom", one_case, "--dicomweb", web) == 1
-    assert command(monkeypatch, "import", "--dicomweb", web, "--output", tmp_path / "b.zarr") == 1
+    with deaf_port() as port:
+        web = f"http://127.0.0.1:{port}"
+        assert command(monkeypatch, "export-dicom", one_case, "--store", f"127.0.0.1:{port}") == 1
+        assert "cannot be reached" in capsys.readouterr().err
+        assert command(monkeypatch, "export-dicom", one_case, "--dicomweb", web) == 1
+        words = ("import", "--dicomweb", web, "--output", tmp_path / "b.zarr")
+        assert command(monkeypatch, *words) == 1
 
 
 JSON = "application/dicom+json"

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,13 @@ from mcdiff_batch.engine.run.enhance import Summary, enhance
 from mcdiff_batch.engine.run.pool import Limits
 from tests.support import fake
 from tests.support.fake import FakeMaker, InlineWorker, InlineWorkers
-from tests.support.processes import still_running
+from tests.support.processes import (
+    PATIENCE,
+    find_workers,
+    kill_alone,
+    still_running,
+    wait_for,
+)
 from tests.support.running import (
     PowerCut,
     archive,
@@ -175,8 +181,9 @@ def test_p1_workers_killed_at_random_moments(
         for delay in (0.9, 1.3, 0.7):
             if done.wait(delay):
                 return
-            for child in workers(os.getpid())[:1]:
-                child.kill()
+            for child in find_workers(os.getpid())[:1]:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
 
     hunter = threading.Thread(target=hunt)
     hunter.start()
@@ -296,19 +303,6 @@ def parent(
         process.wait()
 
 
-def workers(pid: int) -> list[psutil.Process]:
-    """The workers of a parent; spawn's resource tracker is none."""
-    found = psutil.Process(pid).children()
-    return [x for x in found if "spawn_main" in " ".join(x.cmdline())]
-
-
-def wait_for(what: Callable[[], object], limit: float = 30) -> None:
-    end = time.monotonic() + limit
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def begun(output: Path) -> Path:
     """A file with a byte for every case that a worker has begun."""
     return output.parent / "begun"
@@ -327,10 +321,7 @@ def test_p1_the_parent_killed_at_a_random_moment(
     out = tmp_path / "out"
     with parent(source, out, delay=0.05) as process:
         time.sleep(moment)
-        family = workers(process.pid) if process.poll() is None else []
-        process.kill()
-        process.wait()
-        assert not still_running(family)
+        assert not still_running(kill_alone(process))
     assert inline(job(source, out, unit_size=2)).exit_code == Exit.DONE
     assert committed(out) == clean
 
@@ -339,9 +330,9 @@ def test_a_signal_drains_the_run(source: Path, tmp_path: Path, clean: dict[str, 
     out = tmp_path / "out"
     with parent(source, out, delay=0.5) as process:
         computing(process, out)
-        family = workers(process.pid)
+        family = find_workers(process.pid)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=25) == Exit.DRAINED
+        assert process.wait(PATIENCE) == Exit.DRAINED
         assert not still_running(family)
     assert ledger.list_units(out)  # units under way were finished
     assert len(ledger.list_units(out)) < 3
@@ -350,16 +341,16 @@ def test_a_signal_drains_the_run(source: Path, tmp_path: Path, clean: dict[str, 
 
 
 def test_a_second_signal_ends_it_at_once(source: Path, tmp_path: Path) -> None:
-    with parent(source, tmp_path / "out", delay=60) as process:
+    with parent(source, tmp_path / "out", delay=600, grace=600) as process:
         computing(process, tmp_path / "out")
         process.send_signal(signal.SIGINT)
         time.sleep(0.6)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=25) == Exit.DRAINED
+        assert process.wait(PATIENCE) == Exit.DRAINED
 
 
 def test_units_that_do_not_end_within_the_grace_are_given_up(source: Path, tmp_path: Path) -> None:
-    with parent(source, tmp_path / "out", delay=60, grace=1) as process:
+    with parent(source, tmp_path / "out", delay=600, grace=1) as process:
         computing(process, tmp_path / "out")
         process.send_signal(signal.SIGHUP)
-        assert process.wait(timeout=50) == Exit.DRAINED
+        assert process.wait(PATIENCE) == Exit.DRAINED

@@ -28,8 +28,9 @@ from mcdiff_batch.engine.run.protocol import Recipe
 from tests.support.clusters import RayCluster
 from tests.support.crafting import CLI, MAIN
 from tests.support.fake import FakeMaker, InlineWorkers
-from tests.support.many import LIMIT, Night, wait_for, workers_on
-from tests.support.processes import still_running
+from tests.support.many import LIMIT, Night, workers_on
+from tests.support.network import deaf_port
+from tests.support.processes import still_running, wait_for
 from tests.support.running import archive, bundle, clean, committed, job
 
 CASES = 16  # in units of 2
@@ -188,11 +189,10 @@ def test_an_address_where_no_cluster_answers_is_no_usable_device(
     source: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     model = bundle(tmp_path / "bundle")
     out = ["--output", str(tmp_path / "out"), "--bundle", str(model)]
-    code, line = say(str(source), *out, "--on", f"ray=127.0.0.1:{port}")
+    with deaf_port() as port:
+        code, line = say(str(source), *out, "--on", f"ray=127.0.0.1:{port}")
     assert code == Exit.NO_DEVICE
     assert f"--on ray=127.0.0.1:{port}: no Ray cluster answers there" in line
     assert not (tmp_path / "out").exists()

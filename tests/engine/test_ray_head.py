@@ -16,6 +16,7 @@ from mcdiff_batch.engine.errors import Exit
 from tests.support import many
 from tests.support.clusters import RayCluster
 from tests.support.many import LIMIT, Night, workers_on
+from tests.support.processes import wait_for
 from tests.support.running import archive, clean, committed, inline, job
 
 CASES = 6
@@ -55,7 +56,7 @@ def test_a_head_that_does_not_answer_ends_the_command_with_one_line_and_loses_no
     (line,) = said.splitlines()
     assert "the head of the cluster does not answer any more" in line
     assert "run the same command again" in line
-    many.wait_for(lambda: not workers_on())
+    wait_for(lambda: not workers_on())
     inline(job(source, night.output, unit_size=2, canary=many.CANARY))
     assert committed(night.output) == clean(source, tmp_path / "clean", unit_size=2)
 

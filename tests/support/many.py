@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.pool import Limits
 from tests.support.clusters import RayCluster, import_path
 from tests.support.fake import FakePlan, Fault, OtherPlan
+from tests.support.processes import find_workers, wait_for
 from tests.support.running import CONTRACT, cpus, job
 
 CANARY = find_canary(FakePlan(batch=1), CONTRACT, Device(kind="cpu", index=0))
@@ -191,12 +191,7 @@ class Night:
 
 def workers_of(processes: Sequence[subprocess.Popen[str]]) -> list[psutil.Process]:
     """The worker processes of local commands, in the order of the commands."""
-    return [
-        child
-        for process in processes
-        for child in psutil.Process(process.pid).children()
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
+    return [child for process in processes for child in find_workers(process.pid)]
 
 
 def workers_on() -> list[tuple[psutil.Process, psutil.Process]]:
@@ -210,10 +205,3 @@ def workers_on() -> list[tuple[psutil.Process, psutil.Process]]:
         except psutil.Error:
             continue
     return found
-
-
-def wait_for(what: Callable[[], object], limit: float = LIMIT) -> None:
-    end = time.monotonic() + limit
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

@@ -32,6 +32,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody else can until the end of the block."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
 class Proxy:
     """Passes connections on to a port of this machine.
 

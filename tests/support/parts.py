@@ -3,9 +3,8 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -13,10 +12,10 @@ import psutil
 from mcdiff_batch.engine.errors import Exit, McdiffError
 from mcdiff_batch.engine.output import ledger, locks
 from mcdiff_batch.engine.output.units import Part, parse_part
+from tests.support.processes import kill_alone, still_running, wait_for
 from tests.support.running import FakeMaker, Fault, enhance, inline, job
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # s
 CASES = 9  # in units of 2: 0 to 4, the last of one case
 
 
@@ -58,38 +57,21 @@ def started(
 
 def kill(process: subprocess.Popen[str]) -> None:
     """Ends a process and its workers, as a lost machine does."""
-    family = find_family(process)
-    process.kill()
-    process.wait()
+    family = kill_alone(process)
     for one in family:
-        if one.is_running():
+        with suppress(psutil.NoSuchProcess):
             one.kill()
-    psutil.wait_procs(family, timeout=PATIENCE)
-
-
-def find_family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes below one."""
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    assert not still_running(family)
 
 
 def wait_until_running(output: Path, one: Part) -> None:
     """Waits until a part has its lock."""
-    _wait(lambda: one in locks.find_living(output))
+    wait_for(lambda: one in locks.find_living(output))
 
 
 def wait_for_units(output: Path, count: int) -> None:
     """Waits until so many units are committed."""
-    _wait(lambda: len(ledger.list_units(output)) >= count)
-
-
-def _wait(what: object) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+    wait_for(lambda: len(ledger.list_units(output)) >= count)
 
 
 def lose_locks(output: Path) -> None:

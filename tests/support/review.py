@@ -22,6 +22,7 @@ import zarr
 from mcdiff_batch.engine.review.server import Server
 from mcdiff_batch.engine.review.session import Session
 from tests.support.crafting import CLI, command
+from tests.support.processes import PATIENCE
 from tests.support.running import archive, inline, job
 
 IDS = (
@@ -78,7 +79,7 @@ def reviewing(output: Path, *words: object, **environment: str) -> Iterator[Revi
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(PATIENCE)
         if process.stdout:
             process.stdout.close()
 
@@ -102,7 +103,7 @@ def ask(
     if method == "POST":
         sent |= {"Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -156,7 +157,7 @@ class Page:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(20)
+        self.thread.join(PATIENCE)
 
     def ask(self, path: str, method: str = "GET", body: object = None, **headers: Any) -> Answer:
         return ask(self.port, f"/{self.token}/{path}", method, body, **headers)

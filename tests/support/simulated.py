@@ -6,6 +6,8 @@ buffer that is reused too soon, gives wrong results, as on a GPU.
 
 import ctypes
 import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -301,6 +303,19 @@ class FakeBackend:
     def load(self, bundle, device, batch, files=None, threads=0):
         self.batches.append(batch)
         return AlteredPlan(batch=batch, change=self.change)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndlessBackend(FakeBackend):
+    """Compiles for ever, in a process of its own, whose id is in the file `pid` of the cache."""
+
+    isolated: bool = True
+
+    def compile(self, bundle, device, batch, cache, copy):
+        spare = cache / "spare"
+        spare.write_text(str(os.getpid()))
+        spare.rename(cache / "pid")
+        time.sleep(600)
 
 
 class NotSupported(Exception):

@@ -10,7 +10,7 @@ from mcdiff_batch.engine.cloud.workspace import open_workspace
 from tests.support import stores
 
 CASES = 9
-WAIT = 60.0  # s
+WAIT = 120.0  # s
 BOTH = pytest.mark.parametrize("kind", ["s3", "az"], indirect=True)
 
 

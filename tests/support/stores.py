@@ -16,13 +16,13 @@ from email.utils import formatdate
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 from mcdiff_batch.bench.common.server import free_port, started
 
-START = 60.0  # s that a server may take
+START = 120.0  # s that a server may take
 S3 = {  # the environment of a user of moto
     "AWS_ACCESS_KEY_ID": "AKIASECRETKEY",
     "AWS_SECRET_ACCESS_KEY": "wJalrSECRET",
@@ -86,14 +86,14 @@ class Fault:
 
     kind: "503" or another status; "409": with the code of S3; "lost": the store does it, the
     client is cut off; "cut": half of the body, then cut off; "long": the body and 32 MiB more;
-    "late": after `seconds`.
+    "late": once `gate` is set, at the latest after START seconds.
     """
 
     match: str  # a regular expression, searched for
     kind: str
     times: int = 1 << 62
     skip: int = 0  # requests that match and are left alone first
-    seconds: float = 0.0
+    gate: Event = field(default_factory=Event)
 
     def strikes(self, request: str) -> bool:
         if not re.search(self.match, request) or self.times <= 0:
@@ -169,7 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.proxy.note(f"{self.command} {self.path}")
-        time.sleep(fault.seconds if fault and fault.kind == "late" else self.proxy.delay)
+        if fault and fault.kind == "late":
+            fault.gate.wait(START)
+        time.sleep(self.proxy.delay)
         if fault and fault.kind.isdecimal():
             text = CONFLICT if fault.kind == "409" else b"<Error><Code>SlowDown</Code></Error>"
             self._answer(int(fault.kind), [("Content-Type", "application/xml")], text)

@@ -11,7 +11,6 @@ from mcdiff_batch.engine.errors import Exit, OutputLockedError
 from mcdiff_batch.engine.output import durable, locks, verify
 from tests.support.parts import (
     do,
-    find_family,
     finish,
     kill,
     lose_locks,
@@ -20,6 +19,7 @@ from tests.support.parts import (
     wait_for_units,
     wait_until_running,
 )
+from tests.support.processes import find_family
 from tests.support.running import PowerCut, committed, cut_at, inline, job
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import PATIENCE
 from tests.support.review import Page, ask, lines
 
 
@@ -97,14 +98,14 @@ def test_silent_connections_do_not_use_up_threads(page: Page) -> None:
     before = threading.active_count()
     many = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(120)]
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while threading.active_count() < before + 32 and time.monotonic() < end:
             time.sleep(0.01)
         assert threading.active_count() <= before + 64
     finally:
         for one in many:
             one.close()
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)
     assert page.ask("session").status == 200

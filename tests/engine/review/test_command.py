@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import zarr
 
 from tests.support.crafting import CLI, command
+from tests.support.processes import PATIENCE, wait_for
 from tests.support.review import Page, ask, lines, reviewable, reviewing
 from tests.support.running import committed, inline, job
 
@@ -54,11 +54,11 @@ def test_the_address_is_printed_once_and_ctrl_c_ends_the_review(output: Path) ->
         assert len(token) >= 32
         assert ask(port, f"/{token}/cases").status == 200
         taken = [*CLI, "review", str(output), "--port", str(port)]
-        done = subprocess.run(taken, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(taken, capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stdout) == (2, "")
         assert "choose another port" in done.stderr
         review.process.send_signal(signal.SIGINT)
-        rest, _ = review.process.communicate(timeout=30)
+        rest, _ = review.process.communicate(timeout=PATIENCE)
         assert review.process.returncode == 0
         assert token not in rest
 
@@ -77,13 +77,11 @@ def test_the_secret_is_not_among_the_arguments_of_the_browser_that_is_opened(
     with reviewing(output, "--open", BROWSER=f"{script} %s") as review:
         _, port, token = review.address
         assert ask(port, f"/{token}/session").status == 200  # whatever the browser does
-        end = time.monotonic() + 30
-        while not told.exists() and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_for(told.exists)
         argument, mode, page = told.read_text().split("\n", 2)
         assert token not in argument
         assert mode == "700"
         assert review.url in page
         review.process.send_signal(signal.SIGTERM)
-        assert review.process.wait(30) == 0
+        assert review.process.wait(PATIENCE) == 0
         assert not Path(argument.removeprefix("file://")).exists()

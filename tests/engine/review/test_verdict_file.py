@@ -112,5 +112,5 @@ def test_a_pipe_in_the_place_of_the_file_ends_the_command(output: Path) -> None:
     (output / verdicts.FOLDER).mkdir()
     os.mkfifo(output / verdicts.FILE)
     words = (*CLI, "review", output, "--export", "csv")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, "is no file" in done.stderr) == (2, True)

@@ -14,7 +14,7 @@ from tests.support.review_page import Page
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs chromium")
-    with chromium() as one:
+    with chromium(900) as one:
         yield one
 
 

@@ -20,7 +20,7 @@ def test_a_verdict_outlives_kill_9_and_the_page_says_that_the_review_has_ended(
         page.press("a")
         page.wait_for_case(ORDER[1])
         first.process.send_signal(signal.SIGKILL)
-        first.process.wait(20)
+        first.process.wait(60)
         page.press("a")
         page.wait_for_text("alarm", "Not stored: The review has ended")
         assert page.text("position").startswith("2 of")

@@ -11,7 +11,7 @@ from mcdiff_batch.engine.errors import Exit
 from tests.support import stores
 from tests.support.crafting import CLI
 from tests.support.crafting import command as cli
-from tests.support.store_outputs import WAIT, Target, options
+from tests.support.store_outputs import Target, options
 from tests.support.stores import Fault, Proxy
 
 
@@ -81,7 +81,7 @@ def test_p1_a_run_that_is_killed_goes_on_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = ("run", night, "--output", target.url, *options(model))
-    proxy.faults.append(Fault(match="PUT .*/ledger/000001", kind="late", seconds=WAIT))
+    proxy.faults.append(Fault(match="PUT .*/ledger/000001", kind="late"))
     with subprocess.Popen(
         [*CLI, *map(str, run)],
         stdout=subprocess.DEVNULL,

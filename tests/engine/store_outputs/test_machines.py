@@ -108,11 +108,12 @@ def test_a_rival_that_finishes_a_unit_first_is_not_overwritten(
         files.remove(name)
     poor = replace(good, cases=(ledger.Entry(case=0, status=ledger.OPEN), *good.cases[1:]))
     proxy.log.clear()
-    proxy.faults.append(Fault(match="PUT .*/ledger/000000", kind="late", seconds=2, times=1))
+    proxy.faults.append(late := Fault(match="PUT .*/ledger/000000", kind="late", times=1))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(runs.commit, root, poor, images)
         proxy.wait_for("PUT .*/ledger/")
         files.write(ledger.file_name(0), ledger.encode(good))  # the other run's
+        late.gate.set()
         assert slow.result(WAIT) == good.head
     assert ledger.read(root, 0) == good
 
@@ -134,11 +135,12 @@ def test_no_record_stands_over_shards_that_another_machine_wrote(
     for name in ("manifest.json", ledger.file_name(0)):
         files.remove(name)
     proxy.log.clear()
-    proxy.faults.append(Fault(match="PUT .*/c/0/0/0", kind="late", seconds=1, times=1))
+    proxy.faults.append(late := Fault(match="PUT .*/c/0/0/0", kind="late", times=1))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(runs.commit, root, poor, other)
         proxy.wait_for("PUT .*/c/0/0/0")
         runs.commit(root, good, images)
+        late.gate.set()
         slow.result(WAIT)
     assert list(find_damage(root)) == []
     inline(job(night, root))
@@ -158,7 +160,7 @@ def test_a_manifest_is_never_left_over_a_record_that_another_run_has_replaced(
     new = replace(old, cases=(replace(old.cases[0], flags=("look",)), *old.cases[1:]))
     files.remove("manifest.json")
     proxy.log.clear()
-    proxy.faults.append(Fault(match=f"PUT .*/{late}", kind="late", seconds=1, times=1))
+    proxy.faults.append(held := Fault(match=f"PUT .*/{late}", kind="late", times=1))
     commit = lambda: runs.commit(root, new, images)
     finish = lambda: inline(job(night, root))
     first, second = (commit, finish) if late.startswith("ledger") else (finish, commit)
@@ -166,6 +168,7 @@ def test_a_manifest_is_never_left_over_a_record_that_another_run_has_replaced(
         slow = pool.submit(first)
         proxy.wait_for(f"PUT .*/{late}")
         second()
+        held.gate.set()
         slow.result(WAIT)
     assert ledger.read(root, 0) == new
     assert list(find_damage(root)) == []
