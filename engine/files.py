@@ -99,11 +99,22 @@ def replace_text(path: Path, text: str) -> None:
 
     Raises OSError, and then leaves nothing behind.
     """
+    with replacing(path) as spare:
+        spare.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a place beside `path` for a file that gets its name at the end of the block.
+
+    Whatever ends the block early, nothing is left but what was there.  After a kill, the next one
+    writes to the same place.  Raises OSError.
+    """
     spare = path.with_suffix(".tmp")
     try:
-        spare.write_text(text, encoding="utf-8")
+        yield spare
         spare.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             spare.unlink()
         raise
@@ -126,16 +137,25 @@ def workplace(output: Path) -> Iterator[Path]:
     What killed processes have left of the same output is deleted first.  Raises OSError.
     """
     clear_workplaces(output)
-    made = None
+    made: list[tuple[Path, int]] = []
     try:
-        with deferring():
-            made = _make_workplace(output)
-        yield made[0] / output.name
-    finally:
-        if made is not None:
+        try:
             with deferring():
-                _delete(made[0])
-                os.close(made[1])
+                made.append(_make_workplace(output))
+            yield made[0][0] / output.name
+        finally:
+            _end_workplace(made)
+    except KeyboardInterrupt:  # it may have come just before signals were deferred
+        _end_workplace(made)
+        raise
+
+
+def _end_workplace(made: list[tuple[Path, int]]) -> None:
+    with deferring():
+        for folder, lock in made:
+            _delete(folder)
+            os.close(lock)
+        made.clear()
 
 
 def clear_workplaces(output: Path) -> None:

@@ -10,9 +10,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .start import SIGNALS as SIGNALS
+from .start import interrupt
 
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
@@ -30,14 +32,28 @@ def handling(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS if main}
-    for number, old in before.items():
-        if old is not signal.SIG_IGN:
-            signal.signal(number, handler)
     try:
+        for number, old in before.items():
+            if old is not signal.SIG_IGN:
+                signal.signal(number, handler)
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Any signal ends a command as Ctrl-C does, until the end of the block."""
+    interrupt.reset()
+    with handling(interrupt):
+        yield
+
+
+def end_with(product: Path) -> None:
+    """Says what the command makes, in one step, at its end: a signal that comes later is too late,
+    for the same command again would find that `product` exists."""
+    interrupt.product = product
 
 
 @contextmanager

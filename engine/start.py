@@ -1,9 +1,11 @@
 """Where the program begins, and where it ends.
 
-It takes a while to read its modules.  Until `cli.main` heeds the signals, and once it has ended, a
-signal ends the process at once and without a word: nothing has been begun, or all has been said.
+It takes a while to read its modules.  Until `cli.main` heeds the signals, a signal ends the process
+at once and without a word: nothing has been begun.  Once all has been said, no signal changes the
+exit code.
 """
 
+import math
 import os
 import signal
 import sys
@@ -13,10 +15,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from threading import Event
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask a run to stop
 DRAINED = 75  # errors.Exit.DRAINED; nothing is imported before the signals are heeded
+SAME_TIME = 1.0  # s in which several signals are one wish
 REPEAT_TIME = 0.02  # s
 _hanging: list[object] = []
 
@@ -24,9 +28,43 @@ _hanging: list[object] = []
 def main() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: os._exit(DRAINED))
+            signal.signal(number, _end)
     sys.unraisablehook = _repeat
     run(import_module("mcdiff_batch.engine.cli").main)
+
+
+def _end(*_: object) -> None:
+    os._exit(DRAINED if interrupt.code is None else interrupt.code)
+
+
+class Interrupt:
+    """The handler for commands: a signal ends them as Ctrl-C does, so that they can clean up.
+
+    A terminal that closes, or systemd, sends several signals at once.  What comes soon after the
+    first is ignored, for it would cut the cleaning short; later it gets through, should that hang.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.product: Path | None = None  # what a command makes in one step, at its end
+        self.code: int | None = None  # its exit code, once all has been said
+        self._last = -math.inf
+
+    def __call__(self, *_: object) -> None:
+        now = time.monotonic()
+        done = self.code is not None or (self.product and os.path.lexists(self.product))
+        if not done and now - self._last >= SAME_TIME:
+            self._last = now
+            raise KeyboardInterrupt
+
+    def forget(self) -> None:
+        """The last one was lost."""
+        self._last = -math.inf
+
+
+interrupt = Interrupt()
 
 
 def _repeat(lost: "sys.UnraisableHookArgs") -> None:
@@ -45,6 +83,7 @@ def _repeat(lost: "sys.UnraisableHookArgs") -> None:
 def _send_again(over: "Event") -> None:
     over.wait()
     time.sleep(REPEAT_TIME)
+    interrupt.forget()
     os.kill(os.getpid(), signal.SIGINT)
 
 

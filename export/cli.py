@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mcdiff_batch.engine.cli.options import EXISTING, EXISTING_FOLDER, count
+from mcdiff_batch.engine.signals import end_with
 
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -53,6 +54,7 @@ def export(
     from .bundle import Choice, add_half, export_bundle
 
     check_outside(output)
+    end_with(output)
     if (trained / "contract.json").exists():
         half = add_half(trained, output, data, click.echo).contract.half
         click.echo(f"{output}: {half.parity if half else None}")
@@ -139,6 +141,7 @@ def fit_steps(
     from . import ladders
 
     check_outside(output)
+    end_with(output)
     options = ladders.Fitting(
         source=bundle,
         data=data,

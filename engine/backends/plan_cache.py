@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdiff_batch.engine.errors import BundleError, DeviceError
-from mcdiff_batch.engine.files import cache_folder, file_sha256
+from mcdiff_batch.engine.files import cache_folder, file_sha256, workplace
 from mcdiff_batch.engine.model.contract import Bundle
 from mcdiff_batch.engine.model.plan import Device, Plan
 
@@ -78,8 +77,7 @@ def plans(
         build = _read_build(place, made_of)
         if build is not None:
             return PlanSet(folder=place, build=build, from_cache=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".compile-") as name:
-        part = Path(name) / "plans"  # a folder that may be renamed, unlike the temporary one
+    with workplace(folder) as part:
         part.mkdir(mode=0o700)
         build = made_of | {"plans": _compile(tensorrt, bundle, target, batch, part, say)}
         (part / BUILD).write_text(json.dumps(build, indent=1) + "\n")

@@ -4,6 +4,7 @@ A run tries the plan of its first device before it begins, and each worker that 
 with the reference tries its own plan again, on its own device.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model.canary import enhance_made_up
 from mcdiff_batch.engine.model.contract import Bundle, Contract
 from mcdiff_batch.engine.model.plan import Device, Plan, PlanMaker
-from mcdiff_batch.engine.signals import blocking
+from mcdiff_batch.engine.signals import blocking, end_with_parent
 from mcdiff_batch.engine.telemetry.machine import cores
 
 from .backend import Backend, CompiledFiles
@@ -193,10 +194,16 @@ def _run(work: Callable[[], T], backend: Backend, device: Device) -> T:
     try:
         if not backend.isolated:
             return work()
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            with blocking(signal.SIGINT):
-                future = process.submit(work)
-            return future.result()
+        pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent, (os.getpid(),))
+        with pool:
+            try:
+                with blocking(signal.SIGINT):
+                    future = pool.submit(work)
+                return future.result()
+            except KeyboardInterrupt:
+                for child in active_children():  # else the block waits for it, maybe for minutes
+                    child.kill()
+                raise
     except McdiffError:
         raise
     except BrokenProcessPool as error:

@@ -13,7 +13,8 @@ import click
 
 from mcdiff_batch.engine.cli.terminal.streams import Streams, lossy_streams
 from mcdiff_batch.engine.errors import DEBUG, Exit, explain_any
-from mcdiff_batch.engine.signals import SIGNALS, handling
+from mcdiff_batch.engine.signals import SIGNALS, interrupting
+from mcdiff_batch.engine.start import interrupt
 from mcdiff_batch.engine.text import make_printable
 
 from .config import CONFIG, blame, configure, warn
@@ -111,8 +112,8 @@ def main() -> None:
     atexit.register(_ignore_signals)  # the exit code stands by then
     try:
         # any signal ends a command as Ctrl-C does, so that it can clean up; a run has its own way
-        with lossy_streams() as streams, handling(signal.default_int_handler):
-            code = _tell_losses(streams, _call(streams))
+        with lossy_streams() as streams, interrupting():
+            code = interrupt.code = _tell_losses(streams, _call(streams))
     except KeyboardInterrupt:  # after the last word of the command
         code = Exit.DRAINED
     sys.exit(code)

@@ -11,6 +11,7 @@ import click
 
 from mcdiff_batch.engine.cloud.place import Place, parse_place
 from mcdiff_batch.engine.errors import ArchiveError, Exit
+from mcdiff_batch.engine.signals import end_with
 from mcdiff_batch.engine.text import make_printable
 
 from . import options
@@ -184,6 +185,7 @@ def import_(
     DICOM images come from a folder (--dicom) or from a PACS (--dicomweb).  Their depths are sorted
     by InstanceNumber or frame.  A file beside the archive says which images a case was made from.
     """
+    end_with(output)
     if dicom["folder"] is not None or dicom["url"] is not None:
         if sources:
             raise click.UsageError("Expected SOURCES, or one of --dicom and --dicomweb.")

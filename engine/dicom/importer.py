@@ -16,6 +16,7 @@ from mcdiff_batch.engine.archive.metadata import CHUNK_LIMIT
 from mcdiff_batch.engine.errors import ArchiveError, UsageError, explain
 from mcdiff_batch.engine.files import clear_workplaces, workplace
 from mcdiff_batch.engine.output.places import check_outside
+from mcdiff_batch.engine.signals import deferring
 from mcdiff_batch.engine.telemetry.pace import paced
 from mcdiff_batch.engine.text import pluralise
 
@@ -81,10 +82,11 @@ def import_dicom(
                 written, problems = _write(partial, cases, sorting, options, decoder, tell)
             _judge(folder, sorting, problems, options, tell)
             document = _map(partial, written, folder, place)
-            begun = not map_path.exists()
-            uid_map.write(map_path, uid_map.encode(document))
-            partial.rename(output)
-            begun = False
+            with deferring():  # with the map, or without it: never the archive alone
+                begun = not map_path.exists()
+                uid_map.write(map_path, uid_map.encode(document))
+                partial.rename(output)
+                begun = False
     except OSError as error:
         raise explain(error, output, also="choose another --output") from error
     finally:

@@ -158,20 +158,22 @@ def _find_midline(label: Labels, spacing: Spacing) -> Vector:
     score = _score_midline(label, spacing)
     rows, columns = score.shape
     cost = 0.1 * score.max() if score.max() > 0 else 1.0  # of a step to the side
-    total = np.full(columns + 2, -np.inf)  # score of the best path to a px, between walls
-    stay, left, right = total[1:-1], total[:-2], total[2:]
-    stay[:] = score[0]
-    move = np.zeros((rows, columns), np.int8)  # of the best path into each px
-    for row in range(1, rows):
-        aside = np.maximum(left, right) - cost
-        move[row] = np.where(aside > stay, np.where(left > right, -1, 1), 0)
-        stay[:] = np.maximum(stay, aside) + score[row]
+    total = np.full((rows, columns + 2), -np.inf)  # score of the best path to a px, between walls
+    total[0, 1:-1] = score[0]
+    for above, here, gain in zip(total, total[1:], score[1:], strict=False):
+        best = here[1:-1]
+        np.maximum(above[:-2], above[2:], out=best)
+        best -= cost
+        np.maximum(best, above[1:-1], out=best)
+        best += gain
     path = np.empty(rows)
-    at = int(stay.argmax())
-    for row in range(rows - 1, -1, -1):
+    at = path[-1] = int(total[-1].argmax())
+    for row in range(rows - 2, -1, -1):
+        left, stay, right = total[row, at - 1 : at + 2].tolist()
+        if max(left, right) - cost > stay:
+            at += -1 if left > right else 1
         path[row] = at
-        at += int(move[row, at])
-    return np.asarray(ndimage.gaussian_filter1d(path, USUAL_PITCH_MM / 2 / spacing[0]))
+    return np.asarray(ndimage.gaussian_filter1d(path - 1, USUAL_PITCH_MM / 2 / spacing[0]))
 
 
 def _score_midline(label: Labels, spacing: Spacing) -> Vector:
@@ -183,8 +185,12 @@ def _score_midline(label: Labels, spacing: Spacing) -> Vector:
     score = np.zeros(label.shape)
     for kind, kernel in ((PROCESS, pair), (LUMP, wings)):
         there = (label == kind).astype(np.float64)
-        there = ndimage.gaussian_filter1d(there, USUAL_PITCH_MM / 2 / spacing[0], axis=0)
-        score += ndimage.correlate1d(there, kernel, axis=1, mode="constant")
+        columns = there.any(axis=0)  # the others stay 0, as do rows far from any bone
+        there[:, columns] = ndimage.gaussian_filter1d(
+            there[:, columns], USUAL_PITCH_MM / 2 / spacing[0], axis=0
+        )
+        rows = there.any(axis=1)
+        score[rows] += ndimage.correlate1d(there[rows], kernel, axis=1, mode="constant")
     return score
 
 

@@ -1,11 +1,18 @@
 """Plans of all backends: what they compute, when they are trusted, and what a run stores."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from time import monotonic, sleep
 from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 
 from mcdiff_batch.engine.backends import plan_cache
@@ -54,6 +61,13 @@ TWO = (GPU, Device(kind="cuda", index=1))
 @pytest.fixture(scope="module")
 def bundle(toy_bundle):
     return load_bundle(toy_bundle)
+
+
+def wait_for(condition, seconds=30):
+    end = monotonic() + seconds
+    while not condition() and monotonic() < end:
+        sleep(0.05)
+    return condition()
 
 
 def stack(bundle, seed):
@@ -364,6 +378,36 @@ def test_a_run_on_the_cpu_refuses_a_bundle_whose_results_cannot_be_trusted(
 def test_a_plan_that_cannot_be_loaded_leaves_no_usable_device(bundle, tmp_path):
     with pytest.raises(DeviceError, match="GPU 0"):
         prepare_plan(OnnxRuntimeCuda(), bundle, (GPU,), BATCH, tmp_path)
+
+
+TRIAL = """
+import signal, sys
+from pathlib import Path
+from mcdiff_batch.engine.backends.trial import prepare_plan
+from mcdiff_batch.engine.model.plan import Device
+from tests.support.simulated import EndlessBackend
+signal.signal(signal.SIGINT, signal.default_int_handler)
+prepare_plan(EndlessBackend(), None, (Device(kind="cuda", index=0),), 1, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_process_that_compiles_a_plan_ends_with_its_parent(number, tmp_path):
+    words = [sys.executable, "-c", TRIAL, str(tmp_path)]
+    paths = os.pathsep.join(x for x in (*sys.path, str(Path(__file__).parents[2])) if x)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as parent:
+        child = None
+        try:
+            assert wait_for((tmp_path / "pid").exists)
+            child = psutil.Process(int((tmp_path / "pid").read_text()))
+            parent.send_signal(number)
+            assert parent.wait(30) == -number
+            assert wait_for(lambda: not child.is_running() or child.status() == "zombie")
+        finally:
+            parent.kill()
+            if child is not None and child.is_running():
+                child.kill()
 
 
 def test_a_run_keeps_its_plan_and_does_not_go_on_with_another(tmp_path, fake_bundle):

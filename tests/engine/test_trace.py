@@ -146,17 +146,17 @@ def test_a_percentile_needs_enough_cases(tmp_path: Path) -> None:
 
 def test_a_run_in_processes_accounts_for_nearly_all_of_its_time(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zarr", 8)
-    enhance(job(source, tmp_path / "out"), FakeMaker(delay=0.05))
+    enhance(job(source, tmp_path / "out"), FakeMaker(delay=0.25))
     found = timings.collect(tmp_path / "out")
     (device,) = found.stages
-    assert 98 <= device.accounted_percent <= 100.5
+    assert 97 <= device.accounted_percent <= 100.5  # of over 4 s: others may use the machine too
     assert {"read", "decode", "frame", "condition", "step", "relabel", "quality", "encode"} <= set(
         device.ms_per_case
     )
     assert {"write", "fsync", "commit", "wait", "idle", "start", "load", "blocked"} <= set(
         device.ms_per_case
     )
-    assert device.lanes["model"]["step"] >= 8 / 2 * 3 * 0.05
+    assert device.lanes["model"]["step"] >= 8 / 2 * 3 * 0.25
     assert found.latency.case.count == 8
     assert found.latency.batch.count == 4
 

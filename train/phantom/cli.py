@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from mcdiff_batch.engine.signals import end_with
+
 
 @click.command()
 @click.option(
@@ -57,9 +59,11 @@ def phantom(
         check_extra()
         from .studies import write_studies
 
+        end_with(folder)
         write_studies(folder, cases=cases, seed=seed, first=first, workers=workers)
     if output is not None:
         from .archive import write_phantoms
 
+        end_with(output)
         write_phantoms(output, cases=cases, seed=seed, first=first, workers=workers)
     click.echo(f"wrote {cases} phantoms (seed {seed}, from case {first}) to {output or folder}")
