@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.files import workplace
+from mcdiff_batch.engine.files import replacing, workplace
 from mcdiff_batch.engine.model.batch import condition
 from mcdiff_batch.engine.model.contract import (
     Bundle,
@@ -105,7 +105,9 @@ def _fit_ladders(options: Fitting, contract: Contract, plan: Plan, say: Say) -> 
         for evaluations, path in paths.items():
             if not path.exists():
                 starts = _starts(contract, evaluations)
-                np.save(path, fit(problem, evaluations, options.calls, say, starts).table)
+                table = fit(problem, evaluations, options.calls, say, starts).table
+                with replacing(path) as spare, spare.open("wb") as file:
+                    np.save(file, table)
     return [FittedLadder(np.load(path)) for path in paths.values()]
 
 

@@ -16,6 +16,7 @@ import zarr
 
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import CaseError
+from mcdiff_batch.engine.files import replacing
 from mcdiff_batch.engine.image.frame import Image
 from mcdiff_batch.engine.image.metrics import psnr
 from mcdiff_batch.engine.model.batch import condition
@@ -92,9 +93,8 @@ def walk_reference(
         image = sample(plan, noise, conditioned, find_rungs(contract, "ddim", ladder))
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part.npy")
-            np.save(part, image)
-            part.replace(path)
+            with replacing(path) as spare, spare.open("wb") as file:
+                np.save(file, image)
     return Reference(case=case, conditioned=conditioned, noise=noise, image=image, truth=truth)
 
 

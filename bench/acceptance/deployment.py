@@ -20,6 +20,7 @@ from mcdiff_batch.bench.common.percentiles import PERCENTS, samples_needed
 from mcdiff_batch.bench.common.workload import SEED, Workload, describe_devices
 from mcdiff_batch.engine.backends.devices import devices
 from mcdiff_batch.engine.errors import SpaceError, UsageError, VerificationError
+from mcdiff_batch.engine.files import workplace
 from mcdiff_batch.engine.model.contract import SHIPPED, load_bundle
 from mcdiff_batch.engine.telemetry.machine import machine
 from mcdiff_batch.engine.text import format_bytes
@@ -129,8 +130,9 @@ def read_criteria(options: Mapping[str, Any], parts: Sequence[str]) -> Criteria:
 @contextmanager
 def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
     """The workload: the user's archive, or so many different phantoms.  Raises SpaceError."""
-    with tempfile.TemporaryDirectory(dir=options["scratch"], prefix="mcdiff-bench-") as name:
-        scratch = Path(name)
+    parent = Path(options["scratch"] or tempfile.gettempdir())
+    with workplace(parent / "mcdiff-bench") as scratch:
+        scratch.mkdir()
         bundle = load_bundle(options["bundle"] or SHIPPED)
         path = options["archive"] or scratch / "phantoms.zarr"
         work = Workload(
@@ -140,7 +142,7 @@ def workload(options: Mapping[str, Any], cases: int) -> Iterator[Workload]:
         if options["archive"] is None:
             if shutil.disk_usage(scratch).free < cases * CASE_BYTES:
                 raise SpaceError(
-                    f"{scratch.parent}: has no room for {cases} phantoms, which take up to "
+                    f"{parent}: has no room for {cases} phantoms, which take up to "
                     f"{format_bytes(cases * CASE_BYTES)}; use another --scratch, or fewer --samples"
                 )
             say(f"drawing {cases} different phantoms")

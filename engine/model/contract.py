@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdiff_batch.engine.errors import BundleError
-from mcdiff_batch.engine.files import file_sha256, from_json
+from mcdiff_batch.engine.files import file_sha256, from_json, replace_text
 from mcdiff_batch.engine.image.frame import Frame
 from mcdiff_batch.engine.image.gate import Gate
 
@@ -119,9 +119,9 @@ class Bundle:
 
 
 def write_contract(contract: Contract, root: Path) -> Path:
-    """Writes contract.json into `root` and returns its path."""
+    """Writes contract.json into `root` and returns its path.  It is complete or as before."""
     path = root / "contract.json"
-    path.write_text(json.dumps(asdict(contract), indent=1) + "\n")
+    replace_text(path, json.dumps(asdict(contract), indent=1) + "\n")
     return path
 
 

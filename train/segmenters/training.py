@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from mcdiff_batch.engine.archive.archive import open_archive
 from mcdiff_batch.engine.errors import ArchiveError
+from mcdiff_batch.engine.files import replacing
 from mcdiff_batch.engine.image.frame import Frame, nearest_to_frame, to_frame
 from mcdiff_batch.engine.image.metrics import mean_dice
 from mcdiff_batch.engine.model.framing import standardise
@@ -199,7 +200,8 @@ def _export(net: nn.Module) -> onnx.ModelProto:
 
 def _write(model: onnx.ModelProto, about: dict[str, str], path: Path) -> None:
     onnx.helper.set_model_props(model, about)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    with replacing(path) as spare:
+        spare.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _held_out_dice(path: Path, examples: Examples) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mcdiff_batch.engine.errors import UsageError
+from mcdiff_batch.engine.files import replace_text
 from mcdiff_batch.engine.telemetry.machine import machine
 from mcdiff_batch.train.cases.data import Dataset
 from mcdiff_batch.train.networks.trio import Networks
@@ -50,11 +51,9 @@ def write_card(
         "experiments": setting.experiments,
         "stages": records,
     }
-    (setting.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    replace_text(setting.folder / "card.json", json.dumps(card, indent=1) + "\n")
     pictures = {x.stem: x for x in sorted((setting.folder / "samples").glob("*.png"))}
-    (setting.folder / "card.html").write_text(
-        page(card, _first_and_last(pictures)), encoding="utf-8"
-    )
+    replace_text(setting.folder / "card.html", page(card, _first_and_last(pictures)))
 
 
 def read_experiments(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mcdiff_batch.engine.errors import BundleError
+from mcdiff_batch.engine.files import replacing
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -17,9 +18,8 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    part = path.with_suffix(".safetensors.part")
-    save_file(stored, part, metadata={"about": json.dumps(about)})
-    part.replace(path.with_suffix(".safetensors"))
+    with replacing(path.with_suffix(".safetensors")) as spare:
+        save_file(stored, spare, metadata={"about": json.dumps(about)})
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

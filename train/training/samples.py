@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Picture
 
+from mcdiff_batch.engine.files import replacing
 from mcdiff_batch.engine.image.frame import Image, scan_strip
 from mcdiff_batch.engine.model.noise import gaussian
 from mcdiff_batch.engine.model.sampler import sample
@@ -49,9 +50,8 @@ def _write(columns: list[Image], path: Path) -> None:
     """Writes columns [N, H, W] in [-1, 1] side by side."""
     cases = [_join(list(row), GAP) for row in zip(*columns, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    Picture.fromarray(_levels(_join(cases, 3 * GAP))).save(part, format="PNG", optimize=True)
-    part.replace(path)
+    with replacing(path) as spare:
+        Picture.fromarray(_levels(_join(cases, 3 * GAP))).save(spare, format="PNG", optimize=True)
 
 
 def _join(images: list[Image], gap: int) -> Image:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mcdiff_batch.engine.backends.ort import CPU, REFERENCE
 from mcdiff_batch.engine.errors import BundleError, FingerprintError, UsageError
-from mcdiff_batch.engine.files import file_sha256
+from mcdiff_batch.engine.files import file_sha256, replace_text
 from mcdiff_batch.engine.model.contract import Bundle, load_bundle
 from mcdiff_batch.engine.model.solver import Rung
 from mcdiff_batch.train.cases.data import Dataset
@@ -82,7 +82,7 @@ def pin_training(preset: Preset, train: Dataset, setting: Setting) -> None:
                 )
     elif setting.rank == 0:
         setting.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=1) + "\n")
+        replace_text(path, json.dumps(mine, indent=1) + "\n")
 
 
 def source_sha256(source: Path | None) -> str | None:
