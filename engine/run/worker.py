@@ -7,6 +7,7 @@ case that ends it.
 
 import faulthandler
 import os
+import re
 import resource
 import signal
 import sys
@@ -57,7 +58,10 @@ from .heartbeat import Pulse
 from .protocol import REFUSED, Breakdown, Ready, Recipe, Task
 from .stages import run_ahead
 
-OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "out_of_memory")
+OUT_OF_MEMORY = (
+    *("out of memory", "failed to allocate", "bad_alloc", "out_of_memory"),
+    "alloc_failed",  # of cuBLAS and cuDNN
+)
 READ_AHEAD = 2  # batches
 FINISH_BEHIND = 2  # batches
 
@@ -274,7 +278,8 @@ def noise(batch: Sequence[FramedCase], recipe: Recipe, draw: int) -> Image:
 
 
 def breakdown(error: BaseException, recipe: Recipe) -> Breakdown:
-    """What the parent is to know of an error that ends the worker; without paths (P10)."""
+    """What the parent is to know of an error that ends the worker, without paths and the name of
+    the host (P10)."""
     if isinstance(error, McdiffError):
         return Breakdown(kind="end", detail=str(error), error=error)
     if isinstance(error, OtherBitsError):
@@ -283,6 +288,7 @@ def breakdown(error: BaseException, recipe: Recipe) -> Breakdown:
     text = RAISE_LIMIT if lacks_threads(cause) else f"{type(cause).__name__}: {cause}"
     for path in (recipe.archive, recipe.output):
         text = text.replace(str(path), "...")
+    text = re.sub(r"hostname=\S+", "hostname=...", text)  # in CUDA's errors by ONNX Runtime
     memory = isinstance(cause, MemoryError) or any(x in text.lower() for x in OUT_OF_MEMORY)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Breakdown(kind="memory" if memory else "fault", detail=text, resident=resident)

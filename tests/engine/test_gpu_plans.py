@@ -7,12 +7,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic, sleep
 from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
-import psutil
 import pytest
 
 from mcdiff_batch.engine.backends import plan_cache
@@ -40,6 +38,7 @@ from tests.engine.test_faults import incidents
 from tests.support import running
 from tests.support.crafting import command
 from tests.support.fake import FakeMaker, InlineWorkers
+from tests.support.processes import find_family, still_running, wait_for
 from tests.support.running import DENOISER, archive, committed, fault, job
 from tests.support.simulated import (
     Cuda,
@@ -61,13 +60,6 @@ TWO = (GPU, Device(kind="cuda", index=1))
 @pytest.fixture(scope="module")
 def bundle(toy_bundle):
     return load_bundle(toy_bundle)
-
-
-def wait_for(condition, seconds=30):
-    end = monotonic() + seconds
-    while not condition() and monotonic() < end:
-        sleep(0.05)
-    return condition()
 
 
 def stack(bundle, seed):
@@ -215,6 +207,23 @@ def test_a_cuda_error_is_reported_as_its_kind(call, error, kind):
         use()
     recipe = SimpleNamespace(archive="a.zarr", output="a.enhanced")
     assert worker.breakdown(raised.value, recipe).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("CUDA failure 2: out of memory", "memory"),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", "memory"),
+        ("CUDNN failure 2: CUDNN_STATUS_ALLOC_FAILED", "memory"),
+        ("CUDA failure 700: an illegal memory access was encountered", "fault"),
+    ],
+)
+def test_an_error_of_onnx_runtime_on_a_gpu_is_reported_as_its_kind_without_the_host(error, kind):
+    text = f"[ONNXRuntimeError] : 1 : FAIL : {error} ; GPU=0 ; hostname=ward-7 ; expr=create();"
+    recipe = SimpleNamespace(archive="a.zarr", output="a.enhanced")
+    found = worker.breakdown(RuntimeError(text), recipe)
+    assert (found.kind, "ward-7" in found.detail) == (kind, False)
+    assert error in found.detail
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -395,19 +404,20 @@ prepare_plan(EndlessBackend(), None, (Device(kind="cuda", index=0),), 1, Path(sy
 def test_the_process_that_compiles_a_plan_ends_with_its_parent(number, tmp_path):
     words = [sys.executable, "-c", TRIAL, str(tmp_path)]
     paths = os.pathsep.join(x for x in (*sys.path, str(Path(__file__).parents[2])) if x)
-    environment = {**os.environ, "PYTHONPATH": paths}
-    with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as parent:
-        child = None
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": paths}}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **options) as parent:
         try:
-            assert wait_for((tmp_path / "pid").exists)
-            child = psutil.Process(int((tmp_path / "pid").read_text()))
+            wait_for(lambda: (tmp_path / "compiles").exists() or parent.poll() is not None)
+            family = find_family(parent)
+            assert family, parent.stderr.read()
             parent.send_signal(number)
             assert parent.wait(30) == -number
-            assert wait_for(lambda: not child.is_running() or child.status() == "zombie")
+            left = still_running(family, 30)
+            for process in left:
+                process.kill()
+            assert not left
         finally:
             parent.kill()
-            if child is not None and child.is_running():
-                child.kill()
 
 
 def test_a_run_keeps_its_plan_and_does_not_go_on_with_another(tmp_path, fake_bundle):
