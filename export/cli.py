@@ -12,25 +12,25 @@ NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("trained", type=EXISTING_FOLDER)
-@click.option("--output", type=NEW_FOLDER, required=True, help="bundle folder to write")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Bundle folder to write.")
 @click.option(
     "--data",
     type=EXISTING,
     required=True,
-    help="archive of held-out phantoms, for parity and to choose the sampler",
+    help="Archive of held-out phantoms, for parity and to choose the sampler.",
 )
-@count("--cases", 12, "number of cases of --data to use", at_least=2)
+@count("--cases", 12, "Number of cases of --data to use.", at_least=2)
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="scale of the starting noise",
+    help="Scale of the starting noise.",
 )
 @click.option(
     "--optimal-share",
     type=click.FloatRange(0, 1),
-    help="share of the fusion weights that goes to the optimal depth first; default: as trained",
+    help="Share of the fusion weights that goes to the optimal depth first (default: as trained).",
 )
 def export(
     trained: Path,
@@ -75,10 +75,10 @@ def export(
     "--data",
     type=EXISTING,
     required=True,
-    help="archive of validation cases, which no training and no test uses",
+    help="Archive of validation cases, which no training and no test uses.",
 )
-@count("--cases", 40, "number of cases of --data to use", at_least=4)
-@count("--draws", 1, "noise seeds per case; with two or more, the spread gets a threshold")
+@count("--cases", 40, "Number of cases of --data to use.", at_least=4)
+@count("--draws", 1, "Noise seeds per case; with two or more, the spread gets a threshold.")
 def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     """Choose which results a bundle flags.
 
@@ -97,24 +97,24 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     "--data",
     type=EXISTING,
     required=True,
-    help="archive to fit on, which no training and no test uses",
+    help="Archive to fit on, which no training and no test uses.",
 )
 @click.option(
     "--held-out",
     type=EXISTING,
     required=True,
-    help="archive to score on; phantoms are scored against the truth",
+    help="Archive to score on; phantoms are scored against the truth.",
 )
-@click.option("--output", type=NEW_FOLDER, required=True, help="bundle folder to write")
-@count("--cases", 40, "number of cases of --data to use")
-@count("--scored", 32, "number of cases of --held-out to use")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Bundle folder to write.")
+@count("--cases", 40, "Number of cases of --data to use.")
+@count("--scored", 32, "Number of cases of --held-out to use.")
 @click.option(
     "--evaluations",
     type=click.IntRange(1, 100),
     multiple=True,
     default=(4, 6, 8, 10, 12, 20),
     show_default=True,
-    help="number of evaluations to fit a ladder for; may be repeated",
+    help="Number of evaluations to fit a ladder for; may be repeated.",
 )
 @count("--calls", 160, "network calls per case in the search for a ladder")
 def fit_steps(
@@ -164,7 +164,7 @@ def fit_steps(
 @click.option(
     "--evaluation",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="what `mcdiff-batch evaluate --json` printed for this bundle; adds its figures",
+    help="What `mcdiff-batch evaluate --json` printed for this bundle; adds its figures.",
 )
 def card(bundle: Path, evaluation: Path | None) -> None:
     """Write the model card of a bundle: card.md and card.html.

@@ -12,35 +12,35 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
 ANY = (
-    click.option("--quick", is_flag=True, help="a smoke test: the least that gives a table"),
-    click.option("--bundle", type=FOLDER, help="default: the shipped bundle"),
-    click.option("--devices", help="as for `run`; default: auto"),
-    click.option("--input", "archive", type=FOLDER, help="your archive; default: phantoms"),
+    click.option("--quick", is_flag=True, help="A smoke test: the least that gives a table."),
+    click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one)."),
+    click.option("--devices", help="As for `run` (default: auto)."),
+    click.option("--input", "archive", type=FOLDER, help="Your archive (default: phantoms)."),
     click.option(
-        "--scratch", type=FOLDER, help="folder for temporary outputs, on the disk to measure"
+        "--scratch", type=FOLDER, help="Folder for temporary outputs, on the disk to measure."
     ),
-    click.option("--output", type=NewPath(), help="also write the JSON document here"),
+    click.option("--output", type=NewPath(), help="Also write the JSON document here."),
 )
 CRITERIA = (
     click.option(
-        "--require", help="for example 'p95_latency_ms<=400, psnr_db>=45'; exit 8 if not met"
+        "--require", help="For example 'p95_latency_ms<=400, psnr_db>=45'; exit 8 if not met."
     ),
-    click.option("--against", type=FILE, help="JSON of an earlier bench; exit 8 if worse"),
+    click.option("--against", type=FILE, help="JSON of an earlier bench; exit 8 if worse."),
     click.option(
         "--tolerance",
         default="5%",
         show_default=True,
-        help="how much worse than --against is allowed",
+        help="How much worse than --against is allowed.",
     ),
     click.option(
-        "--cases", type=AT_LEAST_1, help="number of cases that must fit in --hours; else exit 8"
+        "--cases", type=AT_LEAST_1, help="Number of cases that must fit in --hours; else exit 8."
     ),
-    click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="time for --cases"),
+    click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Time for --cases."),
 )
 SAMPLES = click.option(
-    "--samples", type=AT_LEAST_1, help="number of cases to measure; for latency, of batches"
+    "--samples", type=AT_LEAST_1, help="Number of cases to measure; for latency, of batches."
 )
-BATCHES = click.option("--batches", help="batch sizes, for example 1,2,4")
+BATCHES = click.option("--batches", help="Batch sizes, for example 1,2,4.")
 Command = Callable[..., Any]
 
 
@@ -80,15 +80,15 @@ def latency(**options: Any) -> None:
 @SAMPLES
 @BATCHES
 @click.option(
-    "--repeats", type=AT_LEAST_1, help="times to measure each setting, interleaved; default: 3"
+    "--repeats", type=AT_LEAST_1, help="Times to measure each setting, interleaved (default: 3)."
 )
 @click.option(
     "--pairs",
     type=click.IntRange(min=0),
     default=0,
-    help="also compare with the command `run`, so many times in turn",
+    help="Also compare with the command `run`, so many times in turn.",
 )
-@click.option("--official", is_flag=True, help="MLPerf's length: at least 600 s and 24,576 cases")
+@click.option("--official", is_flag=True, help="MLPerf's length: at least 600 s and 24,576 cases.")
 def throughput(**options: Any) -> None:
     """Measure cases per hour of `run`.
 
@@ -103,7 +103,7 @@ def throughput(**options: Any) -> None:
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="cases/s of a device that is to be kept busy",
+    help="Rate of a device that is to be kept busy, cases/s.",
 )
 def io_(**options: Any) -> None:
     """Measure the host's work around the model.
@@ -126,7 +126,7 @@ def step(**options: Any) -> None:
 @measuring_options
 @BATCHES
 @click.option(
-    "--rounds", type=AT_LEAST_1, help="rounds in which all are measured in turn; default: 5"
+    "--rounds", type=AT_LEAST_1, help="Rounds in which all are measured in turn (default: 5)."
 )
 def peers(**options: Any) -> None:
     """Compare with PyTorch, diffusers and the paper's way.
@@ -143,7 +143,7 @@ def peers(**options: Any) -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="how long to measure",
+    help="How long to measure.",
 )
 def soak(**options: Any) -> None:
     """Measure the same work for a long time.

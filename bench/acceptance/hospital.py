@@ -51,7 +51,7 @@ Row = dict[str, Any]
 @click.command()
 @click.option("--cases", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--damages", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--output", type=NewPath(), help="also write the JSON here")
+@click.option("--output", type=NewPath(), help="Also write the JSON here.")
 def main(cases: int, damages: int, output: Path | None) -> None:
     """Check DICOM in and out.  DAMAGES: how many times each of pydicom's files is damaged."""
     if orthanc.ABSENT or shutil.which("dciodvfy") is None:

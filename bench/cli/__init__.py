@@ -11,7 +11,7 @@ from mcdiff_batch.bench.common.document import NewPath, publish
 from mcdiff_batch.bench.studies.picture_cli import picture
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-OUTPUT = click.option("--output", type=NewPath(), help="also write the JSON here")
+OUTPUT = click.option("--output", type=NewPath(), help="Also write the JSON here.")
 
 
 @click.group(invoke_without_command=True)
@@ -41,7 +41,7 @@ for command in (*COMMANDS, picture):
     multiple=True,
     default=(100, 5000),
     show_default=True,
-    help="number of cases of a run; may be repeated",
+    help="Number of cases of a run; may be repeated.",
 )
 @OUTPUT
 def memory(cases: tuple[int, ...], output: Path | None) -> None:
@@ -82,7 +82,7 @@ def review(cases: int, repeats: int, output: Path | None) -> None:
 @bench.command()
 @click.option("--units", type=click.IntRange(min=8), default=200, show_default=True)
 @click.option(
-    "--pairs", type=click.IntRange(min=1), default=2, show_default=True, help="runs of each way"
+    "--pairs", type=click.IntRange(min=1), default=2, show_default=True, help="Runs of each way."
 )
 @click.option(
     "--nodes", type=click.IntRange(min=1), multiple=True, default=(1, 2), show_default=True
@@ -93,7 +93,7 @@ def review(cases: int, repeats: int, output: Path | None) -> None:
     multiple=True,
     default=(100, 1000, 10_000, 100_000),
     show_default=True,
-    help="number of cases for the driver's memory; may be repeated",
+    help="Number of cases for the driver's memory; may be repeated.",
 )
 @OUTPUT
 def hosts(
@@ -117,7 +117,7 @@ def hosts(
     multiple=True,
     default=((1000, 10_000), (1000, 100_000), (1000, 1_000_000)),
     show_default=True,
-    help="hosts and cases of one measurement; may be repeated",
+    help="Hosts and cases of one measurement; may be repeated.",
 )
 @OUTPUT
 def scale(plays: tuple[tuple[int, int], ...], output: Path | None) -> None:
@@ -145,12 +145,12 @@ def _say(document: dict[str, object], output: Path | None) -> None:
 @click.option(
     "--sheet",
     type=NewPath(),
-    help="also write a PNG of twelve phantoms, and of one case of each grade depth by depth",
+    help="Also write a PNG of twelve phantoms, and of one case of each grade depth by depth.",
 )
 @click.option(
     "--beside",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="a real image of about 0.18 mm/px, put at a random place among them",
+    help="A real image of about 0.18 mm/px, put at a random place among them.",
 )
 @OUTPUT
 def phantom(
@@ -165,9 +165,9 @@ def phantom(
 
 
 @bench.command()
-@click.option("--data", type=FOLDER, required=True, help="phantoms to train on")
+@click.option("--data", type=FOLDER, required=True, help="Phantoms to train on.")
 @click.option(
-    "--held-out", type=FOLDER, required=True, help="phantoms to score against their truth"
+    "--held-out", type=FOLDER, required=True, help="Phantoms to score against their truth."
 )
 @click.option("--output", type=NewPath(), required=True)
 @click.option(
@@ -175,21 +175,21 @@ def phantom(
     type=click.IntRange(min=2),
     default=400,
     show_default=True,
-    help="steps of stage III in each arm; the other stages take a part of them",
+    help="Steps of stage III in each arm; the other stages take a part of them.",
 )
 @click.option(
     "--from",
     "source",
     type=FOLDER,
-    help="bundle or training folder from which the common stages start",
+    help="Bundle or training folder from which the common stages start.",
 )
 @click.option(
     "--rater",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="segmenter that reads Dice and levels; default: the shipped one",
+    help="Segmenter that reads Dice and levels (default: the shipped one).",
 )
 @click.option(
-    "--arm", "arms", multiple=True, help="run only this arm, such as base; may be repeated"
+    "--arm", "arms", multiple=True, help="Run only this arm, such as base; may be repeated."
 )
 def experiments(
     data: Path,
@@ -223,14 +223,14 @@ def experiments(
 
 
 @bench.command()
-@click.option("--data", type=FOLDER, required=True, help="held-out phantoms with their truth")
-@click.option("--bundle", type=FOLDER, help="default: the shipped bundle")
+@click.option("--data", type=FOLDER, required=True, help="Held-out phantoms with their truth.")
+@click.option("--bundle", type=FOLDER, help="Model bundle (default: the shipped one).")
 @click.option(
     "--cases",
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="number of cases of --data to use",
+    help="Number of cases of --data to use.",
 )
 @click.option(
     "--evaluations",
@@ -238,16 +238,16 @@ def experiments(
     multiple=True,
     default=(6, 8, 10, 20),
     show_default=True,
-    help="number of evaluations of the published solvers; may be repeated",
+    help="Number of evaluations of the published solvers; may be repeated.",
 )
 @click.option(
-    "--work", type=NewPath(folder=True), required=True, help="folder for references and rows"
+    "--work", type=NewPath(folder=True), required=True, help="Folder for references and rows."
 )
-@click.option("--plot", type=NewPath(), help="also write a PNG here")
+@click.option("--plot", type=NewPath(), help="Also write a PNG here.")
 @click.option(
     "--times/--no-times",
     default=True,
-    help="report seconds; leave them out if other programs load the machine",
+    help="Report seconds; leave them out if other programs load the machine.",
 )
 @OUTPUT
 def fidelity(

@@ -285,19 +285,19 @@ def _write(root: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
     type=click.FloatRange(min=0.1),
     default=20,
     show_default=True,
-    help="time for all parts together",
+    help="Time for all parts together.",
 )
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("gpu-day"),
     show_default=True,
-    help="folder for everything that is made",
+    help="Folder for everything that is made.",
 )
-@click.option("--devices", "device", default="cuda:0", show_default=True, help="as for `run`")
-@click.option("--rehearse", is_flag=True, help="use few cases, on any machine")
-@click.option("--toy", is_flag=True, help="rehearse with the preset toy, which takes less time")
-@click.option("--only", multiple=True, help="run this part, such as training; may be repeated")
+@click.option("--devices", "device", default="cuda:0", show_default=True, help="As for `run`.")
+@click.option("--rehearse", is_flag=True, help="Use few cases, on any machine.")
+@click.option("--toy", is_flag=True, help="Rehearse with the preset toy, which takes less time.")
+@click.option("--only", multiple=True, help="Run this part, such as training; may be repeated.")
 def main(
     minutes: float,
     output: Path,

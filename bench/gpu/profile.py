@@ -298,7 +298,7 @@ def _training(preset: Preset, data: Path | None, device: torch.device) -> Traini
     help=f"training archive; default: {CASES} phantoms",
 )
 @click.option(
-    "--seconds", type=float, default=55, show_default=True, help="no part starts after so long"
+    "--seconds", type=float, default=55, show_default=True, help="No part starts after so long."
 )
 def main(output: Path, preset: str, steps: int, data: Path | None, seconds: float) -> None:
     """Measure where a training step and a denoiser step spend their time."""

@@ -142,10 +142,10 @@ def measure(
 
 @click.command()
 @click.argument("places", type=parse_place, nargs=-1, required=True, metavar="ARCHIVE...")
-@click.option("--rate", "rates", type=float, multiple=True, default=(50.0,), help="cases/s")
-@click.option("--seconds", type=float, default=30.0, help="of a run")
+@click.option("--rate", "rates", type=float, multiple=True, default=(50.0,), help="Rate of a plan, cases/s.")
+@click.option("--seconds", type=float, default=30.0, help="Length of a run, s.")
 @click.option("--repeats", type=click.IntRange(min=1), default=2)
-@click.option("--note", default="", help="what else there is to know")
+@click.option("--note", default="", help="Remark to store with the figures.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     places: tuple[Place, ...],

@@ -110,7 +110,7 @@ def ratios(pairs: Sequence[Sequence[Json]], name: str) -> list[float]:
 @click.command()
 @click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--note", default="", help="what else there is to know")
+@click.option("--note", default="", help="Remark to store with the figures.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path))
 def main(archive: Path, repeats: int, note: str, output: Path | None) -> None:
     """Measure two parts at once against one run with the same cores."""

@@ -22,7 +22,7 @@ def picture() -> None:
 
 
 def _truth(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--truth", type=FOLDER, required=True, help="the phantom archive")(command)
+    return click.option("--truth", type=FOLDER, required=True, help="The phantom archive.")(command)
 
 
 def _output(name: str) -> Callable[..., Any]:
@@ -32,12 +32,12 @@ def _output(name: str) -> Callable[..., Any]:
 def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of pictures of a run."""
     for option in (
-        click.option("--real", type=FILE, help="a real scan of 0.18 mm/px to enhance alike"),
+        click.option("--real", type=FILE, help="A real scan of 0.18 mm/px to enhance alike."),
         click.option(
-            "--bundle", type=FOLDER, help="bundle of the run; default: the shipped bundle"
+            "--bundle", type=FOLDER, help="Bundle of the run (default: the shipped bundle)."
         ),
         _truth,
-        click.option("--run", type=FOLDER, required=True, help="output of `mcdiff-batch run`"),
+        click.option("--run", type=FOLDER, required=True, help="Output of `mcdiff-batch run`."),
     ):
         command = option(command)
     return command
@@ -78,7 +78,7 @@ def _draw(draw: Callable[..., list[str]], bundle: Path | None, output: Path, **m
 
 @picture.command()
 @click.option(
-    "--work", type=FOLDER, required=True, help="work folder of `bench experiments` (.work)"
+    "--work", type=FOLDER, required=True, help="Work folder of `bench experiments` (.work)."
 )
 @_truth
 @click.option("--evaluations", type=click.IntRange(1, 1000), default=1, show_default=True)
@@ -100,7 +100,7 @@ def conditions(output: Path, **options: Any) -> None:
     "--output",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=RESULTS,
-    help="folder for review.png and review_dark.png",
+    help="Folder for review.png and review_dark.png.",
 )
 def review(output: Path) -> None:
     """Draw the page of `review`, with phantoms that it makes and enhances. Needs chromium."""

@@ -175,31 +175,31 @@ NEW = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--image", type=FILE, required=True, help="the scan, PNG or TIFF, grey")
+@click.option("--image", type=FILE, required=True, help="The scan, PNG or TIFF, grey.")
 @click.option(
-    "--label", type=FILE, required=True, help="the expert's mask of it, 0 where there is no bone"
+    "--label", type=FILE, required=True, help="The expert's mask of it, 0 where there is no bone."
 )
 @click.option(
     "--label-order",
     default="rib,process,lump",
     show_default=True,
-    help="the classes that the mask numbers 1, 2, 3",
+    help="The classes that the mask numbers 1, 2, 3.",
 )
 @click.option(
     "--spacing",
     type=click.FloatRange(min=0, min_open=True),
     default=SPACING_MM,
     show_default=True,
-    help="mm per px of the image",
+    help="Size of a px of the image, mm.",
 )
 @click.option(
     "--bundle",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="default: the shipped bundle",
+    help="Model bundle (default: the shipped one).",
 )
-@click.option("--output", type=NEW, help="also write the JSON here")
+@click.option("--output", type=NEW, help="Also write the JSON here.")
 @click.option(
-    "--picture", type=NEW, help="also write a PNG: scan, enhanced, enhanced with label map"
+    "--picture", type=NEW, help="Also write a PNG: scan, enhanced, enhanced with label map."
 )
 @click.argument("options", nargs=-1)
 def main(

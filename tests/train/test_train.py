@@ -51,6 +51,11 @@ def test_samples_are_drawn_while_a_stage_learns(toy_training):
     assert np.asarray(picture).std() > 10
 
 
+def test_the_help_names_every_preset():
+    (option,) = (x for x in train.params if x.name == "preset")
+    assert set(option.help.rstrip(".").replace(" or ", ", ").split(", ")) == set(PRESETS)
+
+
 def test_a_budget_scales_every_stage():
     half = adjust(PRESETS["small"], 0.5, {"residual": False, "conditions": None})
     for whole, stage in zip(PRESETS["small"].stages, half.stages, strict=True):

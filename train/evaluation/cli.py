@@ -9,25 +9,27 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--run", type=FOLDER, help="output of `mcdiff-batch run`")
+@click.option("--run", type=FOLDER, help="Output of `mcdiff-batch run`.")
 @click.option(
-    "--images", type=PATH, help="images of any method: a zarr `enhanced (case, y, x)`, or PNG files"
+    "--images",
+    type=PATH,
+    help="Images of any method: a zarr `enhanced (case, y, x)`, or PNG files.",
 )
-@click.option("--truth", type=FOLDER, required=True, help="the phantom archive that was enhanced")
+@click.option("--truth", type=FOLDER, required=True, help="The phantom archive that was enhanced.")
 @click.option(
-    "--second", type=PATH, help="the same from another noise seed; adds the intra-rater rows"
+    "--second", type=PATH, help="The same from another noise seed; adds the intra-rater rows."
 )
 @click.option(
     "--against",
     type=PATH,
     multiple=True,
-    help="run or images of another method on the same archive; adds a row, named like the path, "
-    "and bars; may be repeated",
+    help="Run or images of another method on the same archive; adds a row, named like the"
+    " path, and bars; may be repeated.",
 )
 @click.option(
-    "--bundle", type=FOLDER, help="bundle whose frame is used; default: the shipped bundle"
+    "--bundle", type=FOLDER, help="Bundle whose frame is used (default: the shipped bundle)."
 )
-@click.option("--json", "as_json", is_flag=True, help="print everything, per case, as JSON")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, per case, as JSON.")
 def evaluate(
     run: Path | None,
     images: Path | None,
@@ -57,9 +59,9 @@ def evaluate(
 
 
 @click.command()
-@click.option("--data", type=FOLDER, required=True, help="phantom archive, 16 cases or more")
+@click.option("--data", type=FOLDER, required=True, help="Phantom archive, 16 cases or more.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="seed of weights and batches")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and batches.")
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True)
 def segmenter(data: Path, output: Path, seed: int, steps: int) -> None:
     """Train a segmenter for `evaluate`.

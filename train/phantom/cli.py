@@ -11,37 +11,37 @@ from mcdiff_batch.engine.signals import end_with
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="archive to write, for example demo.zarr; must not exist",
+    help="Archive to write, for example demo.zarr; must not exist.",
 )
 @click.option(
     "--dicom",
     "folder",
     type=click.Path(path_type=Path),
-    help="folder of DICOM images to write instead, for example studies; must not exist",
+    help="Folder of DICOM images to write instead, for example studies; must not exist.",
 )
 @click.option(
-    "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="number of cases"
+    "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="Number of cases."
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="other seeds give other cases",
+    help="Other seeds give other cases.",
 )
 @click.option(
     "--first",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="index of the first case",
+    help="Index of the first case.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="number of processes; 0: one per CPU",
+    help="Number of processes; 0: one per CPU.",
 )
 def phantom(
     output: Path | None, folder: Path | None, cases: int, seed: int, first: int, workers: int

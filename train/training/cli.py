@@ -14,64 +14,65 @@ ARCHIVE = click.Path(exists=True, path_type=Path)
 
 @click.command()
 @click.option(
-    "--data", type=ARCHIVE, required=True, help="archive with `label` and `artifact_free`"
+    "--data", type=ARCHIVE, required=True, help="Archive with `label` and `artifact_free`."
 )
 @click.option(
     "--preset",
     default="small",
     show_default=True,
-    help="toy, small, small-more, small-gpu, small-regression, small-paper-way or paper",
+    help="toy, small, small-more, small-morphology, small-morphology-gpu, small-gpu, "
+    "small-regression, small-paper-way or paper.",
 )
 @click.option(
-    "--output", type=FOLDER, required=True, help="folder for checkpoints, samples and the card"
+    "--output", type=FOLDER, required=True, help="Folder for checkpoints, samples and the card."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="seed of weights and batches")
-@click.option("--from", "source", type=FOLDER, help="start from this bundle or training folder")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and batches.")
+@click.option("--from", "source", type=FOLDER, help="Start from this bundle or training folder.")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="multiply the preset's steps in every stage by this",
+    help="Multiply the preset's steps in every stage by this.",
 )
 @click.option(
     "--stage",
     "stages",
     type=click.Choice(["foundation", "extractor", "tuner"]),
     multiple=True,
-    help="train only this stage; the other networks are those of --from; may be repeated",
+    help="Train only this stage; the other networks are those of --from; may be repeated.",
 )
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
-    help="share of the patients that are left out of training",
+    help="Share of the patients that are left out of training.",
 )
 @click.option(
     "--experiments",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="show this output of `bench experiments` in the card",
+    help="Show this output of `bench experiments` in the card.",
 )
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="end after this time, with every stage shortened in proportion; the weights then depend "
-    "on the speed of the machine",
+    help="End after this time, with every stage shortened in proportion; the weights then"
+    " depend on the speed of the machine.",
 )
 @click.option(
-    "--residual/--as-written", default=None, help="tuner: eq. 8 plus the skip, or eq. 8 as written"
+    "--residual/--as-written", default=None, help="Tuner: eq. 8 plus the skip, or eq. 8 as written."
 )
 @click.option(
     "--artifact-free-only/--all-cases",
     "tuner_artifact_free",
     default=None,
-    help="stage III: learn from artifact-free cases, or from every case (eq. 11)",
+    help="Stage III: learn from artifact-free cases, or from every case (eq. 11).",
 )
 @click.option(
     "--conditions",
     type=click.Choice(["depths", "optimal", "segmentation"]),
-    help="what the tuner reads of the spine; only depths can be exported",
+    help="What the tuner reads of the spine; only depths can be exported.",
 )
 def train(
     data: Path,
