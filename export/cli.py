@@ -116,7 +116,7 @@ def gate(bundle: Path, data: Path, cases: int, draws: int) -> None:
     show_default=True,
     help="Number of evaluations to fit a ladder for; may be repeated.",
 )
-@count("--calls", 160, "network calls per case in the search for a ladder")
+@count("--calls", 160, "Network calls per case in the search for a ladder.")
 def fit_steps(
     bundle: Path,
     data: Path,

@@ -142,7 +142,9 @@ def measure(
 
 @click.command()
 @click.argument("places", type=parse_place, nargs=-1, required=True, metavar="ARCHIVE...")
-@click.option("--rate", "rates", type=float, multiple=True, default=(50.0,), help="Rate of a plan, cases/s.")
+@click.option(
+    "--rate", "rates", type=float, multiple=True, default=(50.0,), help="Rate of a plan, cases/s."
+)
 @click.option("--seconds", type=float, default=30.0, help="Length of a run, s.")
 @click.option("--repeats", type=click.IntRange(min=1), default=2)
 @click.option("--note", default="", help="Remark to store with the figures.")
