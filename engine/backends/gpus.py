@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import pynvml
 
 from mcdiff_batch.engine.errors import DeviceError
+from mcdiff_batch.engine.telemetry.gauges import visible_gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def gpus(nvml: Any = pynvml) -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES allows, in CUDA's order; none if there is no driver."""
     try:
         with _session(nvml):
-            return [_gpu(nvml, i, handle) for i, handle in enumerate(_visible(nvml))]
+            return [_gpu(nvml, i, handle) for i, handle in enumerate(visible_gpus(nvml))]
     except nvml.NVMLError:
         return []
 
@@ -67,17 +67,6 @@ def _session(nvml: Any) -> Any:
         yield
     finally:
         nvml.nvmlShutdown()
-
-
-def _visible(nvml: Any) -> list[Any]:
-    """Handles in PCI order.  As in CUDA, the list ends before the first GPU that is absent."""
-    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
-        return handles
-    by_name = {str(i): handle for i, handle in enumerate(handles)}
-    by_name |= {str(nvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
-    return [by_name[x] for x in takewhile(by_name.__contains__, map(str.strip, allowed.split(",")))]
 
 
 def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:

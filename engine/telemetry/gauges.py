@@ -1,8 +1,10 @@
-"""Reads what a run uses at this moment: its processes, and the GPUs of the machine."""
+"""Reads what a run uses at this moment: its processes, and the GPUs that it may use."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from time import monotonic
 from typing import Any
 
@@ -51,8 +53,23 @@ class ProcessGauge:
         return 100 * share, resident
 
 
+def visible_gpus(nvml: Any) -> list[Any]:
+    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES allows, as CUDA counts them.
+
+    They are in PCI order, or in the order of that variable.  As in CUDA, the list ends before the
+    first GPU that is absent.  Raises NVML's errors.
+    """
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return handles
+    by_name = {str(i): handle for i, handle in enumerate(handles)}
+    by_name |= {str(nvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
+    return [by_name[x] for x in takewhile(by_name.__contains__, map(str.strip, allowed.split(",")))]
+
+
 class GpuGauges:
-    """Reads all GPUs through NVML, between `open` and `close`.
+    """Reads the visible GPUs through NVML, between `open` and `close`.
 
     What NVML refuses becomes one of `notes`, never an error.
     """
@@ -70,13 +87,9 @@ class GpuGauges:
         except self.nvml.NVMLError as error:
             self.notes["nvml"] = f"no GPU is watched: {error}"
             return
-        count = self._ask("count", self.nvml.nvmlDeviceGetCount) or 0
-        for index in range(count):
-            handle = self._ask("handle", partial(self.nvml.nvmlDeviceGetHandleByIndex, index))
-            if handle is not None:
-                self.handles.append(handle)
-                name = self._ask("name", partial(self.nvml.nvmlDeviceGetName, handle))
-                self.names.append(str(name))
+        self.handles = self._ask("list", partial(visible_gpus, self.nvml)) or []
+        for handle in self.handles:
+            self.names.append(str(self._ask("name", partial(self.nvml.nvmlDeviceGetName, handle))))
         self.events = self._ask("xid", self._watch_errors)
 
     def _watch_errors(self) -> Any:
@@ -93,7 +106,7 @@ class GpuGauges:
             self.nvml.nvmlShutdown()
 
     def read(self) -> list[Json]:
-        """The figures of every GPU, without those that it does not give."""
+        """The figures of each GPU, without those that it does not give."""
         return [self._read(index, handle) for index, handle in enumerate(self.handles)]
 
     def _read(self, index: int, handle: Any) -> Json:

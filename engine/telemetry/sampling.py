@@ -90,12 +90,12 @@ class Telemetry:
 
 
 class HostSampler:
-    """Samples the processes below this one, and the GPUs that they may use."""
+    """Samples the processes below this one, and the GPUs that Ray has given them."""
 
     def __init__(self) -> None:
         self.gpus = GpuGauges(load_nvml())
-        self.gpus.open()
-        self.visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if "CUDA_VISIBLE_DEVICES" in os.environ:  # else Ray has given none
+            self.gpus.open()
         self.processes = ProcessGauge()
 
     def sample(self) -> dict[str, float] | None:
@@ -103,7 +103,7 @@ class HostSampler:
         if monotonic() - self.processes.at < PERIOD:
             return None
         percent, resident = self.processes.read()
-        own = [x for x in self.gpus.read() if str(x["index"]) in self.visible]
+        own = self.gpus.read()
         names = ("utilisation_percent", "memory_mib", "power_w", "temperature_c")
         means = {name: sum(x[name] for x in own if name in x) / len(own) for name in names if own}
         return {"cpu_percent": percent, "resident_mib": resident, **means}

@@ -33,11 +33,13 @@ from mcdiff_batch.engine.run import worker
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.pool import Limits
 from mcdiff_batch.engine.run.preflight import prepare
+from mcdiff_batch.engine.telemetry.gauges import GpuGauges
 from mcdiff_batch.engine.telemetry.spans import SpanLog, recording
 from tests.engine.test_faults import incidents
 from tests.support import running
 from tests.support.crafting import command
 from tests.support.fake import FakeMaker, InlineWorkers
+from tests.support.fake_nvml import FakeNvml
 from tests.support.processes import find_family, still_running, wait_for
 from tests.support.running import DENOISER, archive, committed, fault, job
 from tests.support.simulated import (
@@ -312,6 +314,16 @@ def test_gpus_are_counted_as_cuda_does(monkeypatch):
     assert [x.throttled for x in gpus(nvml)] == [True, False]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1,0")
     assert gpus(nvml) == []
+
+
+def test_telemetry_counts_gpus_as_the_devices_of_a_run(monkeypatch):
+    """Slurm gives each part one GPU of several; to the part it is cuda:0."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    gauges = GpuGauges(FakeNvml(count=4))
+    gauges.open()
+    (figures,) = gauges.read()
+    assert (figures["index"], figures["memory_mib"]) == (0, 12 << 10)
+    assert gauges.names == ["NVIDIA Fake 2"]
 
 
 def test_a_run_on_a_gpu_that_is_not_there_ends_with_its_own_code(tmp_path, monkeypatch, capsys):
