@@ -44,7 +44,10 @@ def test_every_stage_and_the_denoiser_are_measured(profile):
     for name, part in parts.items():
         assert "error" not in part, part
         assert part["eager_ms"] > 0
-        assert 0 < part["matrix_share"] < 1
+        at_ceiling = sum(x["at_ceiling_ms"] for x in part["families"].values())
+        expected = at_ceiling / part.get("recorded_ms", part["eager_ms"])
+        assert part["matrix_share"] == pytest.approx(expected, abs=1e-3)
+        assert part["matrix_share"] > 0
         assert len(part["heaviest"]) == 10
         assert part["families"]["convolution forward"]["gflop"] > 0
         assert (part["families"]["convolution backward"]["gflop"] > 0) == (name in list(parts)[:3])
@@ -56,7 +59,7 @@ def test_the_families_add_up_to_the_profiled_time(profile):
         assert set(families) == {name for name, _ in FAMILIES}
         total = sum(x["ms"] for x in families.values())
         assert total == pytest.approx(part["kernels_ms"], abs=1e-3)
-        assert families["rest"]["ms"] < 0.3 * total
+        assert families["rest"]["ms"] < 0.5 * total
 
 
 def test_the_last_line_is_the_document_of_the_file(profile):

@@ -5,8 +5,9 @@ import fcntl
 import os
 import stat
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from mcdiff_batch.engine.output import durable, ledger, locks, verify
 from tests.support.crafting import command
 from tests.support.running import archive, clean, committed, fault, inline, job
 
-PROGRAM = (Path(sys.prefix), Path(__file__).parent)
-PUBLIC = all(x.stat().st_mode & 1 for path in PROGRAM for x in (path, *path.parents))
+PLACES = (Path(sys.prefix), Path(__file__).parent, Path(tempfile.gettempdir()))
+PUBLIC = all(x.stat().st_mode & 1 for path in PLACES for x in (path, *path.parents))
 ROOT = pytest.mark.skipif(
     os.getuid() != 0 or not PUBLIC,
     reason="only root can become another user, who must be able to read the program",
@@ -199,15 +200,12 @@ def as_user(user: int, work: Callable[[], object], umask: int = 0o002) -> int:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """A folder for all of GROUP."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    path = tmp_path / "shared"
-    path.mkdir()
-    os.chown(path, ANNA, GROUP)
-    path.chmod(0o2775)
-    return path
+def shared() -> Iterator[Path]:
+    """A folder for all of GROUP.  Those of pytest are for their owner only."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, ANNA, GROUP)
+        Path(name).chmod(0o2775)
+        yield Path(name)
 
 
 def hold(root: Path) -> None:

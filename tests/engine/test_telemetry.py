@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from subprocess import PIPE
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -203,16 +202,27 @@ def test_this_process_uses_memory_and_time() -> None:
     assert 10 < resident < 1e6
 
 
+PARENT = """
+import subprocess, sys
+from mcdiff_batch.engine.telemetry.gauges import read_processes
+print(read_processes()[1])
+code = "x = b'x' * (100 << 20); print(flush=True); input()"
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+child = subprocess.Popen([sys.executable, "-c", code], **pipes)
+child.stdout.readline()
+print(read_processes()[1])
+child.communicate(b"\\n")
+print(read_processes()[1])
+"""
+
+
 def test_a_child_counts_until_it_ends() -> None:
-    alone = read_processes()[1]
-    code = "x = b'x' * (100 << 20); print(flush=True); input()"
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE)
-    assert child.stdout is not None
-    child.stdout.readline()
-    with_child = read_processes()[1]
-    child.communicate(b"\n")
+    """Of a process of its own: servers that tests have started are children of this one."""
+    words = [sys.executable, "-c", PARENT]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    alone, with_child, after = map(float, done.stdout.split())
     assert with_child > alone + 100
-    assert read_processes()[1] < with_child - 100
+    assert after < with_child - 100
 
 
 @pytest.mark.parametrize("cut", [0.5, 1.0])
