@@ -102,14 +102,21 @@ class Server(ThreadingHTTPServer):
             return
         with self._lock:
             self._strangers[request] = monotonic()
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._leave(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.welcome(request)
-            self._room.release()
+            self._leave(request)
+
+    def _leave(self, connection: Any) -> None:
+        self.welcome(connection)
+        self._room.release()
 
     def welcome(self, connection: Any) -> None:
         """The connection is no stranger's any more."""

@@ -1,6 +1,7 @@
 """Whoever does not know the secret cannot keep the owner out, however many connections he holds."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,7 +12,7 @@ import pytest
 
 from mcdiff_batch.engine.review import server
 from tests.support.network import time_limit
-from tests.support.processes import PATIENCE
+from tests.support.processes import PATIENCE, wait_for
 from tests.support.review import Page
 
 WORDS = {  # what a stranger says before he waits
@@ -96,3 +97,17 @@ def test_the_owners_connection_stays_while_strangers_come(
             time.sleep(0.3)  # longer than a stranger may stay
             line.sendall(sent)
             assert read_status(line) == 200
+
+
+def test_a_connection_for_which_no_thread_can_start_leaves_its_place(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Page(made) as page:
+        with monkeypatch.context() as busy:
+            busy.setattr(threading.Thread, "start", refuse)
+            with strangers(page.port, server.CONNECTIONS, b"") as held:
+                wait_for(lambda: not any(map(is_open, held)))
+        assert page.ask("session").status == 200
