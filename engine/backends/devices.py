@@ -114,7 +114,7 @@ def _check(text: str, wanted: Sequence[Device], available: Sequence[Gpu]) -> Non
     by_index = {gpu.index: gpu for gpu in available}
     if not wanted:
         raise DeviceError(f"{head}no GPU is found; see `mcdiff-batch doctor`")
-    missing = [str(x) for x in wanted if x.index not in by_index]
+    missing = dict.fromkeys(f"cuda:{x.index}" for x in wanted if x.index not in by_index)
     if missing:
         names = ", ".join(f"cuda:{i} {gpu.name}" for i, gpu in by_index.items()) or "none"
         raise DeviceError(

@@ -228,10 +228,12 @@ class Pool:
         self.quarantine.appendleft(replace(task, cases=rest, poison=(*task.poison, case)))
 
     def _out_of_memory(self, slot: Slot) -> None:
+        shared = any(x.device.worker for x in self.slots)
+        also = ", or name each GPU once in --devices," if shared else ""
         self.stop(
             DeviceError(
                 f"{slot.device.title}: out of memory twice at --batch-size {self.batch_size}; free "
-                "memory and run again, or start a new --output with a smaller --batch-size"
+                f"memory{also} and run again, or start a new --output with a smaller --batch-size"
             )
         )
 

@@ -57,6 +57,7 @@ from tests.support.simulated import (
 BATCH = 2
 GPU = Device(kind="cuda", index=0)
 TWO = (GPU, Device(kind="cuda", index=1))
+SHARED = (GPU, Device(kind="cuda", index=0, worker=1))
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +287,7 @@ def test_messages_on_devices_are_one_line_of_printable_text(text, found):
     ("text", "found", "error", "said"),
     [
         ("cuda:0,cuda:2", [gpu(0), gpu(1)], DeviceError, "no cuda:2 is found"),
+        ("cuda:7,cuda:0,cuda:7", [gpu(0)], DeviceError, "no cuda:7 is found"),
         ("cuda:0", [], DeviceError, "of this machine are: none"),
         ("cuda:0,cuda:1", [gpu(0), gpu(1, "sm_89")], DeviceError, "of different kinds"),
         ("cuda:0", [gpu(0, "sm_90")], DeviceError, "nothing that is installed"),
@@ -486,8 +488,8 @@ def undisturbed(source):
     return committed(source.parent / "clean")
 
 
-def night(source, output, *faults, **options):
-    asked = job(source, output, unit_size=2, devices=TWO, **options)
+def night(source, output, *faults, devices=TWO, **options):
+    asked = job(source, output, unit_size=2, devices=devices, **options)
     return enhance(asked, FakeMaker(faults=faults, delay=0.02))
 
 
@@ -514,6 +516,8 @@ def test_a_lost_gpu_leaves_its_units_to_the_other(source, tmp_path, undisturbed)
     assert set(incidents(tmp_path / "out")) <= {"fault", "device"}
 
 
-def test_out_of_memory_twice_on_a_gpu_names_the_batch_size(source, tmp_path):
-    with pytest.raises(DeviceError, match="--batch-size 2"):
-        night(source, tmp_path / "out", fault("cuda memory"))
+@pytest.mark.parametrize(("found", "shared"), [(TWO, False), (SHARED, True)])
+def test_out_of_memory_twice_on_a_gpu_names_the_batch_size(source, tmp_path, found, shared):
+    with pytest.raises(DeviceError, match="--batch-size 2") as raised:
+        night(source, tmp_path / "out", fault("cuda memory"), devices=found)
+    assert ("name each GPU once" in str(raised.value)) == shared
