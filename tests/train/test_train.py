@@ -109,7 +109,12 @@ def test_a_stage_can_be_trained_alone_from_other_weights(toy_training, phantoms,
 
 @pytest.mark.parametrize(
     ("preset", "stages", "said"),
-    [("toy", ["tuner"], "--from"), ("small-more", ["foundation"], "has the stages extractor, tun")],
+    [
+        ("toy", ["tuner"], "--from"),
+        ("small-more", ["foundation"], "has the stages extractor, tun"),
+        ("small-more", [], "--preset small-more: the networks of the other stages"),
+        ("small-morphology", [], "add --from"),
+    ],
 )
 def test_a_stage_that_cannot_be_trained_alone_is_refused(phantoms, tmp_path, preset, stages, said):
     words = ["--data", str(phantoms), "--preset", preset, "--output", str(tmp_path / "none")]

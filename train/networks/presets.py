@@ -101,11 +101,9 @@ def choose_stages(preset: Preset, names: Collection[str], source: Path | None) -
     """The preset with only the stages in `names`, or with all if there are none.
 
     Raises UsageError if the preset has no such stage, or if there is no `source` of the weights
-    that the other stages would train.
+    that stages which are left out would train.
     """
-    if not names:
-        return preset
-    stages = tuple(x for x in preset.stages if x.name in names)
+    stages = tuple(x for x in preset.stages if not names or x.name in names)
     absent = sorted(set(names) - {x.name for x in stages})
     if absent:
         own = ", ".join(x.name for x in preset.stages)
@@ -114,9 +112,10 @@ def choose_stages(preset: Preset, names: Collection[str], source: Path | None) -
             "these, or another --preset"
         )
     if source is None and len(stages) < len(STAGES):
+        asked = f"--stage {', '.join(names)}" if names else f"--preset {preset.name}"
         raise UsageError(
-            f"--stage {', '.join(names)}: the networks of the other stages would keep random "
-            "weights; add --from with a training folder or a bundle"
+            f"{asked}: the networks of the other stages would keep random weights; add --from with "
+            "a training folder or a bundle"
         )
     return replace(preset, stages=stages)
 
