@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ class Interrupt:
         done = self.code is not None or (self.product and os.path.lexists(self.product))
         if not done and now - self._last >= SAME_TIME:
             self._last = now
+            warnings.simplefilter("ignore")  # of a library, that it could not end what it began
             raise KeyboardInterrupt
 
     def forget(self) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from mcdiff_batch.engine.errors import Exit
+from mcdiff_batch.engine.model.contract import load_bundle, write_contract
 from mcdiff_batch.engine.output import places
 from tests.support.crafting import CLI, MAIN, command
 from tests.support.processes import still_running
@@ -19,16 +21,31 @@ from tests.support.running import archive, bundle
 
 ID = "patient Müller"
 SIGNALS_WHEN = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 
 def hear(event, args):
-    if moments and event == moments[0][0] and moments[0][1] in str(args[0]):
+    if moments and event == moments[0][0] and moments[0][1] in str(args):
         del moments[0]
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.3)  # the main thread goes on, if this is another
+        sys.setprofile(wait) if after else send(signal.SIGTERM)
 
-moments = {moments}
+def wait(frame, *_):
+    if frame.f_code is not hear.__code__:
+        send(signal.SIGTERM)
+
+def repeat(frame, *_):
+    if not moments and frame.f_code.co_name == again:
+        send(signal.SIGINT)
+
+def send(number):
+    sys.setprofile(None)
+    os.kill(os.getpid(), number)
+    time.sleep(0.3)  # the main thread goes on, if this is another
+
+moments, after, again = {moments}, {after}, {again!r}
+atexit.register(lambda: moments and os._exit(99))  # they never came
 sys.addaudithook(hear)
+if again:
+    sys.setprofile(repeat)  # in the main thread
 """
 
 
@@ -144,21 +161,109 @@ def test_p9_a_signal_ends_any_command_with_75_and_leaves_nothing(
     assert not still_running(family)
 
 
+def signalled(
+    folder: Path, words: str, *moments: tuple[str, str], after: bool = False, again: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command that sends itself signals, one moment after the other.
+
+    moments: an event of Python's audit and a part of its arguments.  after: when what it tells of
+    is done, in the function that does it.  again: a function that another signal comes in.
+    """
+    head = SIGNALS_WHEN.format(moments=list(moments), after=after, again=again)
+    return subprocess.run(
+        [sys.executable, "-c", head + MAIN, *words.split()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+    )
+
+
+PHANTOM = "phantom --cases 3 --workers 1 --output p.zarr"
+STUDIES = "phantom --cases 1 --workers 1 --dicom studies"
+IN_THREAD = ("open", "depths/c/1/")  # of zarr, which writes a chunk
+
+
 @pytest.mark.parametrize(
     "moments",
     [
         [("open", ".partial/lock")],  # of the folder of the incomplete archive
         [("open", "zarr.json")],  # a thread of zarr writes
-        [("open", "depths/c/1/")],
-        [("open", "depths/c/1/"), ("shutil.rmtree", ".p.zarr.")],  # Ctrl-C again
+        [IN_THREAD],
+        [IN_THREAD, ("shutil.rmtree", ".p.zarr.")],  # Ctrl-C again
     ],
 )
 def test_p9_signals_at_the_worst_moments_leave_nothing(
     tmp_path: Path, moments: list[tuple[str, str]]
 ) -> None:
-    code = SIGNALS_WHEN.format(moments=moments) + MAIN
-    words = ["phantom", "--cases", "3", "--workers", "1", "--output", str(tmp_path / "p.zarr")]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = signalled(tmp_path, PHANTOM, *moments)
     assert done.returncode == Exit.DRAINED, done.stderr
     assert done.stderr.strip() == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_p9_a_signal_just_before_the_folder_is_deleted_does_not_keep_it(tmp_path: Path) -> None:
+    """A terminal that closes, or systemd, sends several at once."""
+    done = signalled(tmp_path, PHANTOM, IN_THREAD, again="deferring")
+    assert (done.returncode, done.stderr.strip()) == (Exit.DRAINED, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_p9_a_signal_between_two_steps_of_zarr_shows_no_warning(tmp_path: Path) -> None:
+    done = signalled(tmp_path, PHANTOM, again="sync")
+    assert (done.returncode, done.stderr.strip()) == (Exit.DRAINED, "")
+
+
+@pytest.mark.parametrize("moment", [("os.rename", "'p.zarr'"), ("shutil.rmtree", ".p.zarr.")])
+def test_p9_a_signal_when_all_is_done_comes_too_late(
+    tmp_path: Path, moment: tuple[str, str]
+) -> None:
+    """Stopped with 75, the same command again would find that the archive exists."""
+    done = signalled(tmp_path, "phantom --cases 1 --workers 1 --output p.zarr", moment, after=True)
+    assert (done.returncode, done.stderr.strip()) == (Exit.DONE, "")
+    assert [x.name for x in tmp_path.iterdir()] == ["p.zarr"]
+
+
+def test_p9_a_signal_after_an_import_of_dicom_leaves_its_map(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    assert subprocess.run([*CLI, *STUDIES.split()], cwd=tmp_path).returncode == Exit.DONE
+    words = "import --dicom studies --output a.zarr"
+    done = signalled(tmp_path, words, ("os.rename", "'a.zarr'"), after=True)
+    assert done.returncode == Exit.DONE, done.stderr
+    names = {x.name for x in tmp_path.iterdir()}
+    assert names - {"studies"} == {"a.zarr", "a.zarr.dicom.json"}
+
+
+def test_p9_a_signal_while_a_text_is_replaced_leaves_it_as_it_was(tmp_path: Path) -> None:
+    model = bundle(tmp_path / "model")
+    done = signalled(tmp_path, "card model", ("os.rename", "card.tmp"))
+    assert (done.returncode, done.stderr.strip()) == (Exit.DRAINED, "")
+    assert sorted(x.suffix for x in model.iterdir()) == [".json", ".onnx", ".onnx"]
+
+
+def test_a_contract_on_a_full_disk_is_as_it_was(tmp_path: Path) -> None:
+    """`gate` writes its thresholds into it."""
+    model = bundle(tmp_path / "model")
+    before = {x.name: x.read_bytes() for x in model.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_contract(load_bundle(model).contract, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {x.name: x.read_bytes() for x in model.iterdir()} == before
+
+
+def test_p9_a_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
+    late = """
+import os, signal, threading
+def send():
+    threading.main_thread().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=send).start()
+"""
+    words = [sys.executable, "-c", late + MAIN, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (Exit.DONE, "")
+    assert done.stdout.startswith("mcdiff-batch")
