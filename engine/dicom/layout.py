@@ -1,7 +1,7 @@
 """What the header of an image says of its pixels, or the refusal of what is ambiguous."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pydicom import uid
@@ -200,7 +200,15 @@ def _plane(dataset: Dataset) -> tuple[float, ...]:
         numbers = (math.nan,)
     if numbers and (len(numbers) != 6 or not all(map(math.isfinite, numbers))):
         raise refuse(dataset, "ImageOrientationPatient", "six numbers, directions of rows, columns")
+    if numbers and not _is_upright(numbers):
+        raise refuse(dataset, "ImageOrientationPatient", "a coronal image, head at the top")
     return numbers
+
+
+def _is_upright(plane: Sequence[float]) -> bool:
+    """Whether rows run mostly across the patient (x), and columns towards the feet (-z)."""
+    row, column = ([abs(x) for x in part] for part in (plane[:3], plane[3:]))
+    return row.index(max(row)) == 0 and column.index(max(column)) == 2 and plane[5] < 0
 
 
 def _spacing(dataset: Dataset, region: Dataset | None) -> tuple[float, float] | None:

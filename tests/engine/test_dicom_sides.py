@@ -74,10 +74,23 @@ def test_what_says_the_same_is_one_case(
     assert open_archive(tmp_path / "a.zarr").read(0).depths.shape[0] == 2
 
 
-@pytest.mark.parametrize("numbers", [[1, 0, 0], [1, 0, 0, 0, 0, -1, 0]])
-def test_directions_that_are_not_six_numbers_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, numbers: list[int]
+WRONG = {
+    "three numbers": ([1, 0, 0], "six numbers"),
+    "seven numbers": ([1, 0, 0, 0, 0, -1, 0], "six numbers"),
+    "head at the bottom": ([1, 0, 0, 0, 0, 1], "head at the top"),
+    "head at the side": ([0, 0, -1, 1, 0, 0], "a coronal image"),
+    "axial": ([1, 0, 0, 0, 1, 0], "a coronal image"),
+    "sagittal": ([0, 1, 0, 0, 0, -1], "a coronal image"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_directions_of_no_upright_coronal_image_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str
 ) -> None:
+    numbers, expected = WRONG[name]
     values = {"ImageOrientationPatient": numbers}
     assert imported(tmp_path, monkeypatch, values, values) == 4
-    assert "(0020,0037) ImageOrientationPatient is [" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "(0020,0037) ImageOrientationPatient is [" in printed
+    assert expected in printed
