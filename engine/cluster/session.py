@@ -4,7 +4,6 @@ import atexit
 import logging
 import os
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,8 @@ from threading import Thread
 from typing import Any
 
 from mcdiff_batch.engine.errors import DeviceError, UsageError
-from mcdiff_batch.engine.signals import handling
-from mcdiff_batch.engine.start import leave_hanging
+from mcdiff_batch.engine.signals import deferring, handling
+from mcdiff_batch.engine.start import interrupt, leave_hanging
 from mcdiff_batch.engine.text import clean
 
 OLDEST = (2, 50)
@@ -60,9 +59,10 @@ def joined(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     folder = None
     if address is None:
-        folder = tempfile.mkdtemp(prefix="mcdiff-ray-")
-        # what a signal cuts short in its start, Ray ends only when this process ends
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        with deferring():
+            folder = tempfile.mkdtemp(prefix="mcdiff-ray-")
+            # what a signal cuts short in its start, Ray ends only when this process ends
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
         options |= {"include_dashboard": False, "object_store_memory": STORE, "_temp_dir": folder}
     else:
         _await_answer(address)
@@ -77,7 +77,7 @@ def _join(ray: Any, address: str | None, options: Mapping[str, Any]) -> None:
     # Ray leaves a handler of signals of its own, which would end the run with another exit code;
     # workers import from where Ray is joined: nothing of the user's (P11)
     try:
-        with handling(signal.default_int_handler), chdir("/"):
+        with handling(interrupt), chdir("/"):
             ray.init(address or "local", **options)
     except SystemExit:
         raise KeyboardInterrupt from None
