@@ -54,7 +54,7 @@ def test_readme_is_short_enough_to_be_read_to_its_end() -> None:
 
 @cache
 def _help(call: tuple[str, ...]) -> str:
-    shown = subprocess.run([*HELP, *call, "--help"], capture_output=True, text=True, timeout=60)
+    shown = subprocess.run([*HELP, *call, "--help"], capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, (call, shown.stderr)
     return shown.stdout
 

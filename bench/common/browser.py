@@ -97,7 +97,7 @@ class Browser:
                 names["text"] = "\r"
             self.call("Input.dispatchKeyEvent", type=kind, **names)
 
-    def wait_for(self, script: str, seconds: float = 20) -> Any:
+    def wait_for(self, script: str, seconds: float = 60) -> Any:
         """The value of a script as soon as it is true."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(script)):

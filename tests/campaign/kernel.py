@@ -27,7 +27,7 @@ CALLS = {  # what each system call of a commit is made to return
     "getdents64": ("EIO",),
 }
 KILL = "KILL"
-ATTACH = 10.0  # s
+ATTACH = 60.0  # s
 
 
 def available() -> bool:

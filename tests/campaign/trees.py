@@ -27,7 +27,7 @@ CASES = 4
 COMMAND = Path(sys.executable).with_name("mcdiff-batch")
 FAKETIME = "libfaketime.so.1"
 PATIENCE = 240.0  # s
-LINGER = 20.0  # s that a process may live after the command has ended
+LINGER = 60.0  # s that a process may live after the command has ended
 VICTIMS = ("parent", "worker", "group", "parent by SIGTERM", "parent by SIGINT twice")
 INJECTED = ("fsync", "rename", "mkdir", "write")
 

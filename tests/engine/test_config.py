@@ -349,6 +349,6 @@ def test_a_command_that_only_answers_is_known_behind_options_of_the_program(
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-            timeout=60,
+            timeout=120,
         )
     assert (done.returncode, "stdout could not be written" in done.stderr) == (1, True)

@@ -146,7 +146,7 @@ def test_status_follows_a_run_to_its_end(
         )
         assert watching.stderr is not None
         line = json.loads(watching.stderr.readline())
-    said, _ = watching.communicate(timeout=60)
+    said, _ = watching.communicate(timeout=120)
     assert line["cases"] == 4
     assert json.loads(said)["state"] == "complete"
     assert watching.returncode == 0

@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, float]:
     text = path.read_text()
     if PROMTOOL:
         call = [PROMTOOL, "check", "metrics"]
-        done = subprocess.run(call, input=text, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(call, input=text, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     found = {}
     for family in parse(text):

@@ -105,6 +105,6 @@ def program():
 start.run(program)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ
     )
     assert (done.returncode, done.stdout) == (7, "said\n")

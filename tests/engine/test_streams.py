@@ -146,19 +146,19 @@ def test_lines_end_with_the_end_state(words: list[str]) -> None:
 def test_a_run_that_is_stopped_says_so_in_every_way(model: Path, tmp_path: Path) -> None:
     """`status --watch` of another shell hears it too."""
     source, out = archive(tmp_path / "night.zarr", 400), tmp_path / "night.enhanced"
-    words = ["run", str(source), "--bundle", str(model), "--unit-size", "1", "--steps", "100"]
+    words = ["run", str(source), "--bundle", str(model), "--unit-size", "1", "--steps", "1000"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen([*CLI, *words, "--progress", "json"], **pipes)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not list((out / "ledger").glob("*.json")) and time.monotonic() < end:
         time.sleep(0.05)
     watch = subprocess.Popen([*CLI, "status", str(out), "--watch", "--json"], **pipes)
     assert watch.stderr is not None
     heard = watch.stderr.readline()
     run.send_signal(signal.SIGTERM)
-    assert json_lines(run.communicate(timeout=60)[1])[-1]["state"] == "stopped"
+    assert json_lines(run.communicate(timeout=120)[1])[-1]["state"] == "stopped"
     assert run.returncode == Exit.DRAINED
-    answer, progress = watch.communicate(timeout=60)
+    answer, progress = watch.communicate(timeout=120)
     assert json.loads(heard)["state"] == "running"
     assert json_lines(progress)[-1]["exit_code"] == Exit.DRAINED
     assert json.loads(answer)["state"] == "stopped"
