@@ -88,15 +88,23 @@ def plans(
 
 
 def load(folder: Path, hashes: Mapping[str, str], device: Device, batch: int) -> Plan:
-    """Loads the plans of `folder` on a GPU.  Raises DeviceError if a file's hash is another."""
+    """Loads the plans of `folder` on a GPU.  Raises DeviceError if a file's hash is another.
+
+    The folder may be an output that others can write to, so what is loaded is what was hashed, and
+    no kernels are kept there.
+    """
+    read = {}
     for name, expected in hashes.items():
-        if file_sha256(folder / name) != expected:
+        data = (folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != expected:
             raise DeviceError(
                 f"{folder / name}: was changed since it was compiled; delete the folder and run "
                 "the same command again"
             )
+        read[Path(name).stem] = data
     queue = cuda.Queue(device.index, cuda.runtime())
-    return trt.TrtPlan(trt.tensorrt(), queue, folder, batch)
+    kernels = folder if _is_private(folder) else None
+    return trt.TrtPlan(trt.tensorrt(), queue, read, batch, kernels)
 
 
 def _compile(

@@ -165,11 +165,11 @@ class Network:
     """A compiled graph on a device, with a buffer for every tensor.
 
     buffers: another network's buffers, to be used for tensors of the same name.
-    jit: file for the kernels that TensorRT for RTX compiles when it loads a plan.
+    jit: file for the kernels that TensorRT for RTX compiles when it loads a plan; None: no file.
     """
 
     def __init__(
-        self, trt: Any, plan: bytes, queue: Queue, buffers: Mapping[str, Buffer], jit: Path
+        self, trt: Any, plan: bytes, queue: Queue, buffers: Mapping[str, Buffer], jit: Path | None
     ) -> None:
         self.queue = queue
         self.runtime = trt.Runtime(_log(trt))
@@ -193,18 +193,18 @@ class Network:
             raise RuntimeError("TensorRT could not queue the plan; see the log of TensorRT")
 
 
-def _context(trt: Any, engine: Any, jit: Path) -> Any:
+def _context(trt: Any, engine: Any, jit: Path | None) -> Any:
     if not hasattr(trt, "CudaGraphStrategy"):  # classic TensorRT: the plan contains its kernels
         return engine.create_execution_context()
     config = engine.create_runtime_config()
     config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # `Queue` records the steps
     kernels = config.create_runtime_cache()
-    stored = _read_kernels(jit)
+    stored = _read_kernels(jit) if jit else None
     if stored is not None:
         kernels.deserialize(stored)
     config.set_runtime_cache(kernels)
     context = engine.create_execution_context(config)
-    if stored is None:
+    if jit and stored is None:
         _write_kernels(jit, bytes(memoryview(kernels.serialize())))
     return context
 
@@ -232,16 +232,25 @@ def _last_line(trt: Any) -> str:
 class TrtPlan:
     """A Plan on TensorRT.
 
+    plans: compiled graphs by name of a part, as in `graph_shapes`.
+    kernels: a folder of ours for the kernels of `Network`; None: they are compiled at each load.
     Conditions stay on the device and are valid until the next `relabel`, which overwrites them.
     A step is one CUDA graph; from rung to rung only a few numbers on the device change.
     """
 
-    def __init__(self, trt: Any, queue: Queue, folder: Path, batch: int) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        queue: Queue,
+        plans: Mapping[str, bytes],
+        batch: int,
+        kernels: Path | None = None,
+    ) -> None:
         self.queue, self.batch = queue, batch
 
         def network(name: str, buffers: Mapping[str, Buffer]) -> Network:
-            jit = folder / f"{name}.jit"
-            return Network(trt, (folder / f"{name}.plan").read_bytes(), queue, buffers, jit)
+            jit = kernels / f"{name}.jit" if kernels else None
+            return Network(trt, plans[name], queue, buffers, jit)
 
         self.conditioner = network("conditioner", {})
         buffers = self.conditioner.buffers

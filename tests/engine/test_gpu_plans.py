@@ -16,13 +16,11 @@ import pytest
 from mcdiff_batch.engine.backends import plan_cache
 from mcdiff_batch.engine.backends.backend import BUILD, CompiledFiles, graph_shapes
 from mcdiff_batch.engine.backends.cuda import CudaError, Queue
-from mcdiff_batch.engine.backends.devices import devices
-from mcdiff_batch.engine.backends.gpus import gpus
 from mcdiff_batch.engine.backends.ort import CPU, OnnxRuntime
 from mcdiff_batch.engine.backends.ort_cuda import CUDA_PROVIDER, BoundPlan, OnnxRuntimeCuda
 from mcdiff_batch.engine.backends.trial import Loader, prepare_plan
 from mcdiff_batch.engine.backends.trt import TrtPlan
-from mcdiff_batch.engine.errors import DeviceError, Exit, FingerprintError, UsageError
+from mcdiff_batch.engine.errors import DeviceError, Exit, FingerprintError
 from mcdiff_batch.engine.files import file_sha256
 from mcdiff_batch.engine.model.contract import load_bundle
 from mcdiff_batch.engine.model.noise import gaussian
@@ -33,14 +31,13 @@ from mcdiff_batch.engine.run import worker
 from mcdiff_batch.engine.run.enhance import enhance
 from mcdiff_batch.engine.run.pool import Limits
 from mcdiff_batch.engine.run.preflight import prepare
-from mcdiff_batch.engine.telemetry.gauges import GpuGauges
 from mcdiff_batch.engine.telemetry.spans import SpanLog, recording
 from tests.engine.test_faults import incidents
 from tests.support import running
 from tests.support.crafting import command
 from tests.support.fake import FakeMaker, InlineWorkers
-from tests.support.fake_nvml import FakeNvml
-from tests.support.processes import find_family, still_running, wait_for
+from tests.support.many import HostMaker
+from tests.support.processes import PATIENCE, find_family, still_running, wait_for
 from tests.support.running import DENOISER, archive, committed, fault, job
 from tests.support.simulated import (
     Cuda,
@@ -50,8 +47,7 @@ from tests.support.simulated import (
     TensorRT,
     by_neighbours,
     by_slot,
-    library,
-    plan_folder,
+    simulated_plans,
 )
 
 BATCH = 2
@@ -93,10 +89,10 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("rtx", [False, True])
-def test_a_tensorrt_plan_computes_what_its_graphs_say(bundle, tmp_path, rtx):
+def test_a_tensorrt_plan_computes_what_its_graphs_say(bundle, rtx):
     cuda = Cuda()
-    folder = plan_folder(bundle, BATCH, tmp_path / "plans")
-    plan = TrtPlan(TensorRT(cuda, rtx=rtx), Queue(0, cuda), folder, BATCH)
+    plans = simulated_plans(bundle, BATCH)
+    plan = TrtPlan(TensorRT(cuda, rtx=rtx), Queue(0, cuda), plans, BATCH)
     assert same(
         walked(plan, bundle), walked(OnnxRuntime(half=True).load(bundle, CPU, BATCH), bundle)
     )
@@ -118,11 +114,10 @@ def recording_plan(bundle, *, half=False):
 
 
 @pytest.mark.parametrize("kind", ["tensorrt", "onnxruntime"])
-def test_conditions_of_another_batch_are_refused(bundle, tmp_path, kind):
+def test_conditions_of_another_batch_are_refused(bundle, kind):
     if kind == "tensorrt":
         cuda = Cuda()
-        folder = plan_folder(bundle, BATCH, tmp_path / "plans")
-        plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), folder, BATCH)
+        plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), simulated_plans(bundle, BATCH), BATCH)
     else:
         plan, _ = recording_plan(bundle)
     strip = stack(bundle, 0)[2]
@@ -134,14 +129,13 @@ def test_conditions_of_another_batch_are_refused(bundle, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["tensorrt", "onnxruntime"])
-def test_a_plan_of_fixed_sizes_takes_an_archive_of_one_depth(bundle, tmp_path, kind):
+def test_a_plan_of_fixed_sizes_takes_an_archive_of_one_depth(bundle, kind):
     depths, _, strip, scan = stack(bundle, 0)
     one = (depths[:, 2:3], np.ones((BATCH, 1), np.float32), strip, scan)
     walk = rungs("dpmpp_2m", bundle.contract.schedule, bundle.contract.sampler.ladder)
     if kind == "tensorrt":
         cuda = Cuda()
-        folder = plan_folder(bundle, BATCH, tmp_path / "plans")
-        plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), folder, BATCH)
+        plan = TrtPlan(TensorRT(cuda), Queue(0, cuda), simulated_plans(bundle, BATCH), BATCH)
     else:
         plan, _ = recording_plan(bundle, half=True)
     found = []
@@ -153,8 +147,14 @@ def test_a_plan_of_fixed_sizes_takes_an_archive_of_one_depth(bundle, tmp_path, k
     assert np.allclose(image, image_of_one, atol=1e-3)
 
 
-def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(bundle, tmp_path):
-    folder, contexts = plan_folder(bundle, BATCH, tmp_path / "plans"), []
+@pytest.fixture
+def load_kernels(bundle, tmp_path, monkeypatch):
+    """Loads plans from a folder; returns the kernels that TensorRT for RTX is given."""
+    folder, contexts = tmp_path / "plans", []
+    folder.mkdir(mode=0o755)
+    for name, data in simulated_plans(bundle, BATCH).items():
+        (folder / f"{name}.plan").write_bytes(data)
+    hashes = {x.name: file_sha256(x) for x in folder.iterdir()}
 
     class Watched(TensorRT):
         def _load(self, plan):
@@ -165,25 +165,43 @@ def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(bundle, tmp_p
             )
             return engine
 
-    def known():
+    def load():
         contexts.clear()
         cuda = Cuda()
-        TrtPlan(Watched(cuda, rtx=True), Queue(0, cuda), folder, BATCH)
+        monkeypatch.setattr(plan_cache.cuda, "runtime", lambda: cuda)
+        monkeypatch.setattr(plan_cache.trt, "tensorrt", lambda: Watched(cuda, rtx=True))
+        plan_cache.load(folder, hashes, GPU, BATCH)
         return {x.config.kernels.given for x in contexts}
 
-    assert known() == {b""}
-    assert known() == {b"kernels of this GPU"}
+    return folder, load
+
+
+def test_kernels_made_at_load_are_kept_and_damaged_ones_made_again(load_kernels):
+    folder, load = load_kernels
+    assert load() == {b""}
+    assert load() == {b"kernels of this GPU"}
     for path in folder.glob("*.jit"):
         path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert known() == {b""}
-    assert known() == {b"kernels of this GPU"}
+    assert load() == {b""}
+    assert load() == {b"kernels of this GPU"}
 
 
-def test_a_plan_that_the_gpu_refuses_ends_the_worker_and_not_the_run(bundle, tmp_path):
-    cuda = Cuda()
-    folder = plan_folder(bundle, BATCH, tmp_path / "plans")
+def test_p11_kernels_are_not_taken_from_a_folder_that_others_can_write_to(load_kernels):
+    """Such as that of an output that the hosts of a cluster share: others could plant code."""
+    folder, load = load_kernels
+    assert load() == {b""}
+    folder.chmod(0o777)
+    assert load() == {b""}
+    for path in folder.glob("*.jit"):
+        path.unlink()
+    assert load() == {b""}
+    assert not list(folder.glob("*.jit"))
+
+
+def test_a_plan_that_the_gpu_refuses_ends_the_worker_and_not_the_run(bundle):
+    cuda, plans = Cuda(), simulated_plans(bundle, BATCH)
     with pytest.raises(RuntimeError, match="refuses the plan"):
-        TrtPlan(TensorRT(cuda, refuses=True), Queue(0, cuda), folder, BATCH)
+        TrtPlan(TensorRT(cuda, refuses=True), Queue(0, cuda), plans, BATCH)
 
 
 def test_a_plan_is_not_read_after_its_file_was_changed(tmp_path):
@@ -249,90 +267,7 @@ def test_onnx_runtime_may_not_compute_on_the_cpu_in_the_place_of_a_gpu(bundle):
         OnnxRuntimeCuda().load(bundle, GPU, BATCH)
 
 
-# --- which device, and whether to trust it
-
-
-def gpu(index, capability="sm_86"):
-    return replace(gpus(library())[0], index=index, capability=capability)
-
-
-def test_auto_takes_every_gpu_of_one_kind_that_tensorrt_serves():
-    assert devices("auto", [gpu(0), gpu(1)]) == TWO
-    assert devices("auto", [gpu(0), gpu(1, "sm_89")]) == (GPU,)
-    assert devices("auto", []) == (CPU,)
-    assert devices("gpu", [gpu(0), gpu(1)]) == TWO
-    assert devices("CUDA:0, GPU:1", [gpu(0), gpu(1)]) == TWO
-    assert devices("CPU", [gpu(0)]) == (CPU,)
-    assert devices("auto", [gpu(0, "sm_90")]) == (CPU,)  # RTX does not serve it
-
-
-def test_a_gpu_that_is_named_twice_gets_two_workers():
-    found = devices("cuda:0,cuda:1,cuda:00,cuda:1", [gpu(0), gpu(1)])
-    assert [str(x) for x in found] == ["cuda:0", "cuda:1", "cuda:0.1", "cuda:1.1"]
-    assert [x.title for x in found] == ["GPU 0", "GPU 1", "GPU 0 worker 2", "GPU 1 worker 2"]
-    assert [x.index for x in found] == [0, 1, 0, 1]
-
-
-@pytest.mark.parametrize("text", ["cuda:9\n", "\x1b[2Jcuda:9", " gpu\n", "cpu:0\r\n", "1,\u0662\n"])
-@pytest.mark.parametrize("found", [[], [gpu(0)], [gpu(9, "sm_20")]])
-def test_messages_on_devices_are_one_line_of_printable_text(text, found):
-    if text == " gpu\n" and found == [gpu(0)]:
-        return  # that is what it asks for
-    with pytest.raises((DeviceError, UsageError)) as caught:
-        devices(text, found)
-    assert str(caught.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    ("text", "found", "error", "said"),
-    [
-        ("cuda:0,cuda:2", [gpu(0), gpu(1)], DeviceError, "no cuda:2 is found"),
-        ("cuda:7,cuda:0,cuda:7", [gpu(0)], DeviceError, "no cuda:7 is found"),
-        ("cuda:0", [], DeviceError, "of this machine are: none"),
-        ("cuda:0,cuda:1", [gpu(0), gpu(1, "sm_89")], DeviceError, "of different kinds"),
-        ("cuda:0", [gpu(0, "sm_90")], DeviceError, "nothing that is installed"),
-        (",".join(["cuda:0"] * 9), [gpu(0)], UsageError, "named 9 times; .* at most 8"),
-        ("cuda:0,cpu", [gpu(0)], UsageError, "the CPU cannot share a run"),
-        ("cpu:0", [], UsageError, "1 to 1024; cpu alone is one"),
-        ("cpu:99999999999", [], UsageError, "1 to 1024"),
-        ("0,1", [gpu(0)], UsageError, "did you mean cuda:0,cuda:1"),
-        ("cuda:0,auto", [gpu(0)], UsageError, "auto stands alone"),
-        ("cuda:-1", [gpu(0)], UsageError, "expected auto"),
-        ("", [gpu(0)], UsageError, "expected auto"),
-        ("tpu", [gpu(0)], UsageError, "expected auto"),
-        ("gpu", [], DeviceError, "no GPU is found"),
-    ],
-)
-def test_devices_that_cannot_be_used_are_refused(text, found, error, said):
-    with pytest.raises(error, match=said):
-        devices(text, found)
-
-
-def test_gpus_are_counted_as_cuda_does(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    nvml = library(nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}")
-    assert [(x.index, x.throttled) for x in gpus(nvml)] == [(0, True)]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-0")
-    assert [x.throttled for x in gpus(nvml)] == [True, False]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1,0")
-    assert gpus(nvml) == []
-
-
-def test_telemetry_counts_gpus_as_the_devices_of_a_run(monkeypatch):
-    """Slurm gives each part one GPU of several; to the part it is cuda:0."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    gauges = GpuGauges(FakeNvml(count=4))
-    gauges.open()
-    (figures,) = gauges.read()
-    assert (figures["index"], figures["memory_mib"]) == (0, 12 << 10)
-    assert gauges.names == ["NVIDIA Fake 2"]
-
-
-def test_a_run_on_a_gpu_that_is_not_there_ends_with_its_own_code(tmp_path, monkeypatch, capsys):
-    source = archive(tmp_path / "a.zarr", 2)
-    words = ("run", "--input", source, "--devices", "cuda:0")
-    assert command(monkeypatch, *words) == Exit.NO_DEVICE
-    assert "no cuda:0 is found" in capsys.readouterr().err
+# --- whether to trust a device
 
 
 @pytest.fixture(scope="module")
@@ -425,8 +360,8 @@ def test_the_process_that_compiles_a_plan_ends_with_its_parent(number, tmp_path)
             family = find_family(parent)
             assert family, parent.stderr.read()
             parent.send_signal(number)
-            assert parent.wait(30) == -number
-            left = still_running(family, 30)
+            assert parent.wait(PATIENCE) == -number
+            left = still_running(family)
             for process in left:
                 process.kill()
             assert not left
@@ -494,7 +429,16 @@ def night(source, output, *faults, devices=TWO, **options):
 
 
 def test_both_gpus_get_work_and_the_bytes_are_those_of_one(source, tmp_path, undisturbed):
-    assert night(source, tmp_path / "out").exit_code == Exit.DONE
+    """The first is held until the other has done a unit."""
+    release = tmp_path / "release"
+
+    def follow(at):
+        if any(x.device == "cuda:1" and x.cases for x in at.devices):
+            release.touch()
+
+    asked = job(source, tmp_path / "out", unit_size=2, devices=TWO)
+    maker = HostMaker(held=["cuda:0"], release=str(release))
+    assert enhance(asked, maker, follow).exit_code == Exit.DONE
     lines = (tmp_path / "out/report/timings.jsonl").read_text().splitlines()
     assert {json.loads(x)["device"] for x in lines} == {"cuda:0", "cuda:1"}
     assert committed(tmp_path / "out") == undisturbed

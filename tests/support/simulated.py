@@ -244,13 +244,14 @@ class RecordingSession:
             self.session.run_with_iobinding(binding)
 
 
-def plan_folder(bundle: Bundle, batch: int, folder: Path) -> Path:
-    """A new folder of files that `Engine` reads as the plans of a bundle."""
-    folder.mkdir()
-    for name, (graph, shapes) in graph_shapes(bundle, batch).items():
-        about = {"graph": str(bundle.graph(graph, half=True)), "shapes": dict(shapes)}
-        (folder / f"{name}.plan").write_text(json.dumps(about))
-    return folder
+def simulated_plans(bundle: Bundle, batch: int) -> dict[str, bytes]:
+    """What `Engine` reads as the plans of a bundle, by name of a part."""
+    return {
+        name: json.dumps(
+            {"graph": str(bundle.graph(graph, half=True)), "shapes": dict(shapes)}
+        ).encode()
+        for name, (graph, shapes) in graph_shapes(bundle, batch).items()
+    }
 
 
 def by_slot(x: Image) -> Image:
