@@ -88,7 +88,7 @@ class MetricsFile:
                 os.fchmod(descriptor, MODE)
                 file.write(as_text(self.path.stem, whole))
             spare.replace(self.path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 spare.unlink(missing_ok=True)
             raise

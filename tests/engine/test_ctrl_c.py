@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_command_and_its_pool_of_processes_without_a_traceback(
         preexec_fn=background,
     )
     end = monotonic() + 60
-    while not any(tmp_path.glob(".a.zarr.*/depths/c/0")) and monotonic() < end:
+    while not any(tmp_path.glob(".a.zarr.*/a.zarr/depths/c/0")) and monotonic() < end:
         sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
     _, said = process.communicate(timeout=60)

@@ -241,6 +241,15 @@ def test_p9_a_signal_while_a_text_is_replaced_leaves_it_as_it_was(tmp_path: Path
     assert sorted(x.suffix for x in model.iterdir()) == [".json", ".onnx", ".onnx"]
 
 
+def test_p9_a_signal_while_metrics_are_written_leaves_no_file(tmp_path: Path) -> None:
+    archive(tmp_path / "a.zarr", 1)
+    bundle(tmp_path / "model")
+    words = "run a.zarr --bundle model --metrics night.prom"
+    done = signalled(tmp_path, words, ("os.rename", ".night.prom."))
+    assert (done.returncode, done.stderr.strip()) == (Exit.DRAINED, "")
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.zarr", "model"]
+
+
 def test_a_contract_on_a_full_disk_is_as_it_was(tmp_path: Path) -> None:
     """`gate` writes its thresholds into it."""
     model = bundle(tmp_path / "model")
