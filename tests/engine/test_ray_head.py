@@ -24,7 +24,7 @@ IMPATIENT = """
 from mcdiff_batch.engine import start
 from mcdiff_batch.engine.cluster import nodes, session
 from tests.support.many import main
-nodes.SURVEY_PERIOD, nodes.HEAD_PATIENCE, session.LEAVE_TIME = 0.5, 3, 1.0
+nodes.SURVEY_PERIOD, nodes.HEAD_PATIENCE, session.LEAVE_TIME = 0.5, 5, 1.0
 if __name__ == "__main__":
     start.run(main)
 """
@@ -48,7 +48,7 @@ def test_a_head_that_does_not_answer_ends_the_command_with_one_line_and_loses_no
     """Ray itself would end it after a minute, with a line of its own, or hang."""
     cluster.keep(1)
     source = archive(tmp_path / "night.zarr", CASES)
-    night = Night(source=source, output=tmp_path / "out", way="ray", cluster=cluster, delay=2.0)
+    night = Night(source=source, output=tmp_path / "out", way="ray", cluster=cluster, delay=3.0)
     monkeypatch.setattr(many, "SCRIPT", IMPATIENT)
     with night.begun() as (command,), hung(cluster):
         said = command.communicate(timeout=LIMIT)[1]

@@ -65,6 +65,7 @@ def test_a_budget_scales_every_stage():
     assert half.conditions == "depths"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of a machine of one core
 def test_processes_that_prepare_ahead_change_no_weight_and_the_wait_is_recorded(phantoms, tmp_path):
     preset = adjust(PRESETS["toy"], 0.1, {})
     cases = load(phantoms, preset.frame, preset.depth_weights, 0.0)
