@@ -1,12 +1,14 @@
 """Server programs on loopback."""
 
+import secrets
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 PATIENCE = 20.0  # s that a server may take to end
+FIRST, LAST = 20_000, 32_767  # ports; from 32768 on, any connection may get one
 
 
 @contextmanager
@@ -27,7 +29,9 @@ def started(
 
 
 def free_port() -> int:
-    """A port of TCP that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of TCP that is free now, of those that Linux gives to no connection by itself."""
+    while True:
+        port = FIRST + secrets.randbelow(LAST - FIRST + 1)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
