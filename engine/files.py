@@ -104,13 +104,14 @@ def replace_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, spare: Path | None = None) -> Iterator[Path]:
     """Yields a place beside `path` for a file that gets its name at the end of the block.
 
     Whatever ends the block early, nothing is left but what was there.  After a kill, the next one
-    writes to the same place.  Raises OSError.
+    writes to the same place.  spare: another place, if several processes may write at once.  Raises
+    OSError.
     """
-    spare = path.with_suffix(".tmp")
+    spare = spare or path.with_suffix(".tmp")
     try:
         yield spare
         spare.replace(path)

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from mcdiff_batch.engine.errors import BundleError, DeviceError, UsageError
+from mcdiff_batch.engine.files import replacing
 from mcdiff_batch.engine.image.frame import Image, Labels
 from mcdiff_batch.engine.model.plan import Conditioning, OnDevice, step_inputs
 from mcdiff_batch.engine.model.solver import Rung
@@ -219,10 +220,9 @@ def _read_kernels(path: Path) -> bytes | None:
 
 
 def _write_kernels(path: Path, data: bytes) -> None:
-    part = path.with_suffix(f".{os.getpid()}")
-    with suppress(OSError):  # the next load compiles them again
-        part.write_bytes(hashlib.sha256(data).digest() + data)
-        part.replace(path)
+    spare = path.with_suffix(f".{os.getpid()}")
+    with suppress(OSError), replacing(path, spare):  # else the next load compiles them again
+        spare.write_bytes(hashlib.sha256(data).digest() + data)
 
 
 def _last_line(trt: Any) -> str:

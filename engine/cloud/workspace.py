@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mcdiff_batch.engine.errors import UsageError
-from mcdiff_batch.engine.files import cache_folder
+from mcdiff_batch.engine.files import cache_folder, replacing
 from mcdiff_batch.engine.text import show_as
 
 from .files import StoreFiles
@@ -57,9 +57,8 @@ def open_workspace(place: Place) -> Path:
 
 def _replace(path: Path, data: bytes) -> None:
     """Writes a file that is complete or as before: others may be reading it."""
-    spare = path.with_name(f".{path.name}-{os.getpid()}")
-    spare.write_bytes(data)
-    spare.replace(path)
+    with replacing(path, path.with_name(f".{path.name}-{os.getpid()}")) as spare:
+        spare.write_bytes(data)
 
 
 def _name(url: Url) -> str:
