@@ -51,13 +51,14 @@ class Interrupt:
     def reset(self) -> None:
         self.product: Path | None = None  # what a command makes in one step, at its end
         self.code: int | None = None  # its exit code, once all has been said
+        self.came = False
         self._last = -math.inf
 
     def __call__(self, *_: object) -> None:
         now = time.monotonic()
         done = self.code is not None or (self.product and os.path.lexists(self.product))
         if not done and now - self._last >= SAME_TIME:
-            self._last = now
+            self._last, self.came = now, True
             warnings.simplefilter("ignore")  # of a library, that it could not end what it began
             raise KeyboardInterrupt
 
@@ -73,7 +74,8 @@ def _repeat(lost: "sys.UnraisableHookArgs") -> None:
     """Python drops a KeyboardInterrupt that comes within a callback of its own, so it comes again,
     when that is over."""
     if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
+        if not interrupt.came:  # else it is of an object that was only half made
+            sys.__unraisablehook__(lost)
         return
     from threading import Event, Thread
 

@@ -187,6 +187,7 @@ IN_THREAD = ("open", "depths/c/1/")  # of zarr, which writes a chunk
 @pytest.mark.parametrize(
     "moments",
     [
+        [("socket.__new__", "")],  # zarr begins its thread
         [("open", ".partial/lock")],  # of the folder of the incomplete archive
         [("open", "zarr.json")],  # a thread of zarr writes
         [IN_THREAD],
