@@ -42,6 +42,8 @@ def send(number):
     time.sleep(0.3)  # the main thread goes on, if this is another
 
 moments, after, again = {moments}, {after}, {again!r}
+for number in (signal.SIGINT, signal.SIGTERM):  # which a background job of a shell may ignore
+    signal.signal(number, signal.SIG_DFL)
 atexit.register(lambda: moments and os._exit(99))  # they never came
 sys.addaudithook(hear)
 if again:
